@@ -1,0 +1,169 @@
+"""What a multimodal data set is: batches of named inputs, three splits, one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Samples of every modality with their targets.
+
+    inputs:  one tensor a modality, shape (B, ...), modalities in a fixed order.
+    target:  (B,) integer labels, or (B,) floats for regression.
+    present: None where every sample has every modality; else one bool tensor (B,) a modality,
+             False where the sample lacks it.
+
+    Raises ValueError for no modality, no sample, unequal lengths, or masks that do not fit.
+    """
+
+    inputs: dict[str, Tensor]
+    target: Tensor
+    present: dict[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ValueError("a Batch needs at least one modality; got inputs={}")
+        size = len(self.target)
+        if size == 0:
+            raise ValueError("empty batch: target holds 0 samples; give at least one")
+        for name, values in self.inputs.items():
+            if len(values) != size:
+                lengths = {key: len(value) for key, value in self.inputs.items()}
+                raise ValueError(
+                    f"inputs of unequal length: {name!r} has {len(values)} samples, the target has "
+                    f"{size} (inputs: {lengths}); every modality needs one row a sample. "
+                    "For a sample that lacks a modality, fill in zeros and say so in `present`."
+                )
+        if self.present is not None:
+            self._check_present(size)
+
+    def _check_present(self, size: int) -> None:
+        if set(self.present) != set(self.inputs):
+            raise ValueError(
+                f"present names {sorted(self.present)}, inputs name {sorted(self.inputs)}; "
+                "give one mask for each modality, or present=None where nothing is missing"
+            )
+        for name, mask in self.present.items():
+            if mask.dtype != torch.bool or mask.shape != (size,):
+                raise ValueError(
+                    f"present[{name!r}] is {mask.dtype} of shape {tuple(mask.shape)}; "
+                    f"it must be torch.bool of shape ({size},)"
+                )
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.inputs)
+
+    def has(self, modality: str) -> Tensor | None:
+        """The mask of samples that have `modality`; None where all have it."""
+        return None if self.present is None else self.present[modality]
+
+    def __getitem__(self, index: Tensor | slice) -> Batch:
+        """The samples at `index` (a slice or a tensor of indices), as a Batch."""
+        pick = lambda tensors: {name: tensor[index] for name, tensor in tensors.items()}  # noqa: E731
+        present = None if self.present is None else pick(self.present)
+        return Batch(pick(self.inputs), self.target[index], present)
+
+    def to(self, device: torch.device | str) -> Batch:
+        move = lambda tensors: {name: tensor.to(device) for name, tensor in tensors.items()}  # noqa: E731
+        present = None if self.present is None else move(self.present)
+        return Batch(move(self.inputs), self.target.to(device), present)
+
+
+@dataclass(eq=False)
+class MultimodalData:
+    """Three splits of one data set. Only `train` trains, `holdout` chooses, `test` is read last.
+
+    task:      "classification" (integer targets below n_classes) or "regression" (float targets).
+    n_classes: number of classes; by default the largest label + 1. None for regression.
+    units:     what one unit of each modality means, for axes and cards.
+    card:      provenance, licence and limits, in plain text.
+
+    Raises ValueError for an unknown task, a label out of range, or splits of unlike modalities.
+    """
+
+    train: Batch
+    holdout: Batch
+    test: Batch
+    task: str = "classification"
+    n_classes: int | None = None
+    name: str = "unnamed"
+    units: Mapping[str, str] = field(default_factory=dict)
+    card: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task not in ("classification", "regression"):
+            raise ValueError(
+                f"task is {self.task!r}; it must be 'classification' or 'regression'"
+            )
+        self._check_modalities()
+        if self.task == "classification":
+            self._check_labels()
+
+    def _check_modalities(self) -> None:
+        for name, split in self.splits.items():
+            if split.modalities != self.modalities:
+                raise ValueError(
+                    f"{name} has the modalities {split.modalities}, train has {self.modalities}; "
+                    "all splits need the same ones in the same order"
+                )
+
+    def _check_labels(self) -> None:
+        for name, split in self.splits.items():
+            if split.target.is_floating_point():
+                raise ValueError(
+                    f"{name} has {split.target.dtype} targets; classification needs integer labels "
+                    "(use target.long()), or set task='regression'"
+                )
+        if self.n_classes is None:
+            self.n_classes = int(self.train.target.max()) + 1
+        for name, split in self.splits.items():
+            low, high = int(split.target.min()), int(split.target.max())
+            if low < 0 or high >= self.n_classes:
+                wrong = low if low < 0 else high
+                raise ValueError(
+                    f"label {wrong} in {name} is out of range: with n_classes={self.n_classes} "
+                    f"labels run from 0 to {self.n_classes - 1}; renumber them or raise n_classes"
+                )
+
+    @property
+    def splits(self) -> dict[str, Batch]:
+        return {"train": self.train, "holdout": self.holdout, "test": self.test}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.train.modalities
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of a head: the number of classes, or 1 for regression."""
+        return self.n_classes if self.task == "classification" else 1
+
+    def shape(self, modality: str) -> tuple[int, ...]:
+        """Shape of one sample of `modality`."""
+        return tuple(self.train[:1].inputs[modality].shape[1:])
+
+    def to(self, device: torch.device | str) -> MultimodalData:
+        """The same data with every split on `device`."""
+        splits = {name: split.to(device) for name, split in self.splits.items()}
+        rest = {key: getattr(self, key) for key in ("task", "n_classes", "name", "units", "card")}
+        return MultimodalData(**splits, **rest)
+
+    def describe(self) -> str:
+        """A card: task, modalities, split sizes, provenance."""
+        kind = f"{self.n_classes} classes" if self.n_classes else "one real number"
+        sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        lines = [f"{self.name}: {self.task}, {kind}", f"samples: {sizes}"]
+        for name in self.modalities:
+            shape = " x ".join(map(str, self.shape(name))) or "scalar"
+            unit = self.units.get(name)
+            lines.append(f"modality {name}: {shape}" + (f", in {unit}" if unit else ""))
+        return "\n".join([*lines, *([self.card] if self.card else [])])
