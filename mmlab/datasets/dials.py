@@ -1,0 +1,147 @@
+"""The dials that unbalance a data set: noise, occlusion, fewer samples, missing modalities.
+
+The draws of one seed are nested: a stronger setting adds to what a weaker one did (the same noise
+scaled up, the same samples missing and more), so that a sweep moves one thing alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mmlab.datasets.base import Batch
+from mmlab.seeds import derive, generator
+
+
+def check_dial(
+    dial: str,
+    setting: Mapping[str, float] | None,
+    modalities: Sequence[str],
+    *,
+    high: float = 1.0,
+) -> dict[str, float]:
+    """The setting of `dial` as a dict from modality to a number from 0 to `high`.
+
+    Raises TypeError unless it is None or a mapping, ValueError for an unknown modality or a value
+    out of range.
+    """
+    allowed = f"a number from 0 to {high:g}" if math.isfinite(high) else "a finite number >= 0"
+    if setting is None:
+        return {}
+    if not isinstance(setting, Mapping):
+        raise TypeError(
+            f"{dial}={setting!r} does not say which modality; "
+            f"write for example {dial}={{{modalities[0]!r}: 0.5}}"
+        )
+    for name, value in setting.items():
+        if name not in modalities:
+            raise ValueError(
+                f"{dial} names the unknown modality {name!r}; allowed: {', '.join(modalities)}"
+            )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and 0 <= value <= high):
+            raise ValueError(f"{dial}[{name!r}] is {value!r}; give {allowed}")
+    return {name: float(value) for name, value in setting.items()}
+
+
+def check_missing(
+    rate: float | Mapping[str, float] | None, modalities: Sequence[str]
+) -> dict[str, float]:
+    """Like `check_dial`, but one number stands for every modality."""
+    if isinstance(rate, int | float):
+        rate = dict.fromkeys(modalities, rate)
+    return check_dial("missing", rate, modalities)
+
+
+def add_noise(values: Tensor, sd: Tensor | float, source: torch.Generator) -> Tensor:
+    """`values` plus Gaussian noise; `sd` is in their unit and broadcasts against them."""
+    return values + sd * torch.randn(values.shape, generator=source, dtype=values.dtype)
+
+
+def occlude(values: Tensor, fraction: float, source: torch.Generator, *, axes: int) -> Tensor:
+    """Set a contiguous block of each sample to zero, at a place drawn for each sample.
+
+    values:   (B, ...); the block covers `fraction` of the last `axes` axes (1: a stretch of time,
+              2: a rectangle of an image) and all of the axes before them.
+    fraction: share of the time or area; each side is rounded to whole frames or pixels, so that a
+              quarter of an 8 x 8 image is 4 x 4 exactly and a tenth is 3 x 3 (14 %).
+    """
+    hidden = torch.ones(len(values), *[1] * (values.ndim - 1), dtype=torch.bool)
+    for axis in range(values.ndim - axes, values.ndim):
+        size = values.shape[axis]
+        side = round(size * fraction ** (1 / axes))
+        place = torch.rand(len(values), generator=source)
+        start = (place * (size - side + 1)).long().clamp(max=size - side)
+        position = torch.arange(size)
+        inside = (position >= start[:, None]) & (position < start[:, None] + side)
+        hidden = hidden & inside.reshape(
+            len(values), *[size if a == axis else 1 for a in range(1, values.ndim)]
+        )
+    return values.masked_fill(hidden, 0.0)
+
+
+def keep(batch: Batch, fractions: Mapping[str, float], seed: int = 0) -> Batch:
+    """Leave each named modality to a fraction of the samples: fewer samples of that modality.
+
+    fractions: modality -> share of samples that keep it, rounded to whole samples. Drawn
+               independently for each modality; a sample that would be left with nothing keeps one
+               modality at random, so that two modalities at 0.5 are there more often than that.
+    """
+    stays = {}
+    for name, fraction in check_dial("keep", fractions, batch.modalities).items():
+        order = torch.randperm(len(batch), generator=generator(seed, "keep", name))
+        stays[name] = torch.zeros(len(batch), dtype=torch.bool)
+        stays[name][order[: round(fraction * len(batch))]] = True
+    return _hide(batch, stays, seed)
+
+
+def drop(batch: Batch, rate: float | Mapping[str, float], seed: int = 0) -> Batch:
+    """Take modalities away at random: `batch` as it would be with missing modalities.
+
+    rate: probability from 0 to 1 that a sample lacks a modality, one for all or one a modality;
+          drawn independently for each. A sample that would be left with nothing keeps one of its
+          modalities at random, so of M complete modalities at rate r each one is missing in
+          r - r^M / M of the samples: r - r^2 / 2 for two, one half at r = 1.
+          `realised_rates` counts them.
+
+    What is absent is set to zero (the training mean of standardised data) and marked in `present`.
+    Raises ValueError for an unknown modality or a rate out of range.
+    """
+    stays = {}
+    for name, probability in check_missing(rate, batch.modalities).items():
+        draw = torch.rand(len(batch), generator=generator(seed, "missing", name))
+        stays[name] = draw >= probability
+    return _hide(batch, stays, derive(seed, "missing"))
+
+
+def realised_rates(batch: Batch) -> dict[str, float]:
+    """Share of the samples that lack each modality."""
+    if batch.present is None:
+        return dict.fromkeys(batch.modalities, 0.0)
+    return {name: 1 - mask.double().mean().item() for name, mask in batch.present.items()}
+
+
+def _hide(batch: Batch, stays: Mapping[str, Tensor], seed: int) -> Batch:
+    """Keep a modality where `stays` says so, but leave no sample bare that had something before."""
+    if all(mask.all() for mask in stays.values()):
+        return batch
+    everywhere = torch.ones(len(batch), dtype=torch.bool)
+    before = torch.stack(
+        [everywhere if batch.present is None else batch.has(m).cpu() for m in batch.modalities]
+    )
+    after = before & torch.stack([stays.get(m, everywhere) for m in batch.modalities])
+    lottery = torch.rand(before.shape, generator=generator(seed, "rescue")) * before
+    winner = torch.zeros_like(before).scatter_(0, lottery.argmax(0, keepdim=True), True)
+    after |= winner & before & ~after.any(0)
+    present = {
+        name: mask.to(batch.inputs[name].device)
+        for name, mask in zip(batch.modalities, after, strict=True)
+    }
+    inputs = {
+        name: values * present[name].reshape(-1, *[1] * (values.ndim - 1))
+        for name, values in batch.inputs.items()
+    }
+    return Batch(inputs, batch.target, present)
