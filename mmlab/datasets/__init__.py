@@ -10,12 +10,23 @@ from typing import Any
 from mmlab.datasets.av_digits import load_av_digits
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.dials import drop, realised_rates
+from mmlab.datasets.synthetic import bayes_accuracy, synthetic
 
 DATASETS: dict[str, Callable[..., MultimodalData]] = {
     "av-digits": load_av_digits,
+    "synthetic": synthetic,
 }
 
-__all__ = ["DATASETS", "Batch", "MultimodalData", "drop", "load", "realised_rates"]
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "MultimodalData",
+    "bayes_accuracy",
+    "drop",
+    "load",
+    "realised_rates",
+    "synthetic",
+]
 
 
 def load(name: str, *, seed: int = 0, **options: Any) -> MultimodalData:
