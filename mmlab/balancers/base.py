@@ -1,0 +1,264 @@
+"""What a balancer is: a generator of updates. It fills the gradients, then yields.
+
+The training loop steps the optimiser at each `yield`. Code after a `yield` sees the updated
+parameters. `Step` is what a balancer works on: one batch, its losses and its gradients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmlab import gradients
+from mmlab.datasets.base import Batch
+from mmlab.models.network import MultimodalNet, Output
+
+if TYPE_CHECKING:
+    from mmlab.training import Run
+
+Loss = Callable[..., Tensor]
+"""loss(prediction, target, reduction="mean" | "none"), as in torch.nn.functional."""
+
+
+class Balancer:
+    """Plain joint training, and the base of every method: override what differs.
+
+    heads, fusion: the network the paper assumes; `MultimodalNet.build(data, **balancer.network)`.
+    """
+
+    heads = "own"
+    fusion = "concat"
+
+    @property
+    def network(self) -> dict[str, str]:
+        """Keyword arguments for `MultimodalNet.build`."""
+        return {"heads": self.heads, "fusion": self.fusion}
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def start(self, run: Run) -> None:
+        """Called once, before the first epoch."""
+
+    def epoch(self, run: Run) -> None:
+        """Called before each epoch."""
+
+    def step(self, s: Step) -> Iterator[None]:
+        """Fill the gradients of one batch, then yield; at each yield the optimiser steps."""
+        s.backward(s.losses["joint"])
+        yield
+
+    def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The prediction at test time, (B, C); present: masks (B,) of the samples' modalities."""
+        return out.joint
+
+
+class Step:
+    """One batch in front of a balancer.
+
+    model, batch, optimizer: what is trained, on what, by what.
+    epoch:    counts from 0.
+    progress: part of the training that is over, 0 to 1.
+    loss:     loss(prediction, target, reduction=...); by default cross-entropy for integer targets
+              and the mean absolute error for real ones.
+    noise:    generator of the noise that a method adds; by default torch's global one.
+
+    A step can be driven by hand: `next(balancer.step(Step(net, batch, optimizer)))` leaves the
+    gradients in `.grad`.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalNet,
+        batch: Batch,
+        optimizer: torch.optim.Optimizer | None = None,
+        epoch: int = 0,
+        progress: float = 0.0,
+        loss: Loss | None = None,
+        noise: torch.Generator | None = None,
+    ) -> None:
+        self.model, self.batch, self.optimizer = model, batch, optimizer
+        self.epoch, self.progress = epoch, progress
+        self.noise = noise
+        self.loss = loss or default_loss(batch.target)
+        self.logged: dict[str, object] = {}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.model.modalities
+
+    @cached_property
+    def out(self) -> Output:
+        """The forward pass, made on first use."""
+        self._random_state = _random_state(self.batch.target.device)
+        return self.model(self.batch.inputs)
+
+    @cached_property
+    def losses(self) -> Losses:
+        """losses["joint"] or losses[m]: the mean over the samples that have the modality."""
+        return Losses(self.out, self.batch, self.loss)
+
+    @torch.no_grad()
+    def again(self) -> Losses:
+        """The losses of the current parameters on the same batch.
+
+        No graph. Dropout draws the same masks as in `out`, and normalisation statistics and other
+        buffers are left as they were: a difference to `losses` is due to the parameters alone.
+        """
+        _ = self.out
+        buffers = list(self.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        with _replayed(self._random_state, self.batch.target.device):
+            out = self.model(self.batch.inputs)
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        return Losses(out, self.batch, self.loss, graph=False)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to `.grad` of every parameter it depends on."""
+        loss.backward(retain_graph=True)
+
+    def parameters(self, m: str) -> list[nn.Parameter]:
+        """The trainable parameters of encoder `m`. Raises KeyError for an unknown modality."""
+        if m not in self.model.encoders:
+            raise KeyError(f"unknown modality {m!r}; this model has {list(self.model.encoders)}")
+        return [p for p in self.model.encoders[m].parameters() if p.requires_grad]
+
+    def grad(self, loss: Tensor, m: str) -> list[Tensor]:
+        """The gradient of `loss` for encoder `m`, one tensor a parameter; leaves `.grad` alone.
+
+        Parameters that `loss` does not depend on get zeros.
+        """
+        parameters = self.parameters(m)
+        return list(
+            torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+        )
+
+    def gradient(self, m: str) -> list[Tensor]:
+        """What stands in `.grad` for encoder `m`; zeros where nothing does."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters(m)]
+
+    def set_grad(self, m: str, grads: Sequence[Tensor]) -> None:
+        """Replace the gradient of encoder `m`. Raises ValueError where the shapes do not fit."""
+        parameters = self.parameters(m)
+        expected = [tuple(p.shape) for p in parameters]
+        given = [tuple(g.shape) for g in grads]
+        if given != expected:
+            raise ValueError(
+                f"gradient for encoder {m!r} has shapes {given}; its parameters have {expected}"
+            )
+        for parameter, value in zip(parameters, grads, strict=True):
+            parameter.grad = value.detach()
+
+    def scale_grad(self, m: str, k: float | Tensor) -> None:
+        """Multiply the gradient of encoder `m` by k (adaptive optimisers undo this: see README)."""
+        grads = [p.grad for p in self.parameters(m) if p.grad is not None]
+        if grads:
+            torch._foreach_mul_(grads, k)
+
+    def add_noise(self, m: str, std: Sequence[Tensor | float]) -> None:
+        """Add normal noise to the gradient of encoder `m`; std: one for each parameter tensor."""
+        grads = self.gradient(m)
+        noise = gradients.noise_like(grads, std, self.noise)
+        self.set_grad(m, list(torch._foreach_add(grads, noise)))
+
+    def scale_update(self, m: str, k: float | Tensor) -> None:
+        """Multiply encoder m's next *update* by k: exact under any optimiser.
+
+        The parameters are kept, and after the optimiser's next step moved to
+        before + k (after - before). Call it before the `yield`. Raises ValueError without optimiser.
+        """
+        if self.optimizer is None:
+            raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
+        parameters = self.parameters(m)
+        before = [p.detach().clone() for p in parameters]
+
+        @torch.no_grad()
+        def rescale(*_: object) -> None:
+            handle.remove()
+            moved = torch._foreach_sub([p.detach() for p in parameters], before)
+            target = torch._foreach_add(before, torch._foreach_mul(moved, k))
+            torch._foreach_copy_([p.detach() for p in parameters], target)
+
+        handle = self.optimizer.register_step_post_hook(rescale)
+
+    def log(self, **values: float | Tensor | Mapping[str, float | Tensor]) -> None:
+        """Record values of this step: a scalar, or one scalar a modality.
+
+        Tensors stay on the device until the epoch ends, so logging does not wait for it.
+        """
+        for name, value in values.items():
+            parts = value if isinstance(value, Mapping) else {"": value}
+            for output, part in parts.items():
+                self.logged[name, output] = part.detach() if isinstance(part, Tensor) else part
+
+
+class Losses(Mapping[str, Tensor]):
+    """The joint loss and the unimodal ones, each computed when it is first read."""
+
+    def __init__(self, out: Output, batch: Batch, loss: Loss, *, graph: bool = True) -> None:
+        self.out, self.batch, self.loss = out, batch, loss
+        self.graph = graph
+        self.computed: dict[str, Tensor] = {}
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self.computed:
+            if key not in self:
+                raise KeyError(f"no loss {key!r}; allowed are {', '.join(map(repr, self))}")
+            with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()):
+                self.computed[key] = self._compute(key)
+        return self.computed[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key == "joint" or key in self.out.features
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("joint", *self.out.features))
+
+    def __len__(self) -> int:
+        return 1 + len(self.out.features)
+
+    def _compute(self, key: str) -> Tensor:
+        target = self.batch.target
+        logits = self.out.joint if key == "joint" else self.out.unimodal[key]
+        prediction = as_prediction(logits, target)
+        mask = None if key == "joint" else self.batch.has(key)
+        if mask is None:
+            return self.loss(prediction, target)
+        per_sample = self.loss(prediction, target, reduction="none")
+        return (per_sample * mask).sum() / mask.sum().clamp(min=1)
+
+
+def default_loss(target: Tensor) -> Loss:
+    """Mean absolute error for real targets, cross-entropy for labels."""
+    return F.l1_loss if target.is_floating_point() else F.cross_entropy
+
+
+def as_prediction(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits in the shape that the loss wants: (B,) for real targets (B,), else unchanged."""
+    if target.is_floating_point() and logits.ndim == target.ndim + 1:
+        return logits.squeeze(-1)
+    return logits
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextlib.contextmanager
+def _replayed(state: Tensor, device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers as from `state` on, then go on as if nothing had been drawn."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
+        yield

@@ -1,0 +1,53 @@
+"""What the methods are measured against: joint training, one modality alone, the uniform sum."""
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from mmlab.balancers.base import Balancer, Step
+from mmlab.models.network import Output
+
+
+class Joint(Balancer):
+    """One loss on the fused logits: the baseline that the five papers set out from."""
+
+
+class Uniform(Balancer):
+    """Joint loss plus all unimodal losses, each with weight 1: the fair control.
+
+    encoder_scale: multiplies the encoders' gradients; 1.5 gives MMPareto's control, the uniform
+                   sum at MMPareto's encoder rate. The heads are not touched.
+    """
+
+    def __init__(self, encoder_scale: float = 1.0) -> None:
+        if not encoder_scale > 0:
+            raise ValueError(f"encoder_scale is {encoder_scale}; it must be positive")
+        self.encoder_scale = encoder_scale
+
+    def step(self, s: Step) -> Iterator[None]:
+        s.backward(sum(s.losses[key] for key in s.losses))
+        if self.encoder_scale != 1:
+            for m in s.modalities:
+                s.scale_grad(m, self.encoder_scale)
+        yield
+
+
+class Unimodal(Balancer):
+    """Modality `m` alone: its encoder and its own head; it also predicts with them alone.
+
+    Raises KeyError at the first step if the model has no modality `m`.
+    """
+
+    def __init__(self, m: str) -> None:
+        self.m = m
+
+    @property
+    def name(self) -> str:
+        return f"Unimodal({self.m!r})"
+
+    def step(self, s: Step) -> Iterator[None]:
+        s.backward(s.losses[self.m])
+        yield
+
+    def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        return out.unimodal[self.m]

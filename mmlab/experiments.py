@@ -1,0 +1,110 @@
+"""Methods side by side: the same seeds, data and initial weights; paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from mmlab.balancers.base import Balancer
+from mmlab.datasets.base import MultimodalData
+from mmlab.evaluation import share_accuracy, test_accuracy
+from mmlab.models.network import MultimodalNet
+from mmlab.training import Run, fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Measure = Callable[[Run], Mapping[str, float]]
+
+
+def compare(
+    methods: Mapping[str, Callable[[], Balancer]],
+    data: MultimodalData | Callable[[int], MultimodalData],
+    *,
+    seeds: Iterable[int] = range(5),
+    epochs: int = 15,
+    build: Mapping[str, object] | None = None,
+    measure: Measure | None = None,
+    **training,
+) -> pd.DataFrame:
+    """Train every method on every seed; one row a method x seed.
+
+    methods:  name -> a callable that makes a fresh balancer, such as {"joint": Joint}.
+    data:     one data set, or a callable seed -> data set (for instance a fold a seed).
+    build:    further arguments for MultimodalNet.build, beside what each balancer asks for.
+    measure:  what else to measure: a callable Run -> {column: value}.
+    training: further arguments for fit (lr, optimizer, batch_size, device, loss ...).
+
+    At one seed all methods start from the same encoders and see the batches in the same order.
+    Columns: method, seed, accuracy (test, of the balancer's own prediction), "share m" (test
+    accuracy of modality m's part of the joint logits), and what `measure` returns.
+    """
+    import pandas as pd
+
+    if not methods:
+        raise ValueError("no method to compare; give e.g. methods={'joint': Joint}")
+    rows = []
+    for seed in seeds:
+        of_seed = data(seed) if callable(data) else data
+        for name, make in methods.items():
+            run = train_once(make(), of_seed, seed=seed, epochs=epochs, build=build, **training)
+            shares = share_accuracy(run.model, of_seed.test)
+            row = {"method": name, "seed": seed, "accuracy": test_accuracy(run)}
+            row |= {f"share {m}": value for m, value in shares.items()}
+            rows.append(row | dict(measure(run) if measure else {}))
+    return pd.DataFrame(rows)
+
+
+def train_once(
+    balancer: Balancer,
+    data: MultimodalData,
+    *,
+    seed: int,
+    epochs: int,
+    build: Mapping[str, object] | None = None,
+    **training,
+) -> Run:
+    """Build the network the balancer asks for and train it, both from `seed`."""
+    model = MultimodalNet.build(data, **{**balancer.network, **(build or {})}, seed=seed)
+    return fit(model, data, balancer, epochs=epochs, seed=seed, **training)
+
+
+def interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and ends of Student's t interval over independent runs: (mean, low, high).
+
+    Raises ValueError for fewer than two values: one run has no interval.
+    """
+    import numpy as np
+    from scipy import stats
+
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        raise ValueError(f"an interval needs at least 2 runs; got {len(values)}. Use more seeds")
+    mean = values.mean()
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+    return float(mean), float(mean - half), float(mean + half)
+
+
+def summary(
+    table: pd.DataFrame, baseline: str = "joint", column: str = "accuracy", confidence: float = 0.95
+) -> pd.DataFrame:
+    """One row a method: mean and interval, and the paired difference to `baseline` seed by seed.
+
+    Columns: mean, low, high, difference, difference low, difference high, seeds. A paired interval
+    that leaves out 0 is a difference that the seeds do not explain.
+    """
+    import pandas as pd
+
+    wide = table.pivot(index="seed", columns="method", values=column)
+    if baseline not in wide:
+        raise ValueError(f"no method {baseline!r} to compare with; the table has {list(wide)}")
+    rows = {}
+    for method in table["method"].unique():
+        mean, low, high = interval(wide[method], confidence)
+        row = {"mean": mean, "low": low, "high": high}
+        if method != baseline:
+            paired = interval(wide[method] - wide[baseline], confidence)
+            keys = ("difference", "difference low", "difference high")
+            row |= dict(zip(keys, paired, strict=True))
+        rows[method] = row | {"seeds": len(wide)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")

@@ -1,0 +1,17 @@
+"""Networks: encoders, fusions, and what joins them."""
+
+from mmlab.models.fusion import FUSIONS, Attention, Concat, FiLM, Fusion, Gated, Late, Sum
+from mmlab.models.network import MultimodalNet, Output
+
+__all__ = [
+    "FUSIONS",
+    "Attention",
+    "Concat",
+    "FiLM",
+    "Fusion",
+    "Gated",
+    "Late",
+    "MultimodalNet",
+    "Output",
+    "Sum",
+]

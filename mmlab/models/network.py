@@ -1,0 +1,174 @@
+"""The network of all methods: an encoder a modality, one fusion, and unimodal heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mmlab.models.encoders import BUILDERS
+from mmlab.models.fusion import FUSIONS, Fusion, Late
+from mmlab.seeds import derive
+
+
+class LazyLogits(Mapping[str, Tensor]):
+    """The unimodal logits, each computed when it is first read and then kept.
+
+    So a method that has no unimodal loss does not pay for the heads, and MLA's second modality
+    meets the shared head as its first one has left it.
+    """
+
+    def __init__(self, network: MultimodalNet, features: Mapping[str, Tensor]) -> None:
+        self._network, self._features, self._known = network, features, {}
+
+    def __getitem__(self, m: str) -> Tensor:
+        if m not in self._known:
+            self._known[m] = self._network.head(m)(self._features[m])
+        return self._known[m]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._features)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+
+@dataclass
+class Output:
+    """One forward pass.
+
+    features: (B, D) a modality.
+    joint:    (B, C) fused logits.
+    unimodal: (B, C) a modality, from its own head or from the shared one.
+    """
+
+    features: Mapping[str, Tensor]
+    joint: Tensor
+    unimodal: Mapping[str, Tensor]
+    fusion: Fusion | None = field(default=None, repr=False)
+
+    @property
+    def contributions(self) -> dict[str, Tensor]:
+        """(B, C) a modality: its part of the joint logits; the parts sum to `joint`."""
+        if self.fusion is None:
+            raise ValueError("this Output was made without its fusion; pass fusion=net.fusion")
+        return self.fusion.contributions(self.features)
+
+
+class MultimodalNet(nn.Module):
+    """Encoders, a fusion and unimodal heads.
+
+    encoders: one module a modality, (B, ...) -> (B, D); their order is the modality order.
+    fusion:   features -> (B, C), see mmlab.models.fusion.
+    heads:    one module a modality, or one module that all modalities share (ATF, MLA).
+
+    Raises ValueError if encoders, fusion and heads name different modalities.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        fusion: Fusion,
+        heads: Mapping[str, nn.Module] | nn.Module,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.fusion = fusion
+        own = isinstance(heads, Mapping | nn.ModuleDict)
+        self.heads = nn.ModuleDict(heads) if own and not isinstance(heads, nn.Module) else heads
+        for part, names in (
+            ("fusion", getattr(fusion, "widths", self.encoders)),
+            ("heads", heads if own else self.encoders),
+        ):
+            if set(names) != set(self.encoders):
+                raise ValueError(
+                    f"{part} has the modalities {sorted(names)}, encoders have "
+                    f"{sorted(self.encoders)}; give each part the same modalities"
+                )
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.encoders)
+
+    @property
+    def shared_head(self) -> bool:
+        return not isinstance(self.heads, nn.ModuleDict)
+
+    def head(self, m: str) -> nn.Module:
+        """The head that reads modality `m`."""
+        return self.heads if self.shared_head else self.heads[m]
+
+    def encode(self, m: str, x: Tensor) -> Tensor:
+        """Features (B, D) of modality `m`. Raises KeyError for an unknown modality."""
+        if m not in self.encoders:
+            raise KeyError(f"unknown modality {m!r}; this network has {list(self.encoders)}")
+        return self.encoders[m](x)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        if set(inputs) != set(self.encoders):
+            raise ValueError(
+                f"this network has the modalities {list(self.encoders)}, the inputs are "
+                f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
+            )
+        features = {m: self.encode(m, inputs[m]) for m in self.encoders}
+        return Output(features, self.fusion(features), LazyLogits(self, features), self.fusion)
+
+    @classmethod
+    def build(
+        cls,
+        data,
+        *,
+        encoders: str | Mapping[str, nn.Module] = "mlp",
+        fusion: str = "concat",
+        heads: str = "own",
+        width: int = 64,
+        seed: int = 0,
+    ) -> MultimodalNet:
+        """A network that fits `data` (a MultimodalData).
+
+        encoders: "mlp", "cnn", or one module a modality, each giving `width` features.
+        fusion:   a key of mmlab.models.FUSIONS.
+        heads:    "own" or "shared".
+        seed:     sets the initial weights, a separate stream for each part: an encoder starts the
+                  same whatever the fusion and the heads are. The global generator is left alone.
+
+        Raises ValueError for an unknown name, or encoders that do not fit the data.
+        """
+        _check_choice("fusion", fusion, FUSIONS)
+        _check_choice("heads", heads, ("own", "shared"))
+        if isinstance(encoders, str):
+            _check_choice("encoders", encoders, BUILDERS)
+            build = BUILDERS[encoders]
+            encoders = {
+                m: _seeded(seed, "encoder", m, build=lambda m=m: build(data.shape(m), width))
+                for m in data.modalities
+            }
+        elif set(encoders) != set(data.modalities):
+            raise ValueError(
+                f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
+                "give one encoder for each modality"
+            )
+        linear = lambda: nn.Linear(width, data.n_outputs)  # noqa: E731
+        modules: nn.Module = (
+            _seeded(seed, "head", build=linear)
+            if heads == "shared"
+            else nn.ModuleDict({m: _seeded(seed, "head", m, build=linear) for m in encoders})
+        )
+        widths = dict.fromkeys(encoders, width)
+        shared = {"heads": modules} if FUSIONS[fusion] is Late else {}
+        fuse = lambda: FUSIONS[fusion](widths, data.n_outputs, **shared)  # noqa: E731
+        return cls(encoders, _seeded(seed, "fusion", build=fuse), modules)
+
+
+def _check_choice(what: str, value: str, allowed) -> None:
+    if value not in allowed:
+        raise ValueError(f"unknown {what} {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+def _seeded(seed: int, *names: str, build) -> nn.Module:
+    """What `build()` makes when the global generator starts from the stream `names`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "init", *names))
+        return build()
