@@ -105,7 +105,7 @@ def load_av_digits(
             "audio": "s.d. of each MFCC coefficient (13 coefficients x 24 frames)",
             "image": "s.d. of the pixels (8 x 8)",
         },
-        card=CARD,
+        card=f"{_describe_split(seed, split)}\n{CARD}",
     )
 
 
@@ -156,6 +156,13 @@ def pairs(
             image[wanted] = pool[torch.arange(int(wanted.sum())) % len(pool)]
         rows[name] = Pairs(clip, image)
     return rows
+
+
+def _describe_split(seed: int, split: str) -> str:
+    if split == "seen":
+        return "Every speaker is in every split."
+    test, holdout = FOLDS[seed % len(FOLDS)]
+    return f"Tested on {' and '.join(test)}, held out {holdout}; the other three speakers train."
 
 
 def _clips_by_speaker(seed: int, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

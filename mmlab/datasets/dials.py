@@ -121,7 +121,7 @@ def realised_rates(batch: Batch) -> dict[str, float]:
     """Share of the samples that lack each modality."""
     if batch.present is None:
         return dict.fromkeys(batch.modalities, 0.0)
-    return {name: 1 - mask.double().mean().item() for name, mask in batch.present.items()}
+    return {name: (~mask).double().mean().item() for name, mask in batch.present.items()}
 
 
 def _hide(batch: Batch, stays: Mapping[str, Tensor], seed: int) -> Batch:

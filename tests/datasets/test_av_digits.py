@@ -170,6 +170,8 @@ def test_card_says_what_a_reader_must_know():
     card = load("av-digits").describe()
     for words in ("made by class", "6 speakers", "CC BY-SA 4.0", "CC BY 4.0", "holdout alone"):
         assert words in card
+    assert "Tested on george and jackson, held out theo" in load("av-digits", seed=1).card
+    assert "Every speaker is in every split" in load("av-digits", split="seen").card
 
 
 def test_unknown_split_names_the_allowed_ones():

@@ -94,6 +94,12 @@ def test_drop_never_brings_back_what_was_missing_before():
     assert second.present["a"].any() and not second.present["b"].all()
 
 
+def test_a_sample_that_had_nothing_stays_bare():
+    nothing = torch.zeros(50, dtype=torch.bool)
+    batch = Batch(make_batch(50).inputs, torch.zeros(50).long(), {"a": nothing, "b": nothing})
+    assert bare(drop(batch, 0.5)) == 50
+
+
 def test_drop_is_seeded_and_leaves_its_argument_alone():
     batch = make_batch()
     one, same, other = drop(batch, 0.5, seed=1), drop(batch, 0.5, seed=1), drop(batch, 0.5, seed=2)
