@@ -1,4 +1,4 @@
-"""One seed, many independent streams: initial weights, data order and noise never share a generator."""
+"""One seed, many independent streams: weights, data order and noise never share a generator."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream called `names`, the same on every platform and in every process."""
+    """A 63-bit seed for the stream called `names`, the same on every platform."""
     key = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
 

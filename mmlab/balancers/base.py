@@ -173,7 +173,8 @@ class Step:
         """Multiply encoder m's next *update* by k: exact under any optimiser.
 
         The parameters are kept, and after the optimiser's next step moved to
-        before + k (after - before). Call it before the `yield`. Raises ValueError without optimiser.
+        before + k (after - before). Call it before the `yield`. Raises ValueError where the step
+        has no optimiser.
         """
         if self.optimizer is None:
             raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")

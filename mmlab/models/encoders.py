@@ -1,7 +1,7 @@
 """Small encoders: one sample of a modality in, a feature vector out.
 
-They normalise with GroupNorm or not at all: BatchNorm statistics would move once more at every extra
-forward pass that a method makes on the same batch.
+They normalise with GroupNorm or not at all: BatchNorm statistics would move once more at every
+extra forward pass that a method makes on the same batch.
 """
 
 from collections.abc import Callable

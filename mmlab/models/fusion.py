@@ -1,4 +1,4 @@
-"""Fusions: the features of all modalities in, joint logits out, and each modality's part in them."""
+"""Fusions: all features in, joint logits out, and each modality's part in them."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class FiLM(Fusion):
 class Gated(Fusion):
     """Gated multimodal unit (Arevalo et al. 2017): gates read all features, and mix all of them.
 
-    h = sum_m softmax_m(gate(h_1..h_M)) * tanh(V_m h_m), a gate a hidden unit; then one linear layer.
+    h = sum_m softmax_m(gate(h_1..h_M)) * tanh(V_m h_m), then one linear layer.
     """
 
     def __init__(self, widths: Mapping[str, int], n_outputs: int, width: int = 64) -> None:
@@ -216,7 +216,7 @@ class Gated(Fusion):
 
 
 class Attention(Fusion):
-    """A small cross-modal Transformer: one token a modality, one pre-norm encoder layer, the mean."""
+    """A small cross-modal Transformer: a token a modality, one pre-norm layer, the mean."""
 
     def __init__(
         self, widths: Mapping[str, int], n_outputs: int, width: int = 64, n_heads: int = 4
