@@ -4,6 +4,8 @@ The public names load on first use, so that ``import mmlab`` costs nothing and t
 (``python3 -m mmlab``) runs on a Python that has no package installed.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 
 __version__ = "0.1.0"
