@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mmlab.balancers.base import Balancer, Loss, Step
+from mmlab.balancers.base import Balancer, Loss, Losses, Step, default_loss
 from mmlab.balancers.joint import Joint
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.network import MultimodalNet
-from mmlab.seeds import generator
+from mmlab.seeds import derive, generator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,49 @@ class Run:
         prediction = self.balancer.fuse(self.model(batch.inputs), batch.present)
         self.model.train(training)
         return prediction
+
+    @torch.no_grad()
+    def losses(self, split: str, model: MultimodalNet | None = None) -> dict[str, Tensor]:
+        """Mean loss of every output on a whole split, in evaluation mode, without a graph.
+
+        model: by default the run's own; or a copy of it, as `branch` gives.
+        """
+        model = self.model if model is None else model
+        batch = self.data.splits[split].to(self.device)
+        training = model.training
+        model.eval()
+        loss = self.loss or default_loss(batch.target)
+        losses = dict(Losses(model(batch.inputs), batch, loss, graph=False))
+        model.train(training)
+        return losses
+
+    def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
+        """Train a deep copy from here on under another balancer; return it.
+
+        The copy takes model, buffers and optimiser along. This run is untouched bit for bit: the
+        copy draws its data order, noise and dropout from streams of its own.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        model, optimizer = copy.deepcopy((self.model, self.optimizer))
+        model.train()
+        fork = replace(
+            self,
+            model=model,
+            optimizer=optimizer,
+            balancer=balancer,
+            epochs=epochs,
+            epoch=0,
+            rows=[],
+        )
+        train = self.data.train.to(self.device)
+        order = generator(self.seed, "branch order", self.epoch)
+        noise = generator(self.seed, "branch noise", self.epoch, device=self.device)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive(self.seed, "branch dropout", self.epoch))
+            for _ in range(epochs):
+                _train_epoch(fork, train, order, noise)
+        return model
 
 
 Observer = Callable[[Run], None]
@@ -111,16 +155,15 @@ def fit(
         observer(run)
     while run.epoch < epochs:
         balancer.epoch(run)
-        permutation = torch.randperm(len(train), generator=order).to(device)
-        _train_epoch(run, train, permutation, noise)
+        _train_epoch(run, train, order, noise)
         for observer in observers:
             observer(run)
     return run
 
 
-def _train_epoch(run: Run, train: Batch, permutation: Tensor, noise: torch.Generator) -> None:
+def _train_epoch(run: Run, train: Batch, order: torch.Generator, noise: torch.Generator) -> None:
     steps = math.ceil(len(train) / run.batch_size)
-    shuffled = train[permutation]
+    shuffled = train[torch.randperm(len(train), generator=order).to(run.device)]
     logged: list[dict] = []
     for i in range(steps):
         batch = shuffled[i * run.batch_size : (i + 1) * run.batch_size]

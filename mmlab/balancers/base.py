@@ -121,9 +121,36 @@ class Step:
             buffer.copy_(value)
         return Losses(out, self.batch, self.loss, graph=False)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss` to `.grad` of every parameter it depends on."""
-        loss.backward(retain_graph=True)
+    def backward(self, loss: Tensor, *, encoders: bool = True) -> None:
+        """Add the gradient of `loss` to `.grad` of every parameter it depends on.
+
+        encoders=False stops at the features: the fusion and the heads learn, the encoders do not.
+        """
+        if encoders:
+            loss.backward(retain_graph=True)
+        else:
+            self._accumulate(loss, [])
+
+    def encoder_grads(self, loss: Tensor) -> dict[str, list[Tensor]]:
+        """`backward`, with the encoders' gradients handed over, not added to `.grad`.
+
+        One run of the engine, one backward pass through every encoder: {m: one tensor a parameter}.
+        The fusion and the heads get their gradients in `.grad` as from `backward`.
+        """
+        parameters = {m: self.parameters(m) for m in self.modalities}
+        grads = iter(self._accumulate(loss, [p for own in parameters.values() for p in own]))
+        return {m: [next(grads) for _ in own] for m, own in parameters.items()}
+
+    def _accumulate(self, loss: Tensor, wanted: list[nn.Parameter]) -> list[Tensor]:
+        """Gradients of `wanted`; those of all parameters outside the encoders go into `.grad`."""
+        encoders = set(self.model.encoders.parameters())
+        others = [p for p in self.model.parameters() if p.requires_grad and p not in encoders]
+        grads = torch.autograd.grad(loss, wanted + others, retain_graph=True, allow_unused=True)
+        for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
+            if grad is not None:
+                parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+        found = zip(wanted, grads[: len(wanted)], strict=True)
+        return [torch.zeros_like(p) if grad is None else grad for p, grad in found]
 
     def parameters(self, m: str) -> list[nn.Parameter]:
         """The trainable parameters of encoder `m`. Raises KeyError for an unknown modality."""
@@ -158,7 +185,10 @@ class Step:
             parameter.grad = value.detach()
 
     def scale_grad(self, m: str, k: float | Tensor) -> None:
-        """Multiply the gradient of encoder `m` by k (adaptive optimisers undo this: see README)."""
+        """Multiply the gradient of encoder `m` by k.
+
+        An adaptive optimiser such as Adam divides a constant factor out again: `scale_update`.
+        """
         grads = [p.grad for p in self.parameters(m) if p.grad is not None]
         if grads:
             torch._foreach_mul_(grads, k)
