@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -184,14 +185,16 @@ class Step:
         for parameter, value in zip(parameters, grads, strict=True):
             parameter.grad = value.detach()
 
-    def scale_grad(self, m: str, k: float | Tensor) -> None:
-        """Multiply the gradient of encoder `m` by k.
+    def scale_grad(self, m: str, k: float | Tensor | Sequence[Tensor]) -> None:
+        """Multiply the gradient of encoder `m` by k; or by one k for each of its parameters.
 
         An adaptive optimiser such as Adam divides a constant factor out again: `scale_update`.
         """
-        grads = [p.grad for p in self.parameters(m) if p.grad is not None]
-        if grads:
-            torch._foreach_mul_(grads, k)
+        grads = [p.grad for p in self.parameters(m)]
+        known = [i for i, grad in enumerate(grads) if grad is not None]
+        if known:
+            factors = k if isinstance(k, float | int | Tensor) else [k[i] for i in known]
+            torch._foreach_mul_([grads[i] for i in known], factors)
 
     def add_noise(self, m: str, std: Sequence[Tensor | float]) -> None:
         """Add normal noise to the gradient of encoder `m`; std: one for each parameter tensor."""
@@ -212,13 +215,12 @@ class Step:
         before = [p.detach().clone() for p in parameters]
 
         @torch.no_grad()
-        def rescale(*_: object) -> None:
-            handle.remove()
-            moved = torch._foreach_sub([p.detach() for p in parameters], before)
-            target = torch._foreach_add(before, torch._foreach_mul(moved, k))
-            torch._foreach_copy_([p.detach() for p in parameters], target)
+        def rescale() -> None:
+            after = [p.detach() for p in parameters]
+            moved = torch._foreach_mul(torch._foreach_sub(after, before), k)
+            torch._foreach_copy_(after, torch._foreach_add(before, moved))
 
-        handle = self.optimizer.register_step_post_hook(rescale)
+        _after_next_step(self.optimizer, rescale)
 
     def log(self, **values: float | Tensor | Mapping[str, float | Tensor]) -> None:
         """Record values of this step: a scalar, or one scalar a modality.
@@ -265,6 +267,23 @@ class Losses(Mapping[str, Tensor]):
             return self.loss(prediction, target)
         per_sample = self.loss(prediction, target, reduction="none")
         return (per_sample * mask).sum() / mask.sum().clamp(min=1)
+
+
+_waiting: WeakKeyDictionary[torch.optim.Optimizer, list[Callable[[], None]]] = WeakKeyDictionary()
+
+
+def _after_next_step(optimizer: torch.optim.Optimizer, action: Callable[[], None]) -> None:
+    """Do `action` once, right after the optimiser's next step. (A hook cannot remove itself.)"""
+    if optimizer not in _waiting:
+        _waiting[optimizer] = []
+        optimizer.register_step_post_hook(_do_waiting)
+    _waiting[optimizer].append(action)
+
+
+def _do_waiting(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    actions, _waiting[optimizer] = _waiting[optimizer], []
+    for action in actions:
+        action()
 
 
 def default_loss(target: Tensor) -> Loss:

@@ -1,0 +1,158 @@
+"""ATF: an adaptive tracking factor λ_m scales the learning rate of each modality's encoder.
+
+Sun, Mai, Hu, "Learning to Balance the Learning Rates Between Various Modalities via Adaptive
+Tracking Factor", IEEE Signal Processing Letters 28, 2021.
+
+The paper has no public code and was not at hand: ACE follows a second-hand description of it, and
+the second hop of BDO is a reconstruction from its stated principle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmlab.balancers.base import Balancer, Losses, Step
+from mmlab.balancers.shapes import check_shapes
+
+if TYPE_CHECKING:
+    from mmlab.training import Run
+
+
+def ace_update(factors: Tensor, losses: Tensor, rate: float | Tensor) -> Tensor:
+    """ACE: λ' ∝ λ + a ℓ, the modality with the higher loss is given the higher rate.
+
+    With Σλ = 1 and S = Σℓ it is a moving average: λ' = (1 − β)λ + β ℓ/S, β = aS/(1 + aS). So λ ≥ 0
+    holds by itself, constant losses drive λ to ℓ/S, and losses of 0 leave λ.
+
+    Args:
+        factors: λ, (…, M), ≥ 0, sum 1.
+        losses: ℓ, the unimodal losses, (…, M), ≥ 0.
+        rate: a ≥ 0, in 1/loss; a number, or a tensor that broadcasts against (…, M).
+
+    Returns:
+        λ', (…, M), ≥ 0, sum 1, no unit.
+
+    Raises:
+        ValueError: the shapes do not fit, or ``rate`` is a negative number.
+
+    Source: a description of the paper's ACE; the moving average is derived.
+    """
+    check_shapes(factors=(factors, "M"), losses=(losses, "M"))
+    _check_rate(rate)
+    return _simplex(factors + rate * losses)
+
+
+def bdo_update(
+    preliminary: Tensor, losses_before: Tensor, losses_after: Tensor, rate: float | Tensor
+) -> Tensor:
+    """BDO's second hop: λ' ∝ max(λ + a (ℓ⁺ − ℓ), 0), a modality that just improved gives rate away.
+
+    ℓ⁺ is the loss on the *same* batch after the parameter update made with the preliminary λ.
+    Where every entry is 0, λ' is uniform.
+
+    Args:
+        preliminary: λ as ACE left it, (…, M), ≥ 0, sum 1.
+        losses_before, losses_after: ℓ and ℓ⁺, (…, M).
+        rate: a ≥ 0, in 1/loss; a number, or a tensor that broadcasts against (…, M).
+
+    Returns:
+        λ', (…, M), ≥ 0, sum 1, no unit.
+
+    Raises:
+        ValueError: the shapes do not fit, or ``rate`` is a negative number.
+
+    Source: a **reconstruction**; the sign is the one that fits the stated principle.
+    """
+    check_shapes(
+        preliminary=(preliminary, "M"),
+        losses_before=(losses_before, "M"),
+        losses_after=(losses_after, "M"),
+    )
+    _check_rate(rate)
+    return _simplex((preliminary + rate * (losses_after - losses_before)).clamp(min=0))
+
+
+def _simplex(x: Tensor) -> Tensor:
+    """x ≥ 0 over its sum; uniform where every entry is 0."""
+    total = x.sum(-1, keepdim=True)
+    return torch.where(total == 0, 1 / x.shape[-1], x / total)
+
+
+def _check_rate(rate: float | Tensor) -> None:
+    if not isinstance(rate, Tensor) and rate < 0:
+        raise ValueError(f"rate is {rate!r}; allowed is a number ≥ 0, in 1/loss.")
+
+
+class ATF(Balancer):
+    """Adaptive tracking factors: encoder m learns at the rate η λ_m.
+
+    One head is shared by all modalities and gives the unimodal losses. λ multiplies the encoder's
+    *update*, not its loss, so it acts under adaptive optimisers too.
+
+    Args:
+        update: "ace" moves λ towards the higher losses; "bdo" takes a second hop, in which it looks
+            at the same batch after the parameter update (a reconstruction).
+        rate: a ≥ 0, in 1/loss: how fast λ moves. The paper's value is unknown.
+        total: what the factors sum to: "modalities" (M, so that equal factors change nothing) or
+            "one" (the paper's, which divides every encoder's rate by M).
+        decoupled: whether an encoder learns from its unimodal loss alone, and not from the joint
+            loss too. Which of the two the paper does is not known.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Source: a description of the paper at second hand; see the module's docstring.
+
+    >>> from mmlab import ATF, MultimodalNet, fit, load
+    >>> data = load("av-digits", seed=0)
+    >>> balancer = ATF(update="bdo", rate=0.1)
+    >>> net = MultimodalNet.build(data, **balancer.network, seed=0)
+    >>> run = fit(net, data, balancer, epochs=1)
+    >>> factor = run.history.query("metric == 'factor'").value
+    >>> round(float(factor.sum()), 3)
+    2.0
+    """
+
+    heads = "shared"
+
+    def __init__(
+        self,
+        update: str = "ace",
+        rate: float = 0.1,
+        total: str = "modalities",
+        decoupled: bool = False,
+    ) -> None:
+        if update not in ("ace", "bdo"):
+            raise ValueError(f"update is {update!r}; allowed are 'ace' and 'bdo'")
+        if total not in ("modalities", "one"):
+            raise ValueError(f"total is {total!r}; allowed are 'modalities' and 'one'")
+        _check_rate(rate)
+        self.update, self.rate, self.total, self.decoupled = update, rate, total, decoupled
+        self.factors: Tensor | None = None
+
+    def start(self, run: Run) -> None:
+        self.factors = None
+
+    def step(self, s: Step) -> Iterator[None]:
+        s.backward(s.losses["joint"], encoders=not self.decoupled)
+        s.backward(sum(s.losses[m] for m in s.modalities))
+        before = self._stacked(s.losses, s)
+        if self.factors is None:
+            self.factors = torch.full_like(before, 1 / len(before))
+        self.factors = ace_update(self.factors, before, self.rate)
+        scaled = self.factors * (len(before) if self.total == "modalities" else 1)
+        for m, factor in zip(s.modalities, scaled, strict=True):
+            s.scale_update(m, factor)
+        s.log(factor=dict(zip(s.modalities, scaled, strict=True)))
+        yield
+        if self.update == "bdo":
+            after = self._stacked(s.again(), s)
+            self.factors = bdo_update(self.factors, before, after, self.rate)
+
+    @staticmethod
+    def _stacked(losses: Losses, s: Step) -> Tensor:
+        return torch.stack([losses[m].detach() for m in s.modalities])

@@ -1,0 +1,230 @@
+"""Gradient-Blending: weigh the losses by how well each head generalises for how much it overfits.
+
+Wang, Tran, Feiszli, "What Makes Training Multi-modal Classification Networks Hard?", CVPR 2020,
+arXiv 1905.12681.
+
+The network has one head a modality and a joint head: K = M + 1 losses. Between two checkpoints a
+head *gains* ΔG, the fall of its held-out loss, and *overfits* by ΔO, the growth of the distance
+between its held-out and its training loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmlab.balancers.base import Balancer, Step
+from mmlab.balancers.joint import Joint, Unimodal
+from mmlab.balancers.shapes import check_shapes
+
+if TYPE_CHECKING:
+    from mmlab.training import Run
+
+
+def overfit_and_gain(
+    train_before: Tensor, holdout_before: Tensor, train_after: Tensor, holdout_after: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What each head overfitted and gained between two checkpoints.
+
+    With O = holdout − train: ``overfit`` ΔO = O_after − O_before, and ``gain``
+    ΔG = holdout_before − holdout_after. **A positive gain is good**: the held-out loss fell.
+
+    Args:
+        train_before, holdout_before, train_after, holdout_after: mean losses (…, K), in the unit of
+            the loss.
+
+    Returns:
+        overfit, gain: (…, K) each, in the unit of the loss.
+
+    Raises:
+        ValueError: the shapes do not broadcast.
+
+    Source: the paper's definition of the overfitting-to-generalisation ratio |ΔO/ΔG|.
+    """
+    check_shapes(
+        train_before=(train_before, ""),
+        holdout_before=(holdout_before, ""),
+        train_after=(train_after, ""),
+        holdout_after=(holdout_after, ""),
+    )
+    overfit = (holdout_after - train_after) - (holdout_before - train_before)
+    return overfit, holdout_before - holdout_after
+
+
+def blend_weights(
+    overfit: Tensor, gain: Tensor, *, floor: float = 0.1, previous: Tensor | None = None
+) -> Tensor:
+    """Weights w_k ∝ ΔG_k / ΔO_k² of the K losses, made safe against what estimates can do.
+
+    g = max(ΔG, 0): a head whose held-out loss *rose* gets nothing (|ΔG| would reward it).
+    o = max(|ΔO|, floor · max_j |ΔO_j|): a head that happened not to overfit does not take all.
+    w = g / o², normalised. If no gain is positive: ``previous``, or uniform. If every ΔO is 0:
+    w ∝ g. Neither the scale of the gains nor that of the overfits changes the weights, and a NaN
+    stays a NaN.
+
+    Args:
+        overfit, gain: ΔO and ΔG, (…, K), in the unit of the loss.
+        floor: the least overfit that is believed, as a share of the largest, in [0, 1]. With 0 the
+            heads that did not overfit at all share the whole weight in proportion to their gains.
+        previous: weights (…, K) to keep where nothing gains.
+
+    Returns:
+        (…, K), each ≥ 0, sum 1, no unit.
+
+    Raises:
+        ValueError: the shapes do not fit, or ``floor`` is outside [0, 1].
+
+    Source: the paper's closed form for uncorrelated heads, ΔO² in place of σ²; the guards are ours.
+    """
+    vectors = {"overfit": (overfit, "K"), "gain": (gain, "K")}
+    if previous is not None:
+        vectors["previous"] = (previous, "K")
+    check_shapes(**vectors)
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor is {floor!r}; allowed is a share of the largest overfit, 0 to 1.")
+
+    g = _over_largest(gain.clamp(min=0))
+    o = _over_largest(overfit.abs()).clamp(min=floor)
+    # Relative to the least overfit among the gaining heads, o²'s reciprocal is at most 1: nothing
+    # overflows, and a least overfit of 0 needs no division.
+    least = torch.where(g > 0, o, 1).amin(-1, keepdim=True)
+    w = g * torch.where(o <= least, 1, least / o).square()
+    total = w.sum(-1, keepdim=True)
+    fallback = torch.full_like(w, 1 / w.shape[-1]) if previous is None else previous
+    return torch.where(total == 0, fallback, w / total)
+
+
+def optimal_weights(gain: Tensor, second_moment: Tensor) -> Tensor:
+    """The blend w ∝ M⁻¹G with the least expected squared overfit for its squared gain.
+
+    It minimises wᵀMw / (Gᵀw)² (Cauchy–Schwarz), with M = E[o oᵀ] the second moment of the heads'
+    overfits, not their covariance. Weights can be negative: correlated heads are hedged against
+    each other. Where the entries of M⁻¹G sum to less than 0, normalising to +1 turns the blend
+    round; where they sum to 0, no normalised blend exists and the result is infinite or NaN.
+
+    A ridge of one rounding unit on the correlation matrix moves the result no more than rounding
+    does, and stands for the limit where M is singular: a head that never overfits takes all the
+    weight, and M = 0 gives w ∝ G.
+
+    Args:
+        gain: G, (…, K), in the unit of the loss.
+        second_moment: M, (…, K, K), symmetric positive semidefinite, in the loss's unit squared.
+
+    Returns:
+        (…, K), sum 1, no unit.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    Source: the paper's optimal blend; for a diagonal M it is its closed form G_k / σ_k².
+    """
+    check_shapes(gain=(gain, "K"), second_moment=(second_moment, "KK"))
+    largest = second_moment.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    moment = second_moment / torch.where(largest > 0, largest, 1)
+    spread = moment.diagonal(dim1=-2, dim2=-1).sqrt()
+    spread = torch.where(spread > 0, spread, 1)
+    correlation = moment / spread[..., :, None] / spread[..., None, :]
+    ridge = torch.finfo(moment.dtype).eps * torch.eye(
+        moment.shape[-1], dtype=moment.dtype, device=moment.device
+    )
+    # solve_ex, unlike solve, does not make the host wait to see whether the matrix was singular.
+    scaled = torch.linalg.solve_ex(correlation + ridge, (gain / spread)[..., None]).result
+    w = scaled[..., 0] / spread
+    return w / w.sum(-1, keepdim=True)
+
+
+def _over_largest(x: Tensor) -> Tensor:
+    """x ≥ 0 over its largest entry; all zero stays zero."""
+    largest = x.amax(-1, keepdim=True)
+    return x / torch.where(largest == 0, 1, largest)
+
+
+class GradientBlending(Balancer):
+    """A weighted sum of the joint loss and the unimodal ones, the weights estimated by trial.
+
+    For an estimate, K = M + 1 copies of the run train on from the same checkpoint, each with one of
+    the losses alone; what each gains on the held-out split and what it overfits gives its weight.
+    The run itself is untouched by it, bit for bit. The test split is never looked at.
+
+    Args:
+        mode: "offline" estimates once, over the whole training; "online" before each super-epoch,
+            over its length.
+        warmup: epochs of the first super-epoch (online).
+        super_epoch: epochs of each later one (online).
+        floor: see `blend_weights`.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    The history gets gain, overfit and weight of every loss, and "guard": 1 where a guard of
+    `blend_weights` changed what the plain formula would give that loss.
+
+    Source: the paper's algorithms for offline and online Gradient-Blending.
+
+    >>> from mmlab import GradientBlending, MultimodalNet, fit, load
+    >>> data = load("av-digits", seed=0)
+    >>> balancer = GradientBlending(mode="online", warmup=1, super_epoch=1)
+    >>> net = MultimodalNet.build(data, **balancer.network, seed=0)
+    >>> run = fit(net, data, balancer, epochs=2)
+    >>> weights = run.history.query("metric == 'weight'").groupby("epoch").value.sum()
+    >>> weights.round(3).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(
+        self, mode: str = "online", warmup: int = 10, super_epoch: int = 5, floor: float = 0.1
+    ) -> None:
+        if mode not in ("online", "offline"):
+            raise ValueError(f"mode is {mode!r}; allowed are 'online' and 'offline'")
+        for name, value in (("warmup", warmup), ("super_epoch", super_epoch)):
+            if value < 1:
+                raise ValueError(f"{name} is {value!r}; allowed is a whole number of at least 1")
+        if not 0 <= floor <= 1:
+            raise ValueError(f"floor is {floor!r}; allowed is a share of the largest, 0 to 1")
+        self.mode, self.warmup, self.super_epoch, self.floor = mode, warmup, super_epoch, floor
+        self.weights: dict[str, Tensor] = {}
+
+    def start(self, run: Run) -> None:
+        self.weights = {}
+        self._next = 0
+
+    def epoch(self, run: Run) -> None:
+        if run.epoch < self._next:
+            return
+        if self.mode == "offline":
+            length = run.epochs
+        else:
+            length = self.warmup if run.epoch == 0 else self.super_epoch
+        self.estimate(run, min(length, run.epochs - run.epoch))
+        self._next = run.epoch + length
+
+    def estimate(self, run: Run, epochs: int) -> None:
+        """Set the weights by training one copy of the run a loss for `epochs` epochs."""
+        trials = {"joint": Joint()} | {m: Unimodal(m) for m in run.model.modalities}
+        train, holdout = run.losses("train"), run.losses("holdout")
+        rows = []
+        for key, alone in trials.items():
+            copy = run.branch(alone, epochs)
+            after = run.losses("train", copy)[key], run.losses("holdout", copy)[key]
+            rows.append(torch.stack([train[key], holdout[key], *after]))
+        overfit, gain = overfit_and_gain(*torch.stack(rows, dim=-1))
+        previous = torch.stack(list(self.weights.values())) if self.weights else None
+        w = blend_weights(overfit, gain, floor=self.floor, previous=previous)
+        self.weights = dict(zip(trials, w, strict=True))
+        guarded = (gain <= 0) | (overfit.abs() < self.floor * overfit.abs().max())
+        for metric, values in (
+            ("gain", gain),
+            ("overfit", overfit),
+            ("weight", w),
+            ("guard", guarded.float()),
+        ):
+            for key, value in zip(trials, values.tolist(), strict=True):
+                run.record("holdout", key, metric, value)
+
+    def step(self, s: Step) -> Iterator[None]:
+        equal = 1 / len(s.losses)
+        s.backward(sum(self.weights.get(key, equal) * s.losses[key] for key in s.losses))
+        yield

@@ -1,0 +1,264 @@
+"""MLA: modalities take turns with one shared head, whose update spares what the others taught it.
+
+Zhang, Yoon, Bansal, Yao, "Multimodal Representation Learning by Alternating Unimodal Adaptation",
+CVPR 2024, arXiv 2311.10707.
+
+The head's gradient G (C, D) becomes G P, with P (D, D) nearly 0 on what the features of the other
+modalities span. A bias is the weight of a constant 1 appended to the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmlab.balancers.base import Balancer, Step
+from mmlab.balancers.shapes import check_shapes
+from mmlab.models.network import Output
+
+if TYPE_CHECKING:
+    from mmlab.training import Run
+
+
+def rls_projector(P: Tensor, h: Tensor, alpha: float | Tensor) -> Tensor:
+    """Recursive least squares: take the direction h out of P, and never give it back.
+
+    P − (Ph)(Ph)ᵀ / (α + hᵀPh). From P = I, after features h_1 … h_n, P⁻¹ = I + Σ_i h_i h_iᵀ/α: P
+    stays symmetric with eigenvalues in (0, 1], and shrinks with every step.
+
+    Args:
+        P: the projector so far, (…, D, D), symmetric, no unit.
+        h: a mean feature, (…, D).
+        alpha: α > 0, in the feature's unit squared: how soft the projection is; a number, or a
+            tensor (…, 1, 1).
+
+    Returns:
+        (…, D, D), symmetric, no unit.
+
+    Raises:
+        ValueError: the shapes do not fit, or ``alpha`` is not above 0.
+
+    Source: the paper, at second hand; P⁻¹ by the Sherman–Morrison formula.
+    """
+    check_shapes(P=(P, "DD"), h=(h, "D"))
+    _check_alpha(alpha)
+    Ph = P @ h[..., None]
+    return P - Ph * Ph.mT / (alpha + h[..., None, :] @ Ph)
+
+
+def restarted_projector(means: Tensor, alpha: float | Tensor) -> Tensor:
+    """The projector that spares K features and no more: I − H(HᵀH + αI)⁻¹Hᵀ, H = meansᵀ.
+
+    It equals K steps of `rls_projector` from I, but begins anew each time, so the head keeps
+    learning. Symmetric, eigenvalues in (0, 1], K of them near 0.
+
+    Args:
+        means: the latest mean feature of each of the K other modalities, (…, K, D).
+        alpha: α > 0, in the feature's unit squared: how soft the projection is; a number, or a
+            tensor (…, 1, 1).
+
+    Returns:
+        (…, D, D), symmetric, no unit.
+
+    Raises:
+        ValueError: the shapes do not fit, or ``alpha`` is not above 0.
+
+    Source: ours; the literal recursion shrinks until the head stops learning.
+    """
+    check_shapes(means=(means, "KD"))
+    _check_alpha(alpha)
+    count, width = means.shape[-2:]
+    eye = torch.eye(max(count, width), dtype=means.dtype, device=means.device)
+    soft = alpha**0.5 * eye[:count, :count]
+    leading = torch.broadcast_shapes(means.shape[:-2], soft.shape[:-2])
+    stacked = torch.cat([x.expand(*leading, -1, -1) for x in (means.mT, soft)], dim=-2)
+    # [H; √α I] = QR has RᵀR = HᵀH + αI, so H R⁻¹ is the upper block of Q: no square is inverted.
+    upper = torch.linalg.qr(stacked).Q[..., :width, :]
+    P = eye[:width, :width] - upper @ upper.mT
+    return (P + P.mT) / 2
+
+
+def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
+    """How far each modality is trusted for each sample: softmax over modalities of −entropy.
+
+    The entropy is that of softmax(logits) over the classes, *per sample*. A modality that is alone
+    gets weight 1, an absent one gets 0 whatever its logits. A sample without any modality gets 0
+    throughout: to raise here would be to wait for the device, so the caller checks.
+
+    Args:
+        logits: (…, M, B, C), no unit.
+        present: True where the sample has the modality, (…, M, B); None means everywhere.
+
+    Returns:
+        (…, M, B), each ≥ 0, sum 1 over the modalities present, no unit.
+
+    Raises:
+        ValueError: the shapes do not fit, or ``present`` is not boolean.
+
+    Source: the paper; for two modalities and C classes no weight exceeds C/(C + 1).
+    """
+    check_shapes(
+        logits=(logits, "MBC"), **({} if present is None else {"present": (present, "MB")})
+    )
+    if present is not None and present.dtype != torch.bool:
+        raise ValueError(f"present has dtype {present.dtype}; allowed is torch.bool.")
+    log_p = logits.log_softmax(-1)
+    # 0 · −∞ would be NaN
+    negative_entropy = (log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
+    if present is None:
+        return negative_entropy.softmax(-2)
+    weights = torch.where(present, negative_entropy, -torch.inf).softmax(-2)
+    return torch.where(present, weights, 0)
+
+
+def _check_alpha(alpha: float | Tensor) -> None:
+    if isinstance(alpha, Tensor):
+        if alpha.ndim and alpha.shape[-2:] != (1, 1):
+            raise ValueError(
+                f"alpha has shape {tuple(alpha.shape)}; allowed is a number or (…, 1, 1), such as "
+                "alpha[..., None, None]."
+            )
+    elif not alpha > 0:
+        raise ValueError(f"alpha is {alpha!r}; allowed is a number above 0.")
+
+
+class MLA(Balancer):
+    """Alternating unimodal adaptation: an update a modality, a shared linear head, no fusion.
+
+    The step of modality m moves its encoder and the head from its loss alone. The head's gradient
+    is projected away from what the features of the others span; its bias counts as the weight of a
+    constant 1 among the features. Plain momentum would carry the others' gradients past the
+    projector, so the head's momentum buffer is emptied after each of its steps. A modality that a
+    batch lacks is skipped: no update, and no change of the projector.
+
+    Args:
+        projector: "restarted" spares the latest mean features of the other modalities; "rls" is the
+            paper's recursion, which collapses; "none" is the ablation.
+        alpha: α > 0, softness of the projector, in the feature's unit squared.
+        fusion: at test time, "entropy" weighs the modalities of each sample by how sure they are;
+            "mean" weighs them alike.
+
+    Raises:
+        ValueError: an argument out of range; a network whose head is not one shared nn.Linear; a
+            test sample without any modality.
+
+    Source: the paper, at second hand; "restarted" is ours.
+
+    >>> from mmlab import MLA, MultimodalNet, fit, load
+    >>> data = load("av-digits", seed=0)
+    >>> balancer = MLA(projector="restarted", alpha=0.1)
+    >>> net = MultimodalNet.build(data, **balancer.network, seed=0)
+    >>> run = fit(net, data, balancer, epochs=1)
+    >>> sorted(run.history.output.unique())
+    ['audio', 'image']
+    >>> tuple(run.predict(data.test).shape)
+    (1000, 10)
+    """
+
+    heads = "shared"
+    fusion = "late"
+
+    def __init__(
+        self, projector: str = "restarted", alpha: float = 0.1, fusion: str = "entropy"
+    ) -> None:
+        if projector not in ("restarted", "rls", "none"):
+            raise ValueError(
+                f"projector is {projector!r}; allowed are 'restarted', 'rls' and 'none'"
+            )
+        if fusion not in ("entropy", "mean"):
+            raise ValueError(f"fusion is {fusion!r}; allowed are 'entropy' and 'mean'")
+        _check_alpha(alpha)
+        self.projector, self.alpha, self.gate = projector, alpha, fusion
+        self._forget()
+
+    def _forget(self) -> None:
+        self.means: dict[str, Tensor] = {}
+        self.P: Tensor | None = None
+
+    def start(self, run: Run) -> None:
+        self._forget()
+
+    def step(self, s: Step) -> Iterator[None]:
+        head = self._head(s)
+        for m in s.modalities:
+            present = s.batch.has(m)
+            if present is not None and not present.any():
+                continue
+            s.backward(s.losses[m])
+            self._project(head, m)
+            yield
+            if s.optimizer is not None:
+                for parameter in head.parameters():
+                    s.optimizer.state[parameter].pop("momentum_buffer", None)
+            self._remember(m, mean_feature(s.out.features[m].detach(), present))
+
+    @property
+    def network(self) -> dict[str, str]:
+        return {"heads": self.heads, "fusion": MLA.fusion}
+
+    @staticmethod
+    def _head(s: Step) -> nn.Linear:
+        if not isinstance(s.model.heads, nn.Linear):
+            raise ValueError(
+                "MLA needs one nn.Linear head that all modalities share, and this network has "
+                f"{type(s.model.heads).__name__}; build it with "
+                "MultimodalNet.build(data, **MLA().network)"
+            )
+        return s.model.heads
+
+    def _project(self, head: nn.Linear, m: str) -> None:
+        """The head's gradient G, bias as its last column, becomes G P."""
+        P = self._projector(m)
+        if P is None:
+            return
+        if head.bias is None:
+            head.weight.grad = head.weight.grad @ P[:-1, :-1]
+        else:
+            G = torch.cat([head.weight.grad, head.bias.grad[:, None]], dim=-1) @ P
+            head.weight.grad, head.bias.grad = G[:, :-1].contiguous(), G[:, -1].contiguous()
+
+    def _projector(self, m: str) -> Tensor | None:
+        """None stands for the identity: no other modality has been seen, or no projector wanted."""
+        if self.projector == "rls":
+            return self.P
+        others = [mean for name, mean in self.means.items() if name != m]
+        if self.projector == "none" or not others:
+            return None
+        return restarted_projector(torch.stack(others), self.alpha)
+
+    def _remember(self, m: str, mean: Tensor) -> None:
+        if self.projector == "restarted":
+            self.means[m] = mean
+        elif self.projector == "rls":
+            if self.P is None:
+                self.P = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+            self.P = rls_projector(self.P, mean, self.alpha)
+
+    def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        names = list(out.unimodal)
+        logits = torch.stack([out.unimodal[m] for m in names])
+        masks = None if present is None else torch.stack([present[m] for m in names])
+        if masks is not None and not masks.any(0).all():
+            lacking = int((~masks.any(0)).nonzero()[0])
+            raise ValueError(
+                f"sample {lacking} has no modality at all, so nothing can be predicted for it; "
+                f"give at least one of {names}"
+            )
+        if self.gate == "mean":
+            weights = torch.ones_like(logits[..., 0]) if masks is None else masks.to(logits.dtype)
+            weights = weights / weights.sum(0)
+        else:
+            weights = entropy_weights(logits, masks)
+        return torch.where(weights[..., None] > 0, weights[..., None] * logits, 0).sum(0)
+
+
+def mean_feature(features: Tensor, present: Tensor | None) -> Tensor:
+    """Mean over the samples that have the modality, with the constant 1 appended: (D + 1,)."""
+    if present is None:
+        mean = features.mean(0)
+    else:
+        mean = (features * present[:, None]).sum(0) / present.sum()
+    return torch.cat([mean, torch.ones_like(mean[:1])])

@@ -1,0 +1,172 @@
+"""OGM-GE: slow the encoder of the modality that is ahead, and make up for it with noise.
+
+Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR
+2022, arXiv 2203.15332.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mmlab import gradients
+from mmlab.balancers.base import Balancer, Step
+from mmlab.balancers.shapes import check_shapes
+
+
+def discrepancy_ratios(scores: Tensor) -> Tensor:
+    """How far each modality is ahead: its score over the mean score of the others.
+
+    For two modalities ρ_m = s_m / s_other. Equal scores give exactly 1, whatever M, because k jumps
+    there; 0/0 counts as 1, and a positive score over 0 is infinite.
+
+    Args:
+        scores: s, the summed probability of the true class from modality m's share of the joint
+            logits, (…, M) with M ≥ 2, ≥ 0, no unit.
+
+    Returns:
+        ρ, (…, M), ≥ 0, no unit.
+
+    Raises:
+        ValueError: there is no axis of at least two modalities.
+
+    Source: the paper, for M = 2; the mean of the others is its released code's way with more.
+    """
+    check_shapes(scores=(scores, "M"))
+    modalities = scores.shape[-1]
+    if modalities < 2:
+        raise ValueError(f"scores has shape {tuple(scores.shape)}; allowed is (…, M) with M ≥ 2.")
+    # The reciprocal, mean_j s_j / s_m, neither cancels nor rounds for equal scores, as
+    # (Σ_j s_j − s_m) / (M − 1) does.
+    others, own = scores[..., None, :], scores[..., :, None]
+    pairs = torch.where(others == own, 1, others / own)
+    itself = torch.eye(modalities, dtype=torch.bool, device=scores.device)
+    return (modalities - 1) / pairs.masked_fill(itself, 0).sum(-1)
+
+
+def modulation_coefficients(
+    ratios: Tensor, alpha: float | Tensor, *, continuous: bool = False
+) -> Tensor:
+    """The factor k of each encoder's gradient: k = 1 − tanh(αρ) where ρ > 1, else 1.
+
+    k jumps at ρ = 1, from 1 to 1 − tanh α. ``continuous`` takes 1 − tanh(α(ρ − 1)) instead, which
+    does not. However large αρ, k stays above 0: a frozen encoder would never be released.
+
+    Args:
+        ratios: ρ, (…, M), ≥ 0; infinity is allowed.
+        alpha: α ≥ 0, the strength, no unit; a number, or a tensor that broadcasts against (…, M).
+        continuous: whether k falls from 1 without a jump.
+
+    Returns:
+        k, (…, M), in (0, 1], no unit.
+
+    Raises:
+        ValueError: ``ratios`` has no axis of modalities, or ``alpha`` is a negative number.
+
+    Source: the paper; ``continuous`` is a variant seen in public code of 2022.
+    """
+    check_shapes(ratios=(ratios, "M"))
+    if not isinstance(alpha, Tensor) and alpha < 0:
+        raise ValueError(f"alpha is {alpha!r}; allowed is a number ≥ 0.")
+    finite = torch.finfo(ratios.dtype)
+    lead = ratios.clamp(max=finite.max)  # 0 · ∞ would be NaN
+    x = alpha * (lead - 1 if continuous else lead)
+    # 1 − tanh x, written so that it does not cancel to 0 for large x
+    damped = (2 / ((2 * x).exp() + 1)).clamp(min=finite.tiny)
+    return torch.where(ratios <= 1, 1, damped)
+
+
+class OGM(Balancer):
+    """On-the-fly gradient modulation, with generalisation enhancement (OGM-GE) by default.
+
+    After the backward pass of the joint loss, each encoder's gradient is multiplied by its
+    coefficient k, then gets normal noise whose standard deviation is that of the entries of the
+    unmodulated gradient tensor (the released code's; the paper asks for the covariance of the
+    mini-batch gradient). The shares of the joint logits come from `Output.contributions`, so any
+    fusion will do.
+
+    Args:
+        alpha: strength of the modulation; the released code takes 0.8 on CREMA-D, 0.1 on VGGSound.
+        enhance: add the noise (GE), to every encoder, the undamped one too.
+        scope: "encoder" modulates all its parameters, as the paper says; "conv" only the 4-D
+            tensors, as the released code does, and so not at all an MLP's.
+        window: first and last epoch of modulation, counted from 0, both included.
+        continuous: see `modulation_coefficients`.
+
+    Raises:
+        ValueError: an argument out of range; in `step`: real-valued targets, because the score is
+            the probability of a class.
+
+    Source: the paper's algorithm 1 and its released code.
+
+    >>> from mmlab import OGM, MultimodalNet, fit, load
+    >>> data = load("av-digits", seed=0)
+    >>> balancer = OGM(alpha=0.8)
+    >>> net = MultimodalNet.build(data, **balancer.network, seed=0)
+    >>> run = fit(net, data, balancer, epochs=1)
+    >>> k = run.history.query("metric == 'coefficient'").set_index("output").value
+    >>> bool(k.between(0, 1).all()), sorted(k.index)
+    (True, ['audio', 'image'])
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.8,
+        enhance: bool = True,
+        scope: str = "encoder",
+        window: tuple[int, int] = (0, 50),
+        continuous: bool = False,
+    ) -> None:
+        if not alpha >= 0:
+            raise ValueError(f"alpha is {alpha!r}; allowed is a number ≥ 0")
+        if scope not in ("encoder", "conv"):
+            raise ValueError(f"scope is {scope!r}; allowed are 'encoder' and 'conv'")
+        self.alpha, self.enhance, self.scope = alpha, enhance, scope
+        self.window, self.continuous = window, continuous
+
+    def step(self, s: Step) -> Iterator[None]:
+        s.backward(s.losses["joint"])
+        first, last = self.window
+        if first <= s.epoch <= last:
+            ratios = discrepancy_ratios(self.scores(s))
+            coefficients = modulation_coefficients(ratios, self.alpha, continuous=self.continuous)
+            for m, k in zip(s.modalities, coefficients, strict=True):
+                self._modulate(s, m, k)
+            s.log(
+                ratio=dict(zip(s.modalities, ratios, strict=True)),
+                coefficient=dict(zip(s.modalities, coefficients, strict=True)),
+            )
+        yield
+
+    @torch.no_grad()
+    def scores(self, s: Step) -> Tensor:
+        """Mean probability of the true class from each modality's share, (M,).
+
+        The mean is over the samples that have the modality; where all have all, ratios of means
+        are the paper's ratios of sums.
+        """
+        target = s.batch.target
+        if target.is_floating_point():
+            raise ValueError(
+                f"OGM needs class labels, and the targets are {target.dtype}: its score is the "
+                "probability of the true class. For regression use ATF, MMPareto or "
+                "GradientBlending"
+            )
+        parts = s.out.contributions
+        shares = torch.stack([parts[m] for m in s.modalities])
+        index = target.expand(len(shares), -1)[..., None]
+        right = shares.softmax(-1).gather(-1, index)[..., 0]
+        if s.batch.present is None:
+            return right.mean(-1)
+        present = torch.stack([s.batch.present[m] for m in s.modalities])
+        return (right * present).sum(-1) / present.sum(-1).clamp(min=1)
+
+    def _modulate(self, s: Step, m: str, k: Tensor) -> None:
+        grads = s.gradient(m)
+        chosen = [self.scope == "encoder" or g.ndim == 4 for g in grads]
+        std = gradients.entry_std(grads) if self.enhance else ()
+        s.scale_grad(m, [k if c else torch.ones_like(k) for c in chosen])
+        if self.enhance:
+            s.add_noise(
+                m, [d if c else torch.zeros_like(d) for c, d in zip(chosen, std, strict=True)]
+            )

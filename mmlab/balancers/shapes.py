@@ -1,0 +1,40 @@
+"""The shape check of the pure functions; it reads no values, so no device is waited for."""
+
+import torch
+from torch import Tensor
+
+
+def check_shapes(**tensors: tuple[Tensor, str]) -> None:
+    """Check the trailing axes of tensors, a letter an axis, and that their leading axes broadcast.
+
+    ``check_shapes(gain=(gain, "K"), second_moment=(second_moment, "KK"))`` passes for the shapes
+    (…, K) and (…, K, K) with one K ≥ 1 for both.
+
+    Raises:
+        ValueError: an axis is missing or empty, two axes of one letter differ in length, or the
+            leading axes do not broadcast.
+    """
+    sizes: dict[str, int] = {}
+    leading = []
+    fits = True
+    for tensor, axes in tensors.values():
+        split = tensor.ndim - len(axes)
+        fits = fits and split >= 0
+        leading.append(tensor.shape[: max(split, 0)])
+        for axis, size in zip(axes, tensor.shape[max(split, 0) :], strict=False):
+            fits = fits and size > 0 and sizes.setdefault(axis, size) == size
+    if not (fits and _broadcast(leading)):
+        given = ", ".join(f"{name} {tuple(tensor.shape)}" for name, (tensor, _) in tensors.items())
+        allowed = ", ".join(f"{name} (…, {', '.join(axes)})" for name, (_, axes) in tensors.items())
+        raise ValueError(
+            f"The shapes are {given}. Allowed are {allowed}: an axis of one name has one length "
+            "≥ 1 in all of them, and the leading axes … broadcast."
+        )
+
+
+def _broadcast(shapes: list[torch.Size]) -> bool:
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        return False
+    return True
