@@ -101,9 +101,7 @@ class MultimodalData:
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):
-            raise ValueError(
-                f"task is {self.task!r}; it must be 'classification' or 'regression'"
-            )
+            raise ValueError(f"task is {self.task!r}; it must be 'classification' or 'regression'")
         self._check_modalities()
         if self.task == "classification":
             self._check_labels()
