@@ -1,0 +1,244 @@
+"""One house style, one function a figure. Every figure has alt text and says what its bars are.
+
+A name (a modality, or "joint") keeps one colour *and* one line style and marker in all figures, so
+that colour-blind readers and grey prints lose nothing. The colours are those of Okabe and Ito 2008.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from mmlab.experiments import interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIGURES = Path(__file__).resolve().parents[1] / "figures"
+SIZE = (8.0, 3.4)
+"""Width and height of every figure, in inches; panels share it."""
+
+
+class Look(NamedTuple):
+    """How one name is drawn; `**look._asdict()` goes to any matplotlib line."""
+
+    color: str
+    linestyle: str | tuple
+    marker: str
+
+
+LOOKS: Mapping[str, Look] = {
+    "joint": Look("#000000", "-", "o"),
+    "audio": Look("#0072B2", "--", "s"),
+    "image": Look("#D55E00", "-.", "^"),
+    "text": Look("#009E73", ":", "D"),
+}
+"""The looks that never change, whatever else a figure shows."""
+
+_SPARE = [
+    Look(color, linestyle, marker)
+    for linestyle, marker in (((0, (5, 1)), "v"), ((0, (3, 1, 1, 1)), "P"), ((0, (1, 1)), "X"))
+    for color in ("#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
+]
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """A look for each name, no two alike.
+
+    Names in `LOOKS` keep theirs. Any other takes the spare look at the place that its spelling
+    gives; where that one is taken in this figure, the next free one.
+    Raises ValueError for more unknown names than there are spare looks.
+    """
+    names = list(dict.fromkeys(names))
+    unknown = sorted(name for name in names if name not in LOOKS)
+    if len(unknown) > len(_SPARE):
+        raise ValueError(
+            f"{len(unknown)} names need a look of their own, {len(_SPARE)} are free; "
+            "split the figure into panels"
+        )
+    found: dict[str, Look] = {}
+    for name in unknown:
+        place = zlib.crc32(name.encode()) % len(_SPARE)
+        free = [look for look in _SPARE[place:] + _SPARE[:place] if look not in found.values()]
+        found[name] = free[0]
+    return {name: LOOKS.get(name) or found[name] for name in names}
+
+
+def style() -> None:
+    """Set the house style for all figures of this process. Call it once, at the top."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": SIZE,
+            "figure.dpi": 100,
+            "savefig.dpi": 160,
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#DDDDDD",
+            "grid.linewidth": 0.6,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5,
+            "legend.frameon": False,
+            "svg.hashsalt": "mmlab",  # the same figure gives the same file
+        }
+    )
+
+
+def canvas(panels: int = 1, **options) -> tuple[Figure, list[Axes]]:
+    """A figure of the one size with `panels` axes side by side; options: of plt.subplots."""
+    figure, axes = plt.subplots(1, panels, figsize=SIZE, squeeze=False, **options)
+    return figure, list(axes[0])
+
+
+def comparison(
+    table: pd.DataFrame, *, column: str = "accuracy", label: str | None = None, ax: Axes
+) -> None:
+    """One row a method: every run as a pale mark, the mean with its 95 % interval on top.
+
+    table: of `compare`, with columns method, seed and `column`. Values are shares of 1, shown in %.
+    Methods stand in the table's order, from the top.
+    """
+    _rows({name: group[column] for name, group in table.groupby("method", sort=False)}, ax)
+    ax.set_xlabel(label or f"{column}, %")
+
+
+def differences(
+    table: pd.DataFrame,
+    *,
+    baseline: str = "joint",
+    column: str = "accuracy",
+    label: str | None = None,
+    ax: Axes,
+) -> None:
+    """One row a method: its paired differences to `baseline`, seed by seed, as `comparison`.
+
+    A line stands at 0: an interval that leaves it out is a difference the seeds do not explain.
+    """
+    wide = table.pivot(index="seed", columns="method", values=column)
+    names = [name for name in table["method"].unique() if name != baseline]
+    _rows({name: wide[name] - wide[baseline] for name in names}, ax)
+    ax.axvline(0, color="#555555", linewidth=1)
+    ax.set_xlabel(label or f"{column} minus {baseline}, points")
+
+
+def _rows(values: Mapping[str, pd.Series], ax: Axes) -> None:
+    of = looks(values)
+    for row, (name, runs) in enumerate(values.items()):
+        mean, low, high = interval(runs)
+        color, _, marker = of[name]
+        ax.plot(runs, [row] * len(runs), marker, color=color, alpha=0.3, markersize=4)
+        ax.errorbar(
+            mean,
+            row,
+            xerr=[[mean - low], [high - mean]],
+            color=color,
+            marker=marker,
+            markersize=8,
+            capsize=4,
+        )
+    ax.set_yticks(range(len(values)), list(values))
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+
+
+def curves(
+    table: pd.DataFrame,
+    *,
+    x: str = "epoch",
+    y: str = "value",
+    by: str = "output",
+    percent: bool = False,
+    ax: Axes,
+) -> None:
+    """One line a name in column `by`: the mean over seeds, and its 95 % interval as a band.
+
+    table: tidy, one row a run (column "seed") and a value of `x`. A single seed gets no band.
+    percent: `y` is a share of 1, shown in %.
+    """
+    of = looks(table[by].unique())
+    for name, group in table.groupby(by, sort=False):
+        runs = group.pivot(index="seed", columns=x, values=y)
+        ax.plot(runs.columns, runs.mean(), label=name, markevery=0.2, **of[name]._asdict())
+        if len(runs) > 1:
+            _, low, high = zip(*(interval(runs[place]) for place in runs), strict=True)
+            ax.fill_between(runs.columns, low, high, color=of[name].color, alpha=0.15, linewidth=0)
+    ax.set_xlabel(x)
+    if percent:
+        ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+
+
+def show(figure: Figure, name: str, alt: str) -> None:
+    """Save `figure` as figures/<name>.png and .svg, and display it with its alt text.
+
+    alt: what a reader who does not see the figure must know: what is drawn, and what it shows.
+    Raises ValueError for an empty alt text or a name that is no plain file name, and OSError that
+    names the file where it cannot be written.
+    """
+    from IPython.display import display
+
+    if not alt.strip():
+        raise ValueError(
+            f"figure {name!r} has no alt text; say in a sentence or two what it draws and shows"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ValueError(
+            f"figure name {name!r} is not allowed; use letters, digits, '-' and '_', "
+            "without folder or suffix, such as '01-curves'"
+        )
+    png = _rendered(figure, "png", {"Software": None})
+    _write(FIGURES / f"{name}.png", png)
+    _write(FIGURES / f"{name}.svg", _rendered(figure, "svg", {"Date": None}))
+    plt.close(figure)
+    display(_output(png, alt), metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def _output(png: bytes, alt: str) -> dict[str, str]:
+    """The figure for a page (HTML: nbconvert drops the alt text of a bare PNG), and as PNG."""
+    data = base64.b64encode(png).decode("ascii")
+    source = f"data:image/png;base64,{data}"
+    page = f'<img src="{source}" alt="{html.escape(alt)}" style="width: 100%; max-width: 900px">'
+    return {"text/html": page, "image/png": data, "text/plain": alt}
+
+
+def _rendered(figure: Figure, kind: str, metadata: Mapping[str, str | None]) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write the whole file or nothing: a temporary name first, then one rename."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise OSError(
+            f"could not write the figure {path}: {error}; free some space, or give yourself "
+            f"write permission on {path.parent}"
+        ) from error

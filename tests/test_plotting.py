@@ -1,0 +1,193 @@
+"""The house style: fixed, distinct looks; intervals in place; whole files with alt text."""
+
+import base64
+import html
+import os
+import subprocess
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from nbconvert import HTMLExporter
+from nbformat import v4
+
+from mmlab import plotting
+from mmlab.experiments import interval
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    accuracy = {"joint": [0.80, 0.84, 0.82], "image": [0.95, 0.96, 0.97]}
+    return pd.DataFrame(
+        [(m, seed, a) for m, runs in accuracy.items() for seed, a in enumerate(runs)],
+        columns=["method", "seed", "accuracy"],
+    )
+
+
+@pytest.fixture
+def shown(monkeypatch, tmp_path) -> list:
+    """What `show` displays, with its files sent to a temporary folder."""
+    displayed = []
+    monkeypatch.setattr(plotting, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(
+        "IPython.display.display", lambda *a, **options: displayed.append((*a, options))
+    )
+    return displayed
+
+
+@pytest.fixture
+def axes():
+    _, (ax,) = plotting.canvas()
+    yield ax
+    plt.close("all")
+
+
+def test_importing_mmlab_does_not_import_matplotlib():
+    code = "import sys, mmlab; assert not {'matplotlib', 'seaborn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_known_name_keeps_its_look_whatever_else_is_drawn():
+    alone = plotting.looks(["image"])["image"]
+    beside = plotting.looks(["zeta", "joint", "image", "alpha"])["image"]
+    assert alone == beside == plotting.LOOKS["image"]
+
+
+def test_an_unknown_name_keeps_its_look_in_any_order():
+    assert plotting.looks(["smell", "joint"])["smell"] == plotting.looks(["smell"])["smell"]
+    assert plotting.looks(["smell", "touch"]) == plotting.looks(["touch", "smell"])
+
+
+def test_known_looks_differ_in_colour_and_in_line_and_in_marker():
+    for part in range(3):
+        assert len({look[part] for look in plotting.LOOKS.values()}) == len(plotting.LOOKS)
+
+
+def test_looks_never_collide():
+    names = [*plotting.LOOKS, *(f"method {i}" for i in range(12))]
+    assert len(set(plotting.looks(names).values())) == len(names)
+
+
+def test_too_many_names_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"13 names .* panels"):
+        plotting.looks(f"method {i}" for i in range(13))
+
+
+def _bars(ax):
+    """Ends of the horizontal error bars, by row from the top."""
+    return [container.lines[2][0].get_segments()[0][:, 0] for container in ax.containers]
+
+
+def test_comparison_draws_each_interval_at_its_row(table, axes):
+    plotting.comparison(table, ax=axes)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["joint", "image"]
+    for bar, name in zip(_bars(axes), ["joint", "image"], strict=True):
+        _, low, high = interval(table[table.method == name].accuracy)
+        np.testing.assert_allclose(bar, [low, high])
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first method on top
+
+
+def test_comparison_shows_every_run(table, axes):
+    plotting.comparison(table, ax=axes)
+    drawn = np.concatenate([line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 3])
+    np.testing.assert_allclose(np.sort(drawn), np.sort(table.accuracy))
+
+
+def test_differences_are_paired_by_seed(table, axes):
+    shuffled = table.sample(frac=1, random_state=0).sort_values("method", ascending=False)
+    plotting.differences(shuffled, ax=axes)
+    paired = np.array([0.95, 0.96, 0.97]) - np.array([0.80, 0.84, 0.82])
+    np.testing.assert_allclose(_bars(axes), [interval(paired)[1:]])
+
+
+def test_one_run_has_no_interval(table, axes):
+    with pytest.raises(ValueError, match="at least 2 runs"):
+        plotting.comparison(table[table.seed == 0], ax=axes)
+
+
+def test_curves_draw_the_mean_and_the_band(axes):
+    history = pd.DataFrame(
+        [(s, e, "audio", s + e) for s in (0, 1, 2) for e in (1, 2)],
+        columns=["seed", "epoch", "output", "value"],
+    )
+    plotting.curves(history, ax=axes)
+    (line,) = axes.lines
+    np.testing.assert_allclose(line.get_ydata(), [2, 3])
+    assert line.get_color() == plotting.LOOKS["audio"].color
+    edges = axes.collections[0].get_paths()[0].vertices[:, 1]
+    _, low, _ = interval([1, 2, 3])
+    _, _, high = interval([2, 3, 4])
+    np.testing.assert_allclose([edges.min(), edges.max()], [low, high])
+
+
+def test_curves_of_one_seed_have_no_band(axes):
+    history = pd.DataFrame({"seed": 0, "epoch": [1, 2], "output": "audio", "value": [1.0, 2.0]})
+    plotting.curves(history, ax=axes)
+    assert len(axes.lines) == 1
+    assert not axes.collections
+
+
+def test_show_writes_both_files_and_displays_the_alt_text(shown, tmp_path):
+    figure, _ = plotting.canvas()
+    plotting.show(figure, "01-test", "Two points.")
+    files = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert files == ["01-test.png", "01-test.svg"]
+    ((data, options),) = shown
+    assert base64.b64decode(data["image/png"]) == (tmp_path / "figures/01-test.png").read_bytes()
+    assert options["metadata"]["image/png"]["alt"] == "Two points."
+    assert not plt.get_fignums()  # the inline backend must not show it a second time
+
+
+def test_the_alt_text_reaches_the_page(shown):
+    plotting.show(plotting.canvas()[0], "01-test", 'Joint is "below" image.')
+    ((data, options),) = shown
+    output = v4.new_output("display_data", data=data, metadata=options["metadata"])
+    cell = v4.new_code_cell("plot()", outputs=[output])
+    page, _ = HTMLExporter().from_notebook_node(v4.new_notebook(cells=[cell]))
+    assert 'Joint is "below" image.' in html.unescape(page)
+    assert page.count("data:image/png") == 1
+
+
+def test_the_same_figure_gives_the_same_files(shown, tmp_path):
+    plotting.style()
+    content = []
+    for _ in range(2):
+        figure, (ax,) = plotting.canvas()
+        ax.plot([1, 2], [3, 1])
+        plotting.show(figure, "01-test", "A line.")
+        content.append([path.read_bytes() for path in sorted((tmp_path / "figures").iterdir())])
+    assert content[0] == content[1]
+
+
+@pytest.mark.parametrize("alt", ["", "  \n"])
+def test_a_figure_without_alt_text_is_refused(shown, tmp_path, alt):
+    with pytest.raises(ValueError, match=r"'01-test' has no alt text; say"):
+        plotting.show(plotting.canvas()[0], "01-test", alt)
+    assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "01-test.png", ".hidden"])
+def test_a_name_that_leaves_the_folder_is_refused(shown, name):
+    with pytest.raises(ValueError, match="not allowed; use letters"):
+        plotting.show(plotting.canvas()[0], name, "Nothing.")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_debris(shown, tmp_path, monkeypatch):
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    (folder / "01-test.png").write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=r"01-test\.png.*No space.*free some space"):
+        plotting.show(plotting.canvas()[0], "01-test", "Nothing.")
+    assert [path.name for path in folder.iterdir()] == ["01-test.png"]
+    assert (folder / "01-test.png").read_bytes() == b"old"
