@@ -1,0 +1,135 @@
+"""The collection's notebooks: which there are, and which parameters each takes."""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PROFILES = ("smoke", "teach", "full")
+
+
+class NotebookError(Exception):
+    """Something a caller asked for that cannot be done: says what, what is allowed, and the fix."""
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook of the collection, as its file says."""
+
+    path: Path
+    title: str
+    minutes: str | None
+    cells: int
+    defaults: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def number(self) -> int:
+        return int(self.name[:2])
+
+
+def read(path: Path) -> Notebook:
+    """Read a notebook's title, minutes and default parameters.
+
+    Raises:
+        NotebookError: if the file is no notebook or its parameters are not literals.
+    """
+    try:
+        node = nbformat.read(path, as_version=4)
+    except (OSError, ValueError) as error:
+        raise NotebookError(f"{path} is not a readable notebook: {error}") from error
+    opening = next((c.source for c in node.cells if c.cell_type == "markdown"), "")
+    heading = re.search(r"^#\s+(.+)$", opening, re.MULTILINE)
+    title = re.sub(r"^\d+\s*[·.:–—-]?\s*", "", heading[1]) if heading else path.stem[3:]
+    minutes = re.search(r"(\d+(?:\s*[–-]\s*\d+)?)\s*min", opening)
+    cells = [c for c in node.cells if "parameters" in c.metadata.get("tags", [])]
+    defaults = _literals(cells[0].source, path.name) if cells else {}
+    return Notebook(path, title, minutes[1] if minutes else None, len(node.cells), defaults)
+
+
+def _literals(source: str, name: str) -> dict[str, Any]:
+    """The ``name = literal`` lines of a parameters cell, as a dict."""
+    values = {}
+    for statement in ast.parse(source).body:
+        try:
+            (target,) = statement.targets
+            values[target.id] = ast.literal_eval(statement.value)
+        except (AttributeError, ValueError) as error:
+            text = ast.unparse(statement)
+            message = (
+                f"{name}: the parameters cell holds {text!r}; only `name = literal` may stand there"
+            )
+            raise NotebookError(message) from error
+    return values
+
+
+def collection(folder: Path = NOTEBOOKS) -> list[Notebook]:
+    """All notebooks of a folder (``NN-name.ipynb``), in order."""
+    return [read(path) for path in sorted(folder.glob("[0-9][0-9]-*.ipynb"))]
+
+
+def choose(numbers: Iterable[int | str], folder: Path = NOTEBOOKS) -> list[Notebook]:
+    """The notebooks with these numbers, in order; all of them if no number is given."""
+    notebooks = {f"{notebook.number:02d}": notebook for notebook in collection(folder)}
+    if not notebooks:
+        raise NotebookError(
+            f"no notebook (NN-name.ipynb) in {folder}; is this the project's checkout?"
+        )
+    wanted = {str(number).zfill(2) for number in numbers} or set(notebooks)
+    if unknown := sorted(wanted - set(notebooks)):
+        allowed = ", ".join(notebooks)
+        raise NotebookError(f"unknown notebook {', '.join(unknown)}; choose from {allowed}")
+    return [notebook for number, notebook in notebooks.items() if number in wanted]
+
+
+def check_parameters(notebook: Notebook, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Hold parameters against the notebook's own: names known, types those of the defaults.
+
+    An int passes for a float, a bool never for a number; a default of None takes anything.
+
+    Raises:
+        NotebookError: naming the parameter, what was allowed, and the notebook.
+    """
+    if unknown := sorted(set(given) - set(notebook.defaults)):
+        allowed = ", ".join(notebook.defaults) or "none"
+        raise NotebookError(
+            f"{notebook.name} has no parameter {', '.join(unknown)}; it has: {allowed}"
+        )
+    checked = {name: _cast(notebook, name, value) for name, value in given.items()}
+    if checked.get("profile", PROFILES[0]) not in PROFILES:
+        raise NotebookError(f"profile={checked['profile']!r}; choose from {', '.join(PROFILES)}")
+    return checked
+
+
+def _cast(notebook: Notebook, name: str, value: Any) -> Any:
+    """The value in the type of its default, or an error."""
+    default = notebook.defaults[name]
+    if default is None or type(value) is type(default):
+        return value
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    wanted = f"{type(default).__name__}, like its default {default!r}"
+    got = f"{name}={value!r} is {type(value).__name__}"
+    raise NotebookError(f"{notebook.name}: {got}; it must be {wanted}")
+
+
+def parse_assignment(text: str, notebooks: Sequence[Notebook]) -> tuple[str, Any]:
+    """Parse ``name=value`` from the command line: text if the default is text, else a literal."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise NotebookError(f"-p {text!r}: write it as name=value")
+    if any(isinstance(notebook.defaults.get(name), str) for notebook in notebooks):
+        return name, value
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a string, which the check of types then judges

@@ -1,0 +1,159 @@
+"""The child process that executes one notebook and tells its parent how it goes.
+
+A process of its own makes a deadline simple: the parent kills it, and with it the kernel. The job
+comes in as one line on stdin (a Python literal); what happens goes out as JSON lines on stdout:
+
+- ``{"event": "cell", "number": 3, "line": "loss.backward()"}`` as cell 3 starts, counted from 1,
+- ``{"event": "failed", "cause": …, "line": …, "detail": …}`` if a cell raised or the kernel died,
+- ``{"event": "done", "notebook": …}`` with the executed notebook if every cell ran.
+
+Only the parent writes files, so a worker that is killed leaves nothing behind.
+"""
+
+import ast
+import json
+import os
+import re
+import sys
+import threading
+from typing import Any, TextIO
+
+import nbformat
+import papermill
+import psutil
+from nbclient.exceptions import DeadKernelError
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+channel: TextIO
+
+
+def tell(event: str, **facts: Any) -> None:
+    """Send one JSON line to the parent."""
+    channel.write(json.dumps({"event": event, **facts}) + "\n")
+    channel.flush()
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all its descendants (a kernel lives in a session of its own)."""
+    try:
+        root = psutil.Process(pid)
+        family = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        return
+    for process in family:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=5)
+
+
+def first_line(source: str) -> str:
+    """The first line of a cell that is code, not blank and not a comment."""
+    lines = (line.strip() for line in source.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
+def line_of_error(source: str, execution_count: int | None, traceback: str) -> str:
+    """The line of a cell where its error arose, as ``line 3: x = 1 / 0``."""
+    found = re.search(rf"Cell In\[{execution_count}\], line (\d+)", traceback)
+    number = int(found[1]) if found else 1
+    lines = source.splitlines()
+    text = lines[number - 1].strip() if found and number <= len(lines) else first_line(source)
+    return f"line {number}: {text}"
+
+
+class ReportingEngine(NBClientEngine):
+    """Papermill's engine, which says as each cell starts."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> None:
+        start = nb_man.cell_start
+
+        def cell_start(cell: Any, cell_index: int, **more: Any) -> None:
+            earlier = nb_man.nb.cells[: cell_index + 1]
+            # papermill adds a cell; a reader counts the cells of the file
+            number = sum("injected-parameters" not in c.metadata.get("tags", []) for c in earlier)
+            line = first_line(cell.source) if cell.cell_type == "code" else ""
+            tell("cell", number=number, line=line)
+            start(cell=cell, cell_index=cell_index, **more)
+
+        nb_man.cell_start = cell_start
+        super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+
+def strip_machine_state(notebook: nbformat.NotebookNode) -> None:
+    """Drop what a page cannot show: widget state and views, and papermill's notes."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET_VIEW not in o.get("data", {})]
+
+
+def skipped_cell(notebook: nbformat.NotebookNode) -> bool:
+    """Whether a cell with code was never run, as after ``sys.exit()``, which raises no alarm."""
+    return any(
+        cell.cell_type == "code"
+        and cell.source.strip()
+        and cell.metadata.papermill.status != "completed"
+        for cell in notebook.cells
+    ) or any(
+        output.output_type == "error"
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
+
+
+def execute(job: dict[str, Any]) -> None:
+    """Execute the notebook of a job, and tell how it ended."""
+    try:
+        notebook = papermill.execute_notebook(
+            job["path"],
+            None,
+            parameters=job["parameters"],
+            engine_name="mmlab",
+            cwd=job["folder"],
+            progress_bar=False,
+        )
+    except PapermillExecutionError as error:
+        detail = ANSI.sub("", "\n".join(error.traceback))
+        line = line_of_error(error.source, error.exec_count, detail)
+        cause = f"{error.ename}: {ANSI.sub('', error.evalue)}"
+        tell("failed", cause=cause, line=line, detail=detail)
+    except DeadKernelError:
+        tell("failed", cause="the kernel died (killed, crashed, or out of memory)")
+    except Exception as error:
+        tell("failed", cause=f"{type(error).__name__}: {error}")
+    else:
+        if skipped_cell(notebook):
+            tell("failed", cause="the notebook ended early (SystemExit): cells below were not run")
+            return
+        strip_machine_state(notebook)
+        tell("done", notebook=nbformat.writes(notebook))
+
+
+def end_with_parent() -> None:
+    """Wait until the parent is gone (its end of our stdin closes), then take the kernel along."""
+    sys.stdin.read()
+    kill_family(os.getpid())
+
+
+def main() -> None:
+    """Read the job, keep stdout for the parent alone, execute."""
+    global channel
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a kernel prints past Jupyter goes to stderr, not between our lines
+    job = ast.literal_eval(sys.stdin.readline())
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    papermill_engines.register("mmlab", ReportingEngine)
+    execute(job)
+
+
+if __name__ == "__main__":
+    main()

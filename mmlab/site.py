@@ -1,0 +1,205 @@
+"""The executed notebooks as an HTML site that reads without a network.
+
+The pages are nbconvert's bare bodies in a frame of our own, so that no template of somebody else's
+can ask for a script, font or style elsewhere. Maths is set by the MathJax that the package
+jupyter_server_mathjax brings, copied beside the pages.
+"""
+
+import base64
+import html
+import json
+import os
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+
+from mmlab.files import write_atomically
+
+STYLE = """
+:root { --ink: #1d2733; --soft: #5b6875; --line: #dfe5ea; --tint: #f6f8fa; --accent: #0b5c8a; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fff; line-height: 1.6;
+  font-family: system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans CJK SC", sans-serif; }
+header, main, footer { max-width: 54rem; margin: 0 auto; padding: 0 1.2rem; }
+header { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; padding-top: 1rem;
+  padding-bottom: .8rem; border-bottom: 1px solid var(--line); }
+footer { margin: 3rem auto; padding-top: 1rem; color: var(--soft); font-size: .85rem;
+  border-top: 1px solid var(--line); }
+a { color: var(--accent); text-underline-offset: .15em; }
+a:focus-visible { outline: 3px solid #f0b429; outline-offset: 2px; }
+a.anchor-link { text-decoration: none; opacity: 0; margin-left: .3em; }
+:hover > a.anchor-link, a.anchor-link:focus { opacity: 1; }
+.skip { position: absolute; left: -99rem; } .skip:focus { left: 1rem; background: #fff; }
+h1, h2, h3, h4 { line-height: 1.25; margin: 2rem 0 .7rem; } h1 { font-size: 2rem; }
+h2 { border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
+img, svg, audio { max-width: 100%; height: auto; } audio { height: 2.5rem; }
+pre { overflow-x: auto; padding: .7rem .9rem; margin: .5rem 0; line-height: 1.45; font-size: .86rem;
+  border-radius: 6px; }
+code, pre { font-family: ui-monospace, "Cascadia Mono", Menlo, "DejaVu Sans Mono", monospace; }
+:not(pre) > code { background: var(--tint); padding: .1em .3em; border-radius: 4px;
+  font-size: .9em; }
+.input .highlight pre { background: var(--tint); border: 1px solid var(--line); }
+.output_area pre { border-left: 3px solid var(--line); border-radius: 0; padding: .1rem .9rem; }
+.output_stderr pre { border-color: #d9a441; } .output_error pre { border-color: #b3261e; }
+.prompt { display: none; }
+.output_html, .text_cell_render, .table { overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .93rem; }
+th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left;
+  vertical-align: top; }
+thead th { border-bottom: 2px solid var(--soft); }
+blockquote { margin: 1rem 0; padding: .1rem 1rem; border-left: 4px solid var(--accent);
+  background: var(--tint); }
+details { border: 1px solid var(--line); border-radius: 6px; padding: .5rem .9rem;
+  margin: .7rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+.ok { color: #17663a; } .failed { color: #a3221b; font-weight: 600; }
+@media print { header, .skip { display: none; } }
+"""
+
+MATHS = """<script type="text/x-mathjax-config">
+MathJax.Hub.Config({
+  tex2jax: {inlineMath: [['$', '$'], ['\\\\(', '\\\\)']], processEscapes: true,
+            processEnvironments: true},
+  TeX: {equationNumbers: {autoNumber: "AMS"}}, messageStyle: "none",
+  "HTML-CSS": {availableFonts: [], webFont: "STIX-Web", linebreaks: {automatic: true}}
+});
+</script>
+<script src="mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe" defer></script>
+"""
+
+
+def build(out: Path, folder: Path) -> Path:
+    """Build ``out/site`` from the records and executed notebooks in ``out/notebooks``.
+
+    Args:
+        out: the build folder.
+        folder: where the source notebooks lie, for the links to files beside them.
+
+    Returns:
+        The index page.
+
+    Raises:
+        UnwritableError: if a page cannot be written.
+    """
+    site = out / "site"
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("notebooks/*.json"))]
+    shutil.copytree(
+        str(files("jupyter_server_mathjax") / "static"), site / "mathjax", dirs_exist_ok=True
+    )
+    pages = [record["notebook"] for record in records if record["ok"]]
+    for record in records:
+        if record["ok"]:
+            body = _body(out / f"notebooks/{record['notebook']}.ipynb", folder, site, pages)
+            page = _frame(record["title"], body, _neighbours(record["notebook"], pages), maths=True)
+            write_atomically(site / f"{record['notebook']}.html", page)
+    write_atomically(site / "index.html", _frame("Notebooks", _index(records), ""))
+    return site / "index.html"
+
+
+def _body(path: Path, folder: Path, site: Path, pages: list[str]) -> str:
+    """An executed notebook as HTML without scripts, its links leading within the site."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            _describe_vector_image(output)
+    exporter = HTMLExporter(template_name="basic", embed_images=True)
+    markup, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(folder)}})
+    soup = BeautifulSoup(markup, "html.parser")
+    for tag in soup.select("script, link"):
+        tag.decompose()
+    for link in soup.select("a[href]"):
+        link["href"] = _redirect(link["href"], folder, site, pages)
+    return str(soup)
+
+
+def _describe_vector_image(output: dict[str, Any]) -> None:
+    """Turn an SVG with alt text into HTML: nbconvert hands alt text on for PNG only."""
+    data, facts = output.get("data", {}), output.get("metadata", {}).get("image/svg+xml", {})
+    if facts.get("alt") and "image/svg+xml" in data:
+        code = base64.b64encode(data.pop("image/svg+xml").encode()).decode()
+        alt = html.escape(facts["alt"])
+        data["text/html"] = f'<img src="data:image/svg+xml;base64,{code}" alt="{alt}">'
+
+
+def _redirect(href: str, folder: Path, site: Path, pages: list[str]) -> str:
+    """Where a link of a notebook leads on the site: to the page, else to the file itself."""
+    target, mark, anchor = href.partition("#")
+    file = folder / target
+    if not target or ":" in target or not file.exists():
+        return href
+    if file.suffix == ".ipynb" and file.stem in pages:
+        return f"{file.stem}.html{mark}{anchor}"
+    return Path(os.path.relpath(file.resolve(), site.resolve())).as_posix() + mark + anchor
+
+
+def _neighbours(name: str, pages: list[str]) -> str:
+    """Links to the page before and the page after."""
+    at = pages.index(name)
+    before, after = pages[max(at - 1, 0) : at], pages[at + 1 : at + 2]
+    links = [f'<a rel="prev" href="{page}.html">← {page[:2]}</a>' for page in before]
+    return " ".join(
+        links + [f'<a rel="next" href="{page}.html">{page[:2]} →</a>' for page in after]
+    )
+
+
+def _frame(title: str, body: str, links: str, *, maths: bool = False) -> str:
+    """A whole page around a body."""
+    code = HtmlFormatter(style="friendly").get_style_defs(".highlight") if maths else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)} · mmlab</title>
+<style>{code}{STYLE}</style>
+{MATHS if maths else ""}</head>
+<body>
+<a class="skip" href="#content">Skip to content</a>
+<header><nav aria-label="Notebooks"><a href="index.html">All notebooks</a> {links}</nav></header>
+<main id="content">
+{body}
+</main>
+<footer><nav aria-label="Neighbouring notebooks">{links}</nav>
+mmlab · balanced multimodal learning</footer>
+</body>
+</html>
+"""
+
+
+def _index(records: list[dict[str, Any]]) -> str:
+    """The table of notebooks: what each is, and how its run went."""
+    heads = ("No.", "Notebook", "Minutes", "Profile", "Ran in", "Device", "Versions", "Status")
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    rows = "\n".join(map(_row, records))
+    return f"""<h1>Balanced multimodal learning</h1>
+<p>Executed notebooks, in reading order. Minutes are what a reader should allow on a CPU.</p>
+<div class="table"><table><thead><tr>{head}</tr></thead><tbody>
+{rows}
+</tbody></table></div>"""
+
+
+def _row(record: dict[str, Any]) -> str:
+    """One notebook of the index."""
+    name, title = record["notebook"], html.escape(record["title"])
+    versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
+    status = f'<span class="ok">✓ ok</span><br><small>{record["finished"]}</small>'
+    if not record["ok"]:
+        where = f"cell {record['cell']}, {record['line']}: " if record["cell"] else ""
+        status = f'<span class="failed">✗ failed</span><br>{html.escape(where + record["cause"])}'
+    cells = [
+        f'<a href="{name}.html">{title}</a>' if record["ok"] else title,
+        record["minutes"] or "–",
+        html.escape(str(record["parameters"].get("profile", "–"))),
+        f"{record['seconds']:.0f} s",
+        html.escape(record["device"]),
+        f"<small>{html.escape(versions)}</small>",
+        status,
+    ]
+    data = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><th scope="row">{name[:2]}</th>{data}</tr>'
