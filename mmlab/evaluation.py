@@ -7,6 +7,7 @@ probe on the frozen encoder). Name the one you quote.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -48,13 +49,40 @@ def _to_model(model: MultimodalNet, batch: Batch) -> Batch:
     return batch.to(next(model.parameters()).device)
 
 
+def regression_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
+    """What sentiment regression is measured by, for scores in [-3, 3]; both tensors (B,) or (B, 1).
+
+    mae: mean absolute error. pearson: Pearson's r (NaN for a constant prediction).
+    accuracy 2: same side, negative or not. accuracy 7: same whole number after clipping to [-3, 3].
+    """
+    from scipy import stats
+
+    prediction, target = (x.detach().cpu().double().reshape(-1) for x in (prediction, target))
+    whole = [x.clamp(-3, 3).round() for x in (prediction, target)]
+    constant = prediction.std() == 0 or target.std() == 0
+    return {
+        "mae": (prediction - target).abs().mean().item(),
+        "pearson": math.nan if constant else float(stats.pearsonr(prediction, target).statistic),
+        "accuracy 2": ((prediction < 0) == (target < 0)).double().mean().item(),
+        "accuracy 7": (whole[0] == whole[1]).double().mean().item(),
+    }
+
+
+def test_scores(run: Run, split: str = "test") -> dict[str, float]:
+    """The balancer's own prediction: accuracy for labels, `regression_metrics` for real targets."""
+    if run.data.task == "classification":
+        return {"accuracy": test_accuracy(run, split)}
+    batch = run.data.splits[split]
+    return regression_metrics(run.predict(batch), batch.target)
+
+
 def test_accuracy(run: Run, split: str = "test") -> float:
     """Accuracy of the balancer's own prediction on a split."""
     batch = run.data.splits[split]
     return accuracy(run.predict(batch).cpu(), batch.target.cpu())
 
 
-test_accuracy.__test__ = False  # the name is no test for pytest
+test_accuracy.__test__ = test_scores.__test__ = False  # the names are no tests for pytest
 
 
 def joint_accuracy(model: MultimodalNet, batch: Batch) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmlab.balancers.base import Balancer
 from mmlab.datasets.base import MultimodalData
-from mmlab.evaluation import share_accuracy, test_accuracy
+from mmlab.evaluation import share_accuracy, test_scores
 from mmlab.models.network import MultimodalNet
 from mmlab.training import Run, fit
 
@@ -37,7 +37,8 @@ def compare(
 
     At one seed all methods start from the same encoders and see the batches in the same order.
     Columns: method, seed, accuracy (test, of the balancer's own prediction), "share m" (test
-    accuracy of modality m's part of the joint logits), and what `measure` returns.
+    accuracy of modality m's part of the joint logits), and what `measure` returns. For regression
+    the columns of `regression_metrics` stand in place of accuracy and shares.
     """
     import pandas as pd
 
@@ -48,9 +49,10 @@ def compare(
         of_seed = data(seed) if callable(data) else data
         for name, make in methods.items():
             run = train_once(make(), of_seed, seed=seed, epochs=epochs, build=build, **training)
-            shares = share_accuracy(run.model, of_seed.test)
-            row = {"method": name, "seed": seed, "accuracy": test_accuracy(run)}
-            row |= {f"share {m}": value for m, value in shares.items()}
+            row = {"method": name, "seed": seed} | test_scores(run)
+            if of_seed.task == "classification":
+                shares = share_accuracy(run.model, of_seed.test)
+                row |= {f"share {m}": value for m, value in shares.items()}
             rows.append(row | dict(measure(run) if measure else {}))
     return pd.DataFrame(rows)
 

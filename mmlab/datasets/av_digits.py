@@ -56,6 +56,7 @@ def load_av_digits(
     occlusion: Mapping[str, float] | None = None,
     keep: Mapping[str, float] | None = None,
     missing: float | Mapping[str, float] | None = None,
+    task: str = "classification",
 ) -> MultimodalData:
     """Audio (B, 13, 24): MFCCs over stretched time. Image (B, 8, 8). Target: the digit, 0 to 9.
 
@@ -68,6 +69,8 @@ def load_av_digits(
                hidden in one block; hidden values take the training mean.
     keep:      share of the *training* samples that have the modality.
     missing:   rate of missing modalities in all splits, one number or one a modality.
+    task:      "classification", or "regression" of the digit's value, scaled to -3 ... 3 as the
+               scores of sentiment sets are: (digit - 4.5) / 1.5.
 
     Noise comes first, then both are standardised with statistics of the training split (audio per
     coefficient, images as a whole), then occlusion, keep and missing hide.
@@ -90,8 +93,9 @@ def load_av_digits(
     audio = _occluded(audio, occlusion.get("audio", 0), seed, "audio", axes=1)
     image = _occluded(image, occlusion.get("image", 0), seed, "image", axes=2)
     digit = torch.from_numpy(arrays["digit"]).long()
+    target = digit if task == "classification" else (digit.float() - 4.5) / 1.5
     splits = {
-        name: Batch({"audio": audio[name], "image": image[name]}, digit[pair.clips])
+        name: Batch({"audio": audio[name], "image": image[name]}, target[pair.clips])
         for name, pair in rows.items()
     }
     splits["train"] = dials.keep(splits["train"], keep, seed)
@@ -99,7 +103,8 @@ def load_av_digits(
         splits[name] = dials.drop(batch, missing, derive(seed, "missing", name))
     return MultimodalData(
         **splits,
-        n_classes=10,
+        task=task,
+        n_classes=10 if task == "classification" else None,
         name="av-digits",
         units={
             "audio": "s.d. of each MFCC coefficient (13 coefficients x 24 frames)",
