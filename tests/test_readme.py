@@ -1,0 +1,36 @@
+"""What the README shows runs as it stands, and what it links to exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_python_block_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    exec(BLOCKS[number], names)
+    assert names["run"].epoch == 2
+    assert names["run"].history.value.notna().all()
+
+
+def test_library_block_prints_paired_differences(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(BLOCKS[0], {})
+    assert "difference" in capsys.readouterr().out
+
+
+def test_own_balancer_takes_8_to_15_lines() -> None:
+    body = BLOCKS[1].split("class ")[1].split("\n\n\n")[0]
+    assert 8 <= len(body.splitlines()) <= 15
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)", README)
+    local = [link for link in links if not link.startswith("http")]
+    assert local
+    missing = [link for link in local if not (ROOT / link).exists()]
+    assert missing == []
