@@ -100,16 +100,14 @@ def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
 
     Source: the paper; for two modalities and C classes no weight exceeds C/(C + 1).
     """
-    check_shapes(
-        logits=(logits, "MBC"), **({} if present is None else {"present": (present, "MB")})
-    )
-    if present is not None and present.dtype != torch.bool:
+    if present is None:
+        present = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
+    check_shapes(logits=(logits, "MBC"), present=(present, "MB"))
+    if present.dtype != torch.bool:
         raise ValueError(f"present has dtype {present.dtype}; allowed is torch.bool.")
     log_p = logits.log_softmax(-1)
     # 0 · −∞ would be NaN
     negative_entropy = (log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
-    if present is None:
-        return negative_entropy.softmax(-2)
     weights = torch.where(present, negative_entropy, -torch.inf).softmax(-2)
     return torch.where(present, weights, 0)
 

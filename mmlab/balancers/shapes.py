@@ -1,4 +1,4 @@
-"""The shape check of the pure functions; it reads no values, so no device is waited for."""
+"""The shape check of the balancers' pure functions. It reads no values: no device is waited for."""
 
 import torch
 from torch import Tensor
