@@ -5,22 +5,30 @@ from pathlib import Path
 
 import pytest
 
+from mmlab.training import Run
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_block_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_library_block_prints_paired_differences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert_trains(BLOCKS[0])
+    assert "difference" in capsys.readouterr().out
+
+
+def test_own_balancer_block_logs_its_shares() -> None:
+    run = assert_trains(BLOCKS[1])
+    shares = run.history.query("metric == 'share'").groupby("epoch").value.sum()
+    assert shares.tolist() == pytest.approx([2, 2])
+
+
+def assert_trains(block: str) -> Run:
     names: dict[str, object] = {}
-    exec(BLOCKS[number], names)
+    exec(block, names)
     assert names["run"].epoch == 2
     assert names["run"].history.value.notna().all()
-
-
-def test_library_block_prints_paired_differences(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(BLOCKS[0], {})
-    assert "difference" in capsys.readouterr().out
+    return names["run"]
 
 
 def test_own_balancer_takes_8_to_15_lines() -> None:
