@@ -8,6 +8,7 @@ jupyter_server_mathjax brings, copied beside the pages.
 import base64
 import html
 import json
+import mimetypes
 import os
 import shutil
 from importlib.resources import files
@@ -26,7 +27,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; line-height: 1.6;
   font-family: system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans CJK SC", sans-serif; }
-header, main, footer { max-width: 54rem; margin: 0 auto; padding: 0 1.2rem; }
+header, main, footer { max-width: 56rem; margin: 0 auto; padding: 0 1.2rem; }
 header { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; padding-top: 1rem;
   padding-bottom: .8rem; border-bottom: 1px solid var(--line); }
 footer { margin: 3rem auto; padding-top: 1rem; color: var(--soft); font-size: .85rem;
@@ -48,11 +49,12 @@ code, pre { font-family: ui-monospace, "Cascadia Mono", Menlo, "DejaVu Sans Mono
 .output_area pre { border-left: 3px solid var(--line); border-radius: 0; padding: .1rem .9rem; }
 .output_stderr pre { border-color: #d9a441; } .output_error pre { border-color: #b3261e; }
 .prompt { display: none; }
-.output_html, .text_cell_render, .table { overflow-x: auto; }
+.output_html, .text_cell_render, .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .93rem; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--soft); }
+small { display: block; line-height: 1.4; color: var(--soft); }
 blockquote { margin: 1rem 0; padding: .1rem 1rem; border-left: 4px solid var(--accent);
   background: var(--tint); }
 details { border: 1px solid var(--line); border-radius: 6px; padding: .5rem .9rem;
@@ -108,11 +110,13 @@ def _body(path: Path, folder: Path, site: Path, pages: list[str]) -> str:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             _describe_vector_image(output)
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
-    markup, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(folder)}})
+    exporter = HTMLExporter(template_name="basic")
+    markup, _ = exporter.from_notebook_node(notebook)
     soup = BeautifulSoup(markup, "html.parser")
     for tag in soup.select("script, link"):
         tag.decompose()
+    for image in soup.select("img[src]"):
+        image["src"] = _embed(image["src"], folder)
     for link in soup.select("a[href]"):
         link["href"] = _redirect(link["href"], folder, site, pages)
     return str(soup)
@@ -125,6 +129,16 @@ def _describe_vector_image(output: dict[str, Any]) -> None:
         code = base64.b64encode(data.pop("image/svg+xml").encode()).decode()
         alt = html.escape(facts["alt"])
         data["text/html"] = f'<img src="data:image/svg+xml;base64,{code}" alt="{alt}">'
+
+
+def _embed(src: str, folder: Path) -> str:
+    """An image that lies beside the notebook, as part of the page (nbconvert's own way to do
+    this takes folded ``<details>`` apart)."""
+    file = folder / src
+    if ":" in src or not file.is_file():
+        return src
+    kind, _ = mimetypes.guess_type(file.name)
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def _redirect(href: str, folder: Path, site: Path, pages: list[str]) -> str:
@@ -179,16 +193,21 @@ def _index(records: list[dict[str, Any]]) -> str:
     rows = "\n".join(map(_row, records))
     return f"""<h1>Balanced multimodal learning</h1>
 <p>Executed notebooks, in reading order. Minutes are what a reader should allow on a CPU.</p>
-<div class="table"><table><thead><tr>{head}</tr></thead><tbody>
+<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
 {rows}
 </tbody></table></div>"""
+
+
+def _minute(moment: str) -> str:
+    """An ISO time in UTC, to the minute."""
+    return moment[:16].replace("T", " ") + " UTC"
 
 
 def _row(record: dict[str, Any]) -> str:
     """One notebook of the index."""
     name, title = record["notebook"], html.escape(record["title"])
     versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
-    status = f'<span class="ok">✓ ok</span><br><small>{record["finished"]}</small>'
+    status = f'<span class="ok">✓ ok</span><small>{_minute(record["finished"])}</small>'
     if not record["ok"]:
         where = f"cell {record['cell']}, {record['line']}: " if record["cell"] else ""
         status = f'<span class="failed">✗ failed</span><br>{html.escape(where + record["cause"])}'

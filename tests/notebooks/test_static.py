@@ -1,0 +1,128 @@
+"""What a notebook's file must be before anyone runs it."""
+
+import re
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import pytest
+
+from mmlab.notebook_catalogue import NOTEBOOKS, PROFILES, read
+
+METHODS = range(2, 7)  # the numbers of the notebooks that each teach one method
+METHOD_TAGS = {"parameters", "derive", "implement", "verify", "experiment", "exercise"}
+CJK = re.compile(r"[\u4e00-\u9fff]")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)[^)]*\)")
+FETCH = re.compile(r"\b(requests|urllib|urlopen|urlretrieve|pooch|wget|curl)\b|https?://")
+
+
+@pytest.fixture
+def notebook(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def sources(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
+
+
+def tags(notebook: nbformat.NotebookNode) -> list[str]:
+    return [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
+
+
+def lines(source: str) -> int:
+    """Lines that are not blank."""
+    return sum(bool(line.strip()) for line in source.splitlines())
+
+
+def words(text: str) -> int:
+    """Words of prose, without code, formulas and markup; a Chinese character is not one."""
+    text = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$\n]+\$|<[^>]+>|\]\([^)]*\)", " ", text, flags=re.S)
+    return len(re.findall(r"[A-Za-z][A-Za-z’'-]*", text))
+
+
+def test_there_are_notebooks():
+    assert len(list(NOTEBOOKS.glob("*.ipynb"))) >= 2
+
+
+def test_names_are_numbered_in_a_row():
+    names = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+    assert all(re.fullmatch(r"\d\d-[a-z0-9-]+\.ipynb", name) for name in names)
+    assert [int(name[:2]) for name in names] == list(range(len(names)))
+
+
+def test_format_is_valid_with_cell_ids(notebook):
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+
+
+def test_committed_stripped(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_one_cell_of_literal_parameters(path, notebook):
+    assert tags(notebook).count("parameters") == 1
+    defaults = read(path).defaults  # raises on anything but literals
+    assert defaults["profile"] in PROFILES
+    assert type(defaults["seed"]) is int
+    assert defaults["device"] == "auto"
+
+
+def test_title_and_minutes_are_found(path):
+    notebook = read(path)
+    assert notebook.title and notebook.minutes
+
+
+def test_links_lead_somewhere(path, notebook):
+    targets = [link for text in sources(notebook, "markdown") for link in LINK.findall(text)]
+    for target in targets:
+        file = target.partition("#")[0]
+        if file and ":" not in file:
+            assert (path.parent / file).exists(), target
+
+
+def test_links_to_the_notebooks_before_and_after(path, notebook):
+    names = sorted(p.name for p in NOTEBOOKS.glob("*.ipynb"))
+    at = names.index(path.name)
+    targets = " ".join(LINK.findall("\n".join(sources(notebook, "markdown"))))
+    for neighbour in names[max(at - 1, 0) : at] + names[at + 1 : at + 2]:
+        assert neighbour in targets
+
+
+def test_a_heading_is_bilingual(notebook):
+    text = "\n".join(sources(notebook, "markdown"))
+    assert any(CJK.search(line) for line in text.splitlines() if line.startswith("#"))
+
+
+def test_code_cells_are_short(notebook):
+    lengths = [lines(source) for source in sources(notebook, "code")]
+    assert median(lengths) <= 12
+    assert max(lengths) <= 40
+
+
+def test_length_is_that_of_a_lesson(path, notebook):
+    if path.stem.startswith("00"):
+        pytest.skip("the opening notebook is shorter")
+    assert 50 <= len(notebook.cells) <= 90
+    assert 2500 <= sum(map(words, sources(notebook, "markdown"))) <= 4500
+    assert 250 <= sum(map(lines, sources(notebook, "code"))) <= 400
+
+
+def test_a_method_has_all_its_parts(path, notebook):
+    if int(path.stem[:2]) in METHODS:
+        assert METHOD_TAGS - set(tags(notebook)) == set()
+
+
+def test_code_fetches_nothing(notebook):
+    for source in sources(notebook, "code"):
+        assert not FETCH.search(source), source
+
+
+def test_no_notebook_imports_another(notebook):
+    code = "\n".join(sources(notebook, "code"))
+    assert not re.search(r"%run|nbimporter|import_ipynb|\.ipynb", code)

@@ -1,0 +1,286 @@
+"""The strict runner: what it refuses, how it reports each failure, and what it leaves behind."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat import v4
+
+from mmlab.files import UnwritableError
+from mmlab.notebook_catalogue import NotebookError, choose, parse_assignment, read
+from mmlab.notebooks import main, run
+
+PARAMETERS = 'profile = "smoke"\nseed = 0\nrate = 0.5\nflag = False\ndevice = "cpu"'
+SHARE_PID = "import os, pathlib\n_ = pathlib.Path('{}').write_text(str(os.getpid()))"
+SLEEP = "import time\ntime.sleep(300)"
+
+
+def write_notebook(folder: Path, name: str, *code: str, parameters: str = PARAMETERS) -> Path:
+    """A notebook of a title, a parameters cell, and these code cells (the first is cell 3)."""
+    cells = [v4.new_markdown_cell("# 00 · A title\n\nAbout 3 minutes on a CPU.")]
+    cells.append(v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    cells.extend(v4.new_code_cell(source) for source in code)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "build"
+
+
+def pretend_earlier_success(out: Path, name: str) -> list[Path]:
+    """Files as an earlier good run leaves them."""
+    old = [out / f"notebooks/{name}.ipynb", out / f"site/{name}.html", out / "site/index.html"]
+    for path in old:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("an old success")
+    return old
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    """Wait until something holds; fail if it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- what is refused at once
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ({"sed": 1}, "no parameter sed.*seed"),
+        ({"seed": 1.5}, "seed=1.5 is float.*int"),
+        ({"seed": True}, "seed=True is bool.*int"),
+        ({"seed": "one"}, "seed='one' is str.*int"),
+        ({"rate": False}, "rate=False is bool.*float"),
+        ({"flag": 1}, "flag=1 is int.*bool"),
+        ({"device": 0}, "device=0 is int.*str"),
+        ({"profile": "huge"}, "'huge'.*smoke, teach, full"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_runs(folder, out, parameters, complaint):
+    write_notebook(folder, "00-a", "1")
+    with pytest.raises(NotebookError, match=complaint):
+        run(parameters=parameters, folder=folder, out=out)
+    assert not out.exists()
+
+
+def test_a_parameter_must_be_known_to_every_chosen_notebook(folder, out):
+    write_notebook(folder, "00-a", "1")
+    write_notebook(folder, "01-b", "1", parameters='profile = "smoke"')
+    with pytest.raises(NotebookError, match="01-b has no parameter seed"):
+        run(parameters={"seed": 1}, folder=folder, out=out)
+
+
+def test_parameters_must_be_literals(folder):
+    path = write_notebook(folder, "00-a", parameters="import os\nseed = os.getpid()")
+    with pytest.raises(NotebookError, match=r"00-a.*import os.*name = literal"):
+        read(path)
+
+
+def test_unknown_notebook_names_those_there_are(folder, capsys):
+    write_notebook(folder, "00-a")
+    write_notebook(folder, "03-b")
+    assert main(["run", "07"], folder) == 2
+    assert "unknown notebook 07; choose from 00, 03" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_an_error(folder):
+    with pytest.raises(NotebookError, match="no notebook"):
+        choose([], folder)
+
+
+def test_numbers_in_any_spelling_come_in_order(folder):
+    for name in ("00-a", "01-b", "12-c"):
+        write_notebook(folder, name)
+    assert [n.name for n in choose(["12", 1], folder)] == ["01-b", "12-c"]
+    assert [n.number for n in choose([], folder)] == [0, 1, 12]
+
+
+def test_broken_file_is_named(folder):
+    folder.mkdir()
+    (folder / "00-a.ipynb").write_text("{")
+    with pytest.raises(NotebookError, match=r"00-a\.ipynb is not a readable notebook"):
+        choose([], folder)
+
+
+def test_command_line_values_follow_the_default(folder):
+    notebooks = [read(write_notebook(folder, "00-a"))]
+    assert parse_assignment("seed=3", notebooks) == ("seed", 3)
+    assert parse_assignment("device=3", notebooks) == ("device", "3")
+    assert parse_assignment("seed=three", notebooks) == ("seed", "three")
+    with pytest.raises(NotebookError, match="name=value"):
+        parse_assignment("seed", notebooks)
+
+
+def test_output_folder_that_cannot_be_written(folder, tmp_path):
+    write_notebook(folder, "00-a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnwritableError, match=r"cannot write .*file.*--out"):
+        run(folder=folder, out=tmp_path / "file" / "build")
+
+
+# ---------------------------------------------------------------- what goes well
+
+
+def test_a_good_run_leaves_result_record_and_page(folder, out, capsys):
+    widget = "import ipywidgets\nipywidgets.IntSlider()"
+    where = "import os\nprint(os.getcwd(), seed + 1, rate * 2, profile)"
+    write_notebook(folder, "00-a", where, widget)
+    argv = ["run", "0", "--profile", "full", "-p", "seed=41", "-p", "rate=2", "--no-open"]
+    assert main([*argv, "--out", str(out)], folder) == 0
+    assert "site/index.html" in capsys.readouterr().out
+    notebook = nbformat.read(out / "notebooks/00-a.ipynb", as_version=4)
+    texts = [o.get("text", "") for c in notebook.cells for o in c.get("outputs", [])]
+    assert f"{folder} 42 4.0 full\n" in texts
+    assert "widgets" not in notebook.metadata
+    assert "widget-view" not in (out / "notebooks/00-a.ipynb").read_text()
+    assert str(out) not in (out / "notebooks/00-a.ipynb").read_text()
+    record = json.loads((out / "notebooks/00-a.json").read_text())
+    assert record["ok"] and record["cells"] == 4 and record["device"] == "cpu"
+    assert record["parameters"]["seed"] == 41 and record["minutes"] == "3"
+    assert set(record["versions"]) == {"python", "mmlab", "torch", "numpy"}
+    assert (out / "site/00-a.html").exists()
+    left = {path.name for path in (out / "notebooks").iterdir()}
+    assert left == {"00-a.ipynb", "00-a.json"}
+
+
+def test_two_run_at_a_time_and_share_the_cores(folder, out, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    meet = """
+import os, pathlib, time
+pathlib.Path('{mine}').touch()
+while not pathlib.Path('{other}').exists():
+    time.sleep(0.05)
+assert os.environ["OMP_NUM_THREADS"] == "1"
+"""
+    a, b = tmp_path / "a", tmp_path / "b"
+    write_notebook(folder, "00-a", meet.format(mine=a, other=b))
+    write_notebook(folder, "01-b", meet.format(mine=b, other=a))
+    results = run(folder=folder, out=out, jobs=2, timeout=60)
+    assert [result.cause for result in results] == ["", ""]
+
+
+# ---------------------------------------------------------------- each way to fail
+
+
+def test_an_error_is_named_by_notebook_cell_line_and_cause(folder, out, capsys):
+    helper = "def divide(x):\n    return 1 / x"
+    write_notebook(folder, "00-a", helper, "ready = True\n\n# a remark\ndivide(0)", "after = 1")
+    write_notebook(folder, "01-b", "1")
+    old = pretend_earlier_success(out, "00-a")
+    assert main(["run", "--no-open", "--out", str(out)], folder) == 1
+    expected = "FAILED 00-a, cell 4, line 4: divide(0): ZeroDivisionError: division by zero"
+    printed = capsys.readouterr()
+    assert expected in printed.err
+    assert "return 1 / x" in printed.out  # the traceback
+    assert not old[0].exists() and not old[1].exists()
+    assert not json.loads((out / "notebooks/00-a.json").read_text())["ok"]
+    assert (out / "notebooks/01-b.ipynb").exists()  # the others run all the same
+    index = (out / "site/index.html").read_text()
+    assert "an old success" not in index and "ZeroDivisionError" in index
+
+
+@pytest.mark.parametrize("death", ["os._exit(0)", "os.kill(os.getpid(), 9)"])
+def test_kernel_death_is_a_failure(folder, out, death):
+    write_notebook(folder, "00-a", "import os", f"# the end\n{death}", "after = 1")
+    (result,) = run(folder=folder, out=out)
+    assert not result.ok
+    assert (result.cell, result.line) == (4, death)
+    assert "kernel died" in result.cause
+    assert not (out / "notebooks/00-a.ipynb").exists()
+
+
+def test_a_notebook_that_exits_early_has_not_succeeded(folder, out):
+    write_notebook(folder, "00-a", "import sys\nsys.exit(0)", "after = 1")
+    (result,) = run(folder=folder, out=out)
+    assert not result.ok and result.cell == 3
+    assert "SystemExit" in result.cause
+
+
+def test_deadline_within_a_cell_leaves_no_kernel(folder, out, tmp_path):
+    pid = tmp_path / "pid"
+    write_notebook(folder, "00-a", SHARE_PID.format(pid), SLEEP)
+    (result,) = run(folder=folder, out=out, timeout=10)
+    assert not result.ok
+    assert (result.cell, result.line) == (4, "import time")
+    assert "deadline of 10 s" in result.cause
+    assert not psutil.pid_exists(int(pid.read_text()))
+    assert not (out / "notebooks/00-a.ipynb").exists()
+
+
+def test_deadline_holds_for_the_whole_notebook(folder, out):
+    cells = ["import time\ntime.sleep(2)"] * 10  # no cell is slow, all together are
+    write_notebook(folder, "00-a", *cells)
+    (result,) = run(folder=folder, out=out, timeout=9)
+    assert not result.ok
+    assert result.cell is not None and 3 <= result.cell <= 12
+    assert "deadline" in result.cause
+
+
+def test_a_full_disk_leaves_nothing_half_written(folder, out, monkeypatch):
+    write_notebook(folder, "00-a", "1")
+    whole = Path.write_text
+
+    def half(path: Path, text: str, **kwargs) -> int:
+        if "00-a.ipynb" not in path.name:
+            return whole(path, text, **kwargs)
+        whole(path, text[: len(text) // 2], **kwargs)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    (result,) = run(folder=folder, out=out)
+    assert not result.ok
+    assert "No space left on device; the disk is full" in result.cause
+    assert list((out / "notebooks").iterdir()) == []
+
+
+# ---------------------------------------------------------------- a run that is killed
+
+
+def start_run(folder: Path, out: Path) -> subprocess.Popen:
+    """A run of all notebooks in a process of its own."""
+    code = f"""
+import sys
+from pathlib import Path
+from mmlab.notebooks import main
+sys.exit(main(["run", "--out", {str(out)!r}], Path({str(folder)!r})))
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_run_leaves_neither_kernel_nor_result(folder, out, tmp_path, how):
+    pid = tmp_path / "pid"
+    write_notebook(folder, "00-a", SHARE_PID.format(pid), SLEEP)
+    pretend_earlier_success(out, "00-a")
+    process = start_run(folder, out)
+    wait_for(lambda: pid.exists() and pid.read_text())
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == (130 if how == signal.SIGINT else -how)
+    assert ("interrupted" in errors) == (how == signal.SIGINT)
+    wait_for(lambda: not psutil.pid_exists(int(pid.read_text())))
+    assert list((out / "notebooks").iterdir()) == []
+    assert list((out / "site").iterdir()) == []
