@@ -138,8 +138,12 @@ class ATF(Balancer):
         self.factors = None
 
     def step(self, s: Step) -> Iterator[None]:
-        s.backward(s.losses["joint"], encoders=not self.decoupled)
-        s.backward(sum(s.losses[m] for m in s.modalities))
+        unimodal = sum(s.losses[m] for m in s.modalities)
+        if self.decoupled:
+            s.backward(unimodal)
+            s.backward(s.losses["joint"], encoders=False)
+        else:
+            s.backward(s.losses["joint"] + unimodal)
         before = self._stacked(s.losses, s)
         if self.factors is None:
             self.factors = torch.full_like(before, 1 / len(before))
