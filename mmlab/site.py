@@ -50,8 +50,8 @@ code, pre { font-family: ui-monospace, "Cascadia Mono", Menlo, "DejaVu Sans Mono
 .output_stderr pre { border-color: #d9a441; } .output_error pre { border-color: #b3261e; }
 .prompt { display: none; }
 .output_html, .text_cell_render, .wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .93rem; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left;
+table { border: 0; border-collapse: collapse; margin: 1rem 0; font-size: .93rem; }
+th, td { padding: .35rem .8rem; border: 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--soft); }
 small { display: block; line-height: 1.4; color: var(--soft); }
