@@ -95,8 +95,8 @@ def strip_machine_state(notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [o for o in cell.outputs if WIDGET_VIEW not in o.get("data", {})]
 
 
-def skipped_cell(notebook: nbformat.NotebookNode) -> bool:
-    """Whether a cell with code was never run, as after ``sys.exit()``, which raises no alarm."""
+def ended_early(notebook: nbformat.NotebookNode) -> bool:
+    """Whether code was left unrun or a cell erred: ``sys.exit()`` does so without an alarm."""
     return any(
         cell.cell_type == "code"
         and cell.source.strip()
@@ -131,7 +131,7 @@ def execute(job: dict[str, Any]) -> None:
     except Exception as error:
         tell("failed", cause=f"{type(error).__name__}: {error}")
     else:
-        if skipped_cell(notebook):
+        if ended_early(notebook):
             tell("failed", cause="the notebook ended early (SystemExit): cells below were not run")
             return
         strip_machine_state(notebook)

@@ -123,10 +123,8 @@ class Progress:
         for result, start in self.running.values():
             seconds = time.monotonic() - start
             place = f"cell {result.cell or 0}/{result.cells}"
-            number = result.notebook[:2]
-            print(
-                f"{number} {result.title}  {place}  {seconds:.0f} s", file=self.stream, flush=True
-            )
+            number, title = result.notebook[:2], result.title[:40]  # no line may wrap
+            print(f"{number} {title}  {place}  {seconds:.0f} s", file=self.stream, flush=True)
         self._drawn = len(self.running)
 
     def say(self, text: str) -> None:
