@@ -143,7 +143,8 @@ class OGM(Balancer):
         """Mean probability of the true class from each modality's share, (M,).
 
         The mean is over the samples that have the modality; where all have all, ratios of means
-        are the paper's ratios of sums.
+        are the paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor
+        behind: it scores the mean of the others.
         """
         target = s.batch.target
         if target.is_floating_point():
@@ -159,7 +160,9 @@ class OGM(Balancer):
         if s.batch.present is None:
             return right.mean(-1)
         present = torch.stack([s.batch.present[m] for m in s.modalities])
-        return (right * present).sum(-1) / present.sum(-1).clamp(min=1)
+        count = present.sum(-1)
+        score = (right * present).sum(-1) / count.clamp(min=1)
+        return torch.where(count > 0, score, score.sum() / (count > 0).sum())
 
     def _modulate(self, s: Step, m: str, k: Tensor) -> None:
         grads = s.gradient(m)
