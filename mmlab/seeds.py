@@ -1,6 +1,8 @@
 """One seed, many independent streams: weights, data order and noise never share a generator."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import torch
 
@@ -14,3 +16,18 @@ def derive(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator for the stream called `names`."""
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
+
+
+@contextlib.contextmanager
+def drawing(seed: int, *names: str | int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Let the global generators draw the stream called `names`, and put them back afterwards.
+
+    For what takes no generator of its own: the initial weights of torch's layers, and dropout.
+    """
+    on_cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(derive(seed, *names))  # torch's own seeds every device
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(derive(seed, *names))
+        yield

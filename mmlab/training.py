@@ -15,7 +15,7 @@ from mmlab.balancers.base import Balancer, Loss, Losses, Step, default_loss
 from mmlab.balancers.joint import Joint
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.network import MultimodalNet
-from mmlab.seeds import derive, generator
+from mmlab.seeds import drawing, generator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,9 +99,7 @@ class Run:
         train = self.data.train.to(self.device)
         order = generator(self.seed, "branch order", self.epoch)
         noise = generator(self.seed, "branch noise", self.epoch, device=self.device)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(derive(self.seed, "branch dropout", self.epoch))
+        with drawing(self.seed, "branch dropout", self.epoch, device=self.device):
             for _ in range(epochs):
                 _train_epoch(fork, train, order, noise)
         return model
@@ -130,7 +128,7 @@ def fit(
     balancer:  the method; Joint() by default.
     optimizer: a callable parameters -> torch.optim.Optimizer; default SGD(lr, momentum=0.9).
     device:    "auto" takes cuda, then mps, then cpu.
-    seed:      sets data order and noise, each its own stream. (Initial weights are set by
+    seed:      sets data order, noise and dropout, each its own stream. (Initial weights are set by
                `MultimodalNet.build(seed=...)`.)
     loss:      loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
     observers: called with the Run before the first epoch and after each.
@@ -150,14 +148,15 @@ def fit(
     train = data.train.to(device)
     order = generator(seed, "order")
     noise = generator(seed, "noise", device=device)
-    balancer.start(run)
-    for observer in observers:
-        observer(run)
-    while run.epoch < epochs:
-        balancer.epoch(run)
-        _train_epoch(run, train, order, noise)
+    with drawing(seed, "dropout", device=device):
+        balancer.start(run)
         for observer in observers:
             observer(run)
+        while run.epoch < epochs:
+            balancer.epoch(run)
+            _train_epoch(run, train, order, noise)
+            for observer in observers:
+                observer(run)
     return run
 
 
@@ -165,6 +164,7 @@ def _train_epoch(run: Run, train: Batch, order: torch.Generator, noise: torch.Ge
     steps = math.ceil(len(train) / run.batch_size)
     shuffled = train[torch.randperm(len(train), generator=order).to(run.device)]
     logged: list[dict] = []
+    run.optimizer.zero_grad(set_to_none=True)  # from here on, once after every update
     for i in range(steps):
         batch = shuffled[i * run.batch_size : (i + 1) * run.batch_size]
         progress = (run.epoch + i / steps) / run.epochs
@@ -178,7 +178,6 @@ def _train_epoch(run: Run, train: Batch, order: torch.Generator, noise: torch.Ge
 
 def _step(run: Run, s: Step) -> None:
     """One optimiser step at each yield of the balancer."""
-    run.optimizer.zero_grad(set_to_none=True)
     updates = run.balancer.step(s)
     yields = 0
     if not isinstance(updates, Iterator):

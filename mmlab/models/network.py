@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from mmlab.models.encoders import BUILDERS
 from mmlab.models.fusion import FUSIONS, Fusion, Late
-from mmlab.seeds import derive
+from mmlab.seeds import drawing
 
 
 class LazyLogits(Mapping[str, Tensor]):
@@ -169,6 +168,5 @@ def _check_choice(what: str, value: str, allowed) -> None:
 
 def _seeded(seed: int, *names: str, build) -> nn.Module:
     """What `build()` makes when the global generator starts from the stream `names`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "init", *names))
+    with drawing(seed, "init", *names):
         return build()
