@@ -127,6 +127,8 @@ def integrate_tasks(
         for loss in losses
     )
     kept = [p.grad for p in shared]
+    for parameter in shared:
+        parameter.grad = None  # else the engine adds the plain gradient to what was kept, in place
     sum(losses).backward()
     for parameter, before, d in zip(shared, kept, _whole(g, u, gamma, True), strict=True):
         parameter.grad = d if before is None else before + d

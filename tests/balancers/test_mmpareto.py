@@ -1,0 +1,341 @@
+"""MMPareto's whole step against scipy's min-norm point, and its cost in backward passes."""
+
+import numpy as np
+import pytest
+import torch
+from by_hand import (
+    ByHand,
+    assert_gradients,
+    batch,
+    data,
+    flat,
+    linear,
+    mlp,
+    network,
+    parameters,
+)
+from scipy.optimize import minimize_scalar
+from torch import nn
+from torch.nn import functional as F
+
+from mmlab import Joint, MMPareto, Step, Uniform, fit
+from mmlab.balancers.mmpareto import integrate_tasks
+
+
+def two_way(turn, modalities="av", encoder=linear, seed=0):
+    """A network in which encoder m meets a conflict (turn −1) or none (turn +1).
+
+    Own head and fusion read the features along the same or along opposite directions.
+    """
+    net = network(modalities, encoder=encoder, seed=seed)
+    blocks = net.fusion.linear.weight.chunk(len(modalities), dim=1)
+    with torch.no_grad():
+        for m, block in zip(modalities, blocks, strict=True):
+            net.heads[m].weight.copy_(turn.get(m, 1) * block)
+    return net
+
+
+def shortest(g, u):
+    """The min-norm point between g and u by numerical search."""
+    length = lambda w: np.linalg.norm(w * g + (1 - w) * u)  # noqa: E731
+    w = minimize_scalar(length, bounds=(0, 1), method="bounded", options={"xatol": 1e-12}).x
+    return w * g + (1 - w) * u
+
+
+def integrated(g, u, gamma, gamma_on_aligned=True):
+    if g @ u >= 0:
+        return (gamma if gamma_on_aligned else 1) * (g + u)
+    d = shortest(g, u)
+    return gamma * np.linalg.norm(g + u) / np.linalg.norm(d) * d
+
+
+def two_gradients(net, samples):
+    """{m: (g, u)} of each encoder as vectors."""
+    hand = ByHand(net, samples)
+    joint = hand.gradient("joint")
+    return {m: (flat(net, m, joint), flat(net, m, hand.gradient(m))) for m in net.modalities}
+
+
+def encoder_gradient(net, m):
+    return torch.cat([p.grad.reshape(-1) for p in net.encoders[m].parameters()]).numpy()
+
+
+def take_step(balancer, net, samples):
+    step = Step(net, samples)
+    next(balancer.step(step))
+    return step
+
+
+@pytest.mark.parametrize("gamma_on_aligned", [True, False])
+@pytest.mark.parametrize("gamma", [1.0, 1.5])
+@pytest.mark.parametrize("modalities", ["av", "avt"])
+def test_encoders_get_the_min_norm_direction_and_the_rest_the_plain_gradient(
+    modalities, gamma, gamma_on_aligned
+):
+    net, samples = two_way({"a": -1}, modalities), batch(modalities)
+    pairs = two_gradients(net, samples)
+    assert pairs["a"][0] @ pairs["a"][1] < 0 < pairs["v"][0] @ pairs["v"][1]
+    step = take_step(MMPareto(gamma=gamma, gamma_on_aligned=gamma_on_aligned), net, samples)
+    for m, (g, u) in pairs.items():
+        expected = integrated(g, u, gamma, gamma_on_aligned)
+        np.testing.assert_allclose(encoder_gradient(net, m), expected, rtol=1e-6, atol=1e-9)
+        cosine = g @ u / np.linalg.norm(g) / np.linalg.norm(u)
+        assert step.logged["cosine", m].item() == pytest.approx(cosine, rel=1e-9)
+    for encoder in net.encoders.parameters():
+        encoder.grad = None
+    plain = ByHand(net, samples).total(dict.fromkeys(["joint", *modalities], 1.0))
+    outside = [*net.fusion.parameters(), *net.heads.parameters()]
+    assert_gradients(net, {p: grad for p, grad in plain.items() if any(p is q for q in outside)})
+
+
+def test_in_a_conflict_the_uniform_sum_opposes_an_objective_and_the_step_does_not():
+    """The one test that fails where the special step does nothing."""
+    found = 0
+    for seed in range(40):
+        net, samples = two_way({"a": -1}, seed=seed), batch()
+        g, u = two_gradients(net, samples)["a"]
+        if min((g + u) @ g, (g + u) @ u) >= 0:
+            continue
+        found += 1
+        take_step(MMPareto(), net, samples)
+        d = encoder_gradient(net, "a")
+        assert d @ g > 0 and d @ u > 0
+        assert abs(d @ (g + u)) < 0.999 * np.linalg.norm(d) * np.linalg.norm(g + u)
+    assert found >= 3
+
+
+@pytest.mark.parametrize("turn", [-1, 1])
+def test_the_magnitude_is_gamma_times_the_uniform_sums(turn):
+    net, samples = two_way({"a": turn}), batch()
+    g, u = two_gradients(net, samples)["a"]
+    take_step(MMPareto(gamma=2.5), net, samples)
+    length = np.linalg.norm(encoder_gradient(net, "a"))
+    assert length == pytest.approx(2.5 * np.linalg.norm(g + u), rel=1e-9)
+
+
+def test_without_conflict_it_is_the_uniform_sum_at_gamma_times_the_encoder_rate():
+    samples = batch()
+    for balancer, control in (
+        (MMPareto(gamma=1.5), Uniform(encoder_scale=1.5)),
+        (MMPareto(gamma=1.5, gamma_on_aligned=False), Uniform()),
+    ):
+        net, other = two_way({}), two_way({})
+        take_step(balancer, net, samples)
+        take_step(control, other, samples)
+        expected = {
+            mine: theirs.grad
+            for mine, theirs in zip(net.parameters(), other.parameters(), strict=True)
+        }
+        assert_gradients(net, expected)
+
+
+def by_tensor(g, u, gamma, sizes):
+    """The released code's rule: the encoder's weights, a magnitude for each parameter tensor."""
+    d = shortest(g, u) if g @ u < 0 else g + u
+    edges = np.cumsum(sizes)[:-1]
+    parts = zip(np.split(d, edges), np.split(g + u, edges), strict=True)
+    return np.concatenate([gamma * np.linalg.norm(s) / np.linalg.norm(x) * x for x, s in parts])
+
+
+def sizes(net, m):
+    return [p.numel() for p in net.encoders[m].parameters()]
+
+
+@pytest.mark.parametrize("turn", [-1, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_rule_for_each_tensor_is_the_released_codes(turn, seed):
+    net, samples = two_way({"a": turn}, seed=seed), batch()
+    pairs = two_gradients(net, samples)
+    take_step(MMPareto(gamma=1.5, rescale="tensor"), net, samples)
+    for m, (g, u) in pairs.items():
+        expected = by_tensor(g, u, 1.5, sizes(net, m))
+        np.testing.assert_allclose(encoder_gradient(net, m), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_rule_for_each_tensor_leaves_aligned_sums_alone_without_gamma():
+    net, samples = two_way({}), batch()
+    take_step(MMPareto(rescale="tensor", gamma_on_aligned=False), net, samples)
+    assert_gradients(net, ByHand(net, samples).total({"joint": 1, "a": 1, "v": 1}))
+
+
+def test_a_magnitude_for_each_tensor_can_oppose_an_objective_one_for_the_encoder_cannot():
+    opposed = {"tensor": 0, "encoder": 0}
+    for seed in range(150):
+        net, samples = two_way({"a": -1, "v": -1}, seed=seed), batch(seed=seed)
+        pairs = two_gradients(net, samples)
+        for rescale in opposed:
+            net.zero_grad()
+            take_step(MMPareto(rescale=rescale), net, samples)
+            for m, (g, u) in pairs.items():
+                d = encoder_gradient(net, m)
+                least = min(d @ g / np.linalg.norm(g), d @ u / np.linalg.norm(u)) / np.linalg.norm(
+                    d
+                )
+                opposed[rescale] += bool(least < -1e-9)
+    assert opposed["encoder"] == 0
+    assert opposed["tensor"] > 0
+
+
+@pytest.mark.parametrize("rescale", ["encoder", "tensor"])
+def test_exactly_opposite_gradients_leave_the_encoder_where_it_is(rescale):
+    net = two_way({"a": -1})
+    with torch.no_grad():
+        for parameter in (*net.encoders.parameters(), net.fusion.linear.bias):
+            parameter.zero_()
+        for head in net.heads.values():
+            head.bias.zero_()
+    samples = batch()
+    g, u = two_gradients(net, samples)["a"]
+    assert np.linalg.norm(g) > 0.01
+    np.testing.assert_allclose(g, -u, atol=1e-15)
+    take_step(MMPareto(rescale=rescale), net, samples)
+    np.testing.assert_allclose(encoder_gradient(net, "a"), 0, atol=1e-14)
+    assert np.linalg.norm(encoder_gradient(net, "v")) > 0.01
+
+
+@pytest.mark.parametrize("rescale", ["encoder", "tensor"])
+def test_a_modality_that_a_whole_batch_lacks_has_no_say(rescale):
+    net, samples = two_way({}), batch(present={"a": [1] * 6, "v": [0] * 6})
+    take_step(MMPareto(rescale=rescale), net, samples)
+    pairs = two_gradients(net, samples)
+    np.testing.assert_allclose(encoder_gradient(net, "v"), 1.5 * pairs["v"][0], atol=1e-12)
+    assert np.isfinite(encoder_gradient(net, "a")).all()
+
+
+class Counted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, log):
+        ctx.log = log
+        log.append("forward")
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.log.append("backward")
+        return grad, None
+
+
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.log: list[str] = []
+
+    def forward(self, x):
+        return Counted.apply(x, self.log)
+
+
+@pytest.mark.parametrize("modalities", ["av", "avt"])
+def test_it_costs_one_forward_two_engine_runs_and_two_passes_through_each_encoder(
+    modalities, monkeypatch
+):
+    net = network(modalities, encoder=lambda s, w: nn.Sequential(nn.Linear(s, w), Counter()))
+    runs = []
+    for name in ("grad", "backward"):
+        engine = getattr(torch.autograd, name)
+
+        def counted(*args, engine=engine, **options):
+            runs.append(engine)
+            return engine(*args, **options)
+
+        monkeypatch.setattr(torch.autograd, name, counted)
+    take_step(MMPareto(), net, batch(modalities))
+    assert len(runs) == 2
+    for encoder in net.encoders.values():
+        assert encoder[1].log == ["forward", "backward", "backward"]
+
+
+@pytest.mark.parametrize("rescale", ["encoder", "tensor"])
+def test_training_follows_the_loop_by_hand(rescale):
+    tiny = data()
+    net, by_hand = two_way({"a": -1, "v": -1}), two_way({"a": -1, "v": -1})
+    fit(
+        net,
+        tiny,
+        MMPareto(rescale=rescale),
+        epochs=3,
+        batch_size=len(tiny.train),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+        device="cpu",
+    )
+    for _ in range(3):
+        grads = ByHand(by_hand, tiny.train).total({"joint": 1, "a": 1, "v": 1})
+        for m, (g, u) in two_gradients(by_hand, tiny.train).items():
+            shapes = sizes(by_hand, m)
+            d = integrated(g, u, 1.5) if rescale == "encoder" else by_tensor(g, u, 1.5, shapes)
+            parts = torch.from_numpy(d).split(shapes)
+            for p, part in zip(by_hand.encoders[m].parameters(), parts, strict=True):
+                grads[p] = part.view_as(p)
+        with torch.no_grad():
+            for parameter, grad in grads.items():
+                parameter -= 0.1 * grad
+    for name, value in parameters(net).items():
+        torch.testing.assert_close(value, parameters(by_hand)[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_frozen_encoder_parameter_is_left_out():
+    net, samples = network(encoder=mlp), batch()
+    net.encoders["a"][0].bias.requires_grad_(False)
+    take_step(MMPareto(), net, samples)
+    assert net.encoders["a"][0].bias.grad is None
+    assert net.encoders["a"][0].weight.grad.abs().sum() > 0
+
+
+def test_two_tasks_that_share_an_encoder_are_integrated_in_it_alone():
+    """A hard task (10 × noise) and an easy one on one encoder; heads get their plain gradients."""
+    torch.manual_seed(0)
+    body, easy, hard = (
+        nn.Linear(*shape, dtype=torch.float64) for shape in ((3, 4), (4, 2), (4, 1))
+    )
+    x = torch.randn(8, 3, dtype=torch.float64)
+    label, number = torch.arange(8) % 2, 10 * torch.randn(8, 1, dtype=torch.float64)
+    found = set()
+    for flip in (1, -1):
+        with torch.no_grad():
+            hard.weight.copy_(flip * hard.weight)
+        features = body(x)
+        losses = (F.cross_entropy(easy(features), label), F.l1_loss(hard(features), number))
+        shared = list(body.parameters())
+        g, u = (
+            torch.cat([t.reshape(-1) for t in torch.autograd.grad(loss, shared, retain_graph=True)])
+            for loss in losses
+        )
+        found.add(bool(g @ u < 0))
+        heads = [*easy.parameters(), *hard.parameters()]
+        plain = torch.autograd.grad(sum(losses), heads, retain_graph=True)
+        for parameter in (*shared, *heads):
+            parameter.grad = torch.ones_like(parameter)
+        integrate_tasks(losses, shared, gamma=1.5)
+        d = torch.cat([p.grad.reshape(-1) - 1 for p in shared]).numpy()
+        np.testing.assert_allclose(d, integrated(g.numpy(), u.numpy(), 1.5), rtol=1e-6, atol=1e-8)
+        for parameter, grad in zip(heads, plain, strict=True):
+            torch.testing.assert_close(parameter.grad, grad + 1)
+    assert found == {True, False}
+
+
+def test_two_tasks_fill_empty_gradients_too_and_three_are_refused():
+    body = nn.Linear(2, 1)
+    out = body(torch.ones(1, 2)).sum()
+    integrate_tasks((out, 2 * out), list(body.parameters()), gamma=1.0)
+    torch.testing.assert_close(body.weight.grad, torch.full((1, 2), 3.0))
+    with pytest.raises(ValueError, match="3 losses"):
+        integrate_tasks((out, out, out), list(body.parameters()))
+    with pytest.raises(ValueError, match="0 shared parameters"):
+        integrate_tasks((out, out), [])
+
+
+@pytest.mark.parametrize("options", [{"gamma": 0}, {"gamma": -1.5}, {"rescale": "layer"}])
+def test_arguments_out_of_range_are_refused(options):
+    value = next(iter(options.values()))
+    with pytest.raises(ValueError, match=str(value)):
+        MMPareto(**options)
+
+
+def test_it_differs_from_joint_training_and_from_the_uniform_sum():
+    net, samples = two_way({"a": -1, "v": -1}), batch()
+    grads = []
+    for balancer in (MMPareto(), Joint(), Uniform(), Uniform(encoder_scale=1.5)):
+        net.zero_grad()
+        take_step(balancer, net, samples)
+        grads.append(encoder_gradient(net, "a"))
+    for other in grads[1:]:
+        assert np.linalg.norm(grads[0] - other) > 0.1 * np.linalg.norm(grads[0])
