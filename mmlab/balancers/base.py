@@ -199,6 +199,8 @@ class Step:
     def add_noise(self, m: str, std: Sequence[Tensor | float]) -> None:
         """Add normal noise to the gradient of encoder `m`; std: one for each parameter tensor."""
         grads = self.gradient(m)
+        if not grads:
+            return  # a frozen encoder
         noise = gradients.noise_like(grads, std, self.noise)
         self.set_grad(m, list(torch._foreach_add(grads, noise)))
 
@@ -212,6 +214,8 @@ class Step:
         if self.optimizer is None:
             raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
         parameters = self.parameters(m)
+        if not parameters:
+            return  # a frozen encoder
         before = [p.detach().clone() for p in parameters]
 
         @torch.no_grad()

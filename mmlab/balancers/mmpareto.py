@@ -206,8 +206,9 @@ class MMPareto(Balancer):
         joint = s.encoder_grads(s.losses["joint"])
         unimodal = s.encoder_grads(sum(s.losses[m] for m in s.modalities))
         integrate = _whole if self.rescale == "encoder" else _by_tensor
-        for m in s.modalities:
+        learning = [m for m in s.modalities if joint[m]]  # a frozen encoder has no gradient
+        for m in learning:
             g, u = joint[m], unimodal[m]
             s.set_grad(m, integrate(g, u, self.gamma, self.gamma_on_aligned))
-        s.log(cosine={m: gradients.cosine(joint[m], unimodal[m]) for m in s.modalities})
+        s.log(cosine={m: gradients.cosine(joint[m], unimodal[m]) for m in learning})
         yield
