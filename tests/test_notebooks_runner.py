@@ -14,8 +14,9 @@ import pytest
 from nbformat import v4
 
 from mmlab.files import UnwritableError
-from mmlab.notebook_catalogue import NotebookError, choose, parse_assignment, read
-from mmlab.notebooks import main, run
+from mmlab.notebooks import run
+from mmlab.notebooks.__main__ import main
+from mmlab.notebooks.catalogue import NotebookError, choose, parse_assignment, read
 
 PARAMETERS = 'profile = "smoke"\nseed = 0\nrate = 0.5\nflag = False\ndevice = "cpu"'
 SHARE_PID = "import os, pathlib\n_ = pathlib.Path('{}').write_text(str(os.getpid()))"
@@ -263,7 +264,7 @@ def start_run(folder: Path, out: Path) -> subprocess.Popen:
     code = f"""
 import sys
 from pathlib import Path
-from mmlab.notebooks import main
+from mmlab.notebooks.__main__ import main
 sys.exit(main(["run", "--out", {str(out)!r}], Path({str(folder)!r})))
 """
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)

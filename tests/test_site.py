@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
-from mmlab.site import build
+from mmlab.notebooks.site import build
 
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 SVG = "<svg xmlns='http://www.w3.org/2000/svg'/>"

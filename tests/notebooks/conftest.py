@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlab.notebook_catalogue import NOTEBOOKS
+from mmlab.notebooks.catalogue import NOTEBOOKS
 
 BLOCK_NETWORK = '''
 """Python imports this as it starts: a kernel reaches its own machine and no other."""

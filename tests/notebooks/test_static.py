@@ -7,7 +7,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from mmlab.notebook_catalogue import NOTEBOOKS, PROFILES, read
+from mmlab.notebooks.catalogue import NOTEBOOKS, PROFILES, read
 
 METHODS = range(2, 7)  # the numbers of the notebooks that each teach one method
 METHOD_TAGS = {"parameters", "derive", "implement", "verify", "experiment", "exercise"}

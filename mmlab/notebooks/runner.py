@@ -1,16 +1,5 @@
-"""The strict notebook runner.
+"""Execute notebooks strictly, each in a worker process, and keep their results."""
 
-``python -m mmlab.notebooks run [NN…] --profile smoke -p name=value``
-
-What papermill lets pass is refused here: parameters are checked before anything runs, a notebook
-has one deadline as a whole, and success is told by the process that executed it, never by the file
-it left. Each failure is reported as notebook, cell number, source line, cause.
-
-``run`` leaves ``NN-name.ipynb`` (only if all went well) and ``NN-name.json`` (what happened, with
-which versions) in ``build/notebooks/`` and an HTML site in ``build/site/``.
-"""
-
-import argparse
 import asyncio
 import json
 import os
@@ -18,29 +7,26 @@ import platform
 import subprocess
 import sys
 import time
-import webbrowser
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import mmlab
-from mmlab import site
 from mmlab.files import UnwritableError, write_atomically
-from mmlab.notebook_catalogue import (
+from mmlab.notebooks import site
+from mmlab.notebooks.catalogue import (
     NOTEBOOKS,
-    PROFILES,
     ROOT,
     Notebook,
     NotebookError,
     check_parameters,
     choose,
-    collection,
-    parse_assignment,
 )
-from mmlab.notebook_worker import kill_family
+from mmlab.notebooks.progress import Progress
+from mmlab.notebooks.worker import kill_family
 
 
 @dataclass
@@ -70,9 +56,6 @@ class Result:
         return f"{self.notebook}{where}{line}: {self.cause}"
 
 
-# ---------------------------------------------------------------- files
-
-
 def _check_writable(folder: Path) -> None:
     """Raise UnwritableError now rather than after an hour of work."""
     probe = folder / ".probe"
@@ -95,55 +78,9 @@ def _versions() -> dict[str, str]:
 
 def _device(asked: str) -> str:
     """What ``device="auto"`` means on this machine; any other name as it is."""
-    if asked != "auto":
-        return asked
-    import torch
+    from mmlab.training import find_device
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-# ---------------------------------------------------------------- progress
-
-
-class Progress:
-    """Tells a person how far each running notebook is: live lines on a terminal or plain ones."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.live = stream.isatty()
-        self.pause = 1.0 if self.live else 10.0  # seconds between two looks
-        self.running: dict[str, tuple[Result, float]] = {}
-        self._drawn = 0
-
-    def draw(self) -> None:
-        """Show a line for each notebook that runs, over those drawn before."""
-        self._erase()
-        for result, start in self.running.values():
-            seconds = time.monotonic() - start
-            place = f"cell {result.cell or 0}/{result.cells}"
-            number, title = result.notebook[:2], result.title[:40]  # no line may wrap
-            print(f"{number} {title}  {place}  {seconds:.0f} s", file=self.stream, flush=True)
-        self._drawn = len(self.running)
-
-    def say(self, text: str) -> None:
-        """Print a line that stays."""
-        self._erase()
-        self._drawn = 0
-        print(text, file=self.stream, flush=True)
-
-    def _erase(self) -> None:
-        if self.live and self._drawn:
-            self.stream.write(f"\x1b[{self._drawn}F\x1b[J")
-
-    async def keep_drawing(self) -> None:
-        while True:
-            await asyncio.sleep(self.pause)
-            self.draw()
-
-
-# ---------------------------------------------------------------- running
+    return str(find_device()) if asked == "auto" else asked
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -175,7 +112,7 @@ async def _execute(notebook: Notebook, result: Result, timeout: float, threads: 
     """Execute one notebook in a worker process, which never outlives this call."""
     job = {"path": str(notebook.path), "folder": str(notebook.path.parent)}
     worker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "mmlab.notebook_worker"),
+        *(sys.executable, "-m", "mmlab.notebooks.worker"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -283,75 +220,3 @@ def run(
     asyncio.run(_run_all(notebooks, results, out, timeout, jobs))
     site.build(out, folder)
     return results
-
-
-# ---------------------------------------------------------------- command line
-
-
-def _someone_is_there() -> bool:
-    """Whether a person with a screen started this."""
-    screen = sys.platform in ("win32", "darwin") or "DISPLAY" in os.environ
-    return sys.stdout.isatty() and "CI" not in os.environ and screen
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m mmlab.notebooks", description="Run the notebooks."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="list the notebooks and their parameters")
-    run_ = commands.add_parser("run", help="execute notebooks and build the site")
-    add = run_.add_argument
-    add("numbers", nargs="*", metavar="NN", help="which notebooks; all if none is given")
-    add("--profile", help=f"{', '.join(PROFILES)}; without it each notebook's own")
-    add("-p", dest="parameters", action="append", default=[], metavar="name=value")
-    add("--jobs", type=int, default=2, help="how many at a time (2)")
-    add("--timeout", type=float, default=3600, help="seconds for one whole notebook (3600)")
-    add("--out", type=Path, default=ROOT / "build", help="folder for the results (build/)")
-    add("--no-open", action="store_true", help="never open the browser")
-    return parser.parse_args(argv)
-
-
-def _run_command(args: argparse.Namespace, folder: Path) -> int:
-    """Run, say where to look, and open it if somebody is there; 0 if all went well."""
-    notebooks = choose(args.numbers, folder)
-    parameters = dict(parse_assignment(text, notebooks) for text in args.parameters)
-    results = run(
-        args.numbers,
-        profile=args.profile,
-        parameters=parameters,
-        jobs=args.jobs,
-        timeout=args.timeout,
-        out=args.out,
-        folder=folder,
-    )
-    failed = [result for result in results if not result.ok]
-    index = args.out.resolve() / "site/index.html"
-    print(f"\n{len(results) - len(failed)} of {len(results)} notebooks ran. Read them: {index}")
-    for result in failed:
-        print(f"FAILED {result}", file=sys.stderr)
-    if not failed and not args.no_open and _someone_is_there():
-        webbrowser.open(index.as_uri())
-    return 1 if failed else 0
-
-
-def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
-    """The command line; 0 all ran, 1 a notebook failed, 2 bad request, 130 interrupted."""
-    args = _arguments(argv)
-    try:
-        if args.command == "run":
-            return _run_command(args, folder)
-        for notebook in collection(folder):
-            settings = ", ".join(f"{k}={v!r}" for k, v in notebook.defaults.items())
-            print(f"{notebook.number:02d} {notebook.title}  ({settings})")
-    except (NotebookError, UnwritableError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; what had not finished left no result", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,16 @@
+"""The strict notebook runner.
+
+``python -m mmlab.notebooks run [NN…] --profile smoke -p name=value``
+
+What papermill lets pass is refused here: parameters are checked before anything runs, a notebook
+has one deadline as a whole, and success is told by the process that executed it, never by the file
+it left. Each failure is reported as notebook, cell number, source line, cause.
+
+``run`` leaves ``NN-name.ipynb`` (only if all went well) and ``NN-name.json`` (what happened, with
+which versions) in ``build/notebooks/`` and an HTML site in ``build/site/``.
+"""
+
+from mmlab.notebooks.catalogue import NotebookError
+from mmlab.notebooks.runner import Result, run
+
+__all__ = ["NotebookError", "Result", "run"]

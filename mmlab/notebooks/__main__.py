@@ -1,0 +1,89 @@
+"""The command line of the runner: `python -m mmlab.notebooks run` and `list`."""
+
+import argparse
+import os
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmlab.files import UnwritableError
+from mmlab.notebooks.catalogue import (
+    NOTEBOOKS,
+    PROFILES,
+    ROOT,
+    NotebookError,
+    choose,
+    collection,
+    parse_assignment,
+)
+from mmlab.notebooks.runner import run
+
+
+def _someone_is_there() -> bool:
+    """Whether a person with a screen started this."""
+    screen = sys.platform in ("win32", "darwin") or "DISPLAY" in os.environ
+    return sys.stdout.isatty() and "CI" not in os.environ and screen
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmlab.notebooks", description="Run the notebooks."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="list the notebooks and their parameters")
+    run_ = commands.add_parser("run", help="execute notebooks and build the site")
+    add = run_.add_argument
+    add("numbers", nargs="*", metavar="NN", help="which notebooks; all if none is given")
+    add("--profile", help=f"{', '.join(PROFILES)}; without it each notebook's own")
+    add("-p", dest="parameters", action="append", default=[], metavar="name=value")
+    add("--jobs", type=int, default=2, help="how many at a time (2)")
+    add("--timeout", type=float, default=3600, help="seconds for one whole notebook (3600)")
+    add("--out", type=Path, default=ROOT / "build", help="folder for the results (build/)")
+    add("--no-open", action="store_true", help="never open the browser")
+    return parser.parse_args(argv)
+
+
+def _run_command(args: argparse.Namespace, folder: Path) -> int:
+    """Run, say where to look, and open it if somebody is there; 0 if all went well."""
+    notebooks = choose(args.numbers, folder)
+    parameters = dict(parse_assignment(text, notebooks) for text in args.parameters)
+    results = run(
+        args.numbers,
+        profile=args.profile,
+        parameters=parameters,
+        jobs=args.jobs,
+        timeout=args.timeout,
+        out=args.out,
+        folder=folder,
+    )
+    failed = [result for result in results if not result.ok]
+    index = args.out.resolve() / "site/index.html"
+    print(f"\n{len(results) - len(failed)} of {len(results)} notebooks ran. Read them: {index}")
+    for result in failed:
+        print(f"FAILED {result}", file=sys.stderr)
+    if not failed and not args.no_open and _someone_is_there():
+        webbrowser.open(index.as_uri())
+    return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
+    """The command line; 0 all ran, 1 a notebook failed, 2 bad request, 130 interrupted."""
+    args = _arguments(argv)
+    try:
+        if args.command == "run":
+            return _run_command(args, folder)
+        for notebook in collection(folder):
+            settings = ", ".join(f"{k}={v!r}" for k, v in notebook.defaults.items())
+            print(f"{notebook.number:02d} {notebook.title}  ({settings})")
+    except (NotebookError, UnwritableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; what had not finished left no result", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
