@@ -149,6 +149,15 @@ def test_blend_weights_do_not_depend_on_scales(dtype, overfit_scale, gain_scale)
     torch.testing.assert_close(w, blend_weights(overfit, gain))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gains_and_overfits_at_the_edge_of_the_range(dtype):
+    edge = torch.finfo(dtype).max * torch.tensor([1.0, 1.0, 0.5], dtype=dtype)
+    expected = torch.tensor([0.4, 0.4, 0.2], dtype=dtype)
+    torch.testing.assert_close(blend_weights(torch.ones_like(edge), edge), expected)
+    expected = torch.tensor([1.0, 1.0, 4.0], dtype=dtype) / 6
+    torch.testing.assert_close(blend_weights(edge, torch.ones_like(edge)), expected)
+
+
 def test_blend_weights_follow_a_permutation_of_the_heads():
     overfit, gain = random_losses()
     order = torch.tensor([2, 0, 3, 1])
