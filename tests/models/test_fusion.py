@@ -1,0 +1,187 @@
+"""Every fusion's contributions: they sum to the joint logits and are what Shapley's axioms say."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mmlab.models import FUSIONS, Fusion
+from mmlab.models.fusion import MOST_EXACT, shapley_weights
+
+WIDTHS = {2: {"a": 4, "b": 4}, 3: {"a": 4, "b": 4, "c": 4}}
+GENERAL = ["film", "gated", "attention"]
+CASES = list(itertools.product(FUSIONS, WIDTHS))
+
+
+def make(name, n, outputs=3):
+    torch.manual_seed(n)
+    fusion = FUSIONS[name](WIDTHS[n], outputs).double().eval()
+    for buffer in fusion.buffers():
+        buffer.normal_()  # an absent modality is then not simply zero
+    return fusion, {m: torch.randn(5, d, dtype=torch.float64) for m, d in WIDTHS[n].items()}
+
+
+class PlainLinear(Fusion):
+    """Concat's sum, but split by the general code."""
+
+    def __init__(self, widths, n_outputs):
+        super().__init__(widths, n_outputs)
+        self.linear = nn.Linear(sum(widths.values()), n_outputs)
+
+    def forward(self, features):
+        return self.linear(torch.cat([features[m] for m in self.widths], dim=-1))
+
+
+def over_orders(fusion, features):
+    """Shapley values by their first definition: the mean over all orders of joining."""
+    means = {m: getattr(fusion, f"mean_{m}").expand_as(features[m]) for m in features}
+    orders = list(itertools.permutations(features))
+    parts = {m: torch.zeros_like(fusion.forward(means)) for m in features}
+    for order in orders:
+        joined, value = dict(means), fusion.forward(means)
+        for m in order:
+            joined[m] = features[m]
+            parts[m] += (fusion.forward(joined) - value) / len(orders)
+            value = fusion.forward(joined)
+    empty = fusion.forward(means) / len(features)
+    return {m: part + empty for m, part in parts.items()}
+
+
+@pytest.mark.parametrize(("name", "n"), CASES)
+def test_contributions_sum_to_the_joint_logits(name, n):
+    fusion, features = make(name, n)
+    parts = fusion.contributions(features)
+    joint = fusion(features)
+    assert list(parts) == list(features)
+    assert all(part.shape == joint.shape == (5, 3) for part in parts.values())
+    torch.testing.assert_close(sum(parts.values()), joint, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", WIDTHS)
+def test_concat_splits_by_its_blocks_of_weights(n):
+    fusion, features = make("concat", n)
+    weight, bias = fusion.linear.weight, fusion.linear.bias
+    for i, (m, part) in enumerate(fusion.contributions(features).items()):
+        expected = features[m] @ weight[:, 4 * i : 4 * i + 4].T + bias / n
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
+
+
+def test_sum_splits_into_its_layers_with_their_biases():
+    fusion, features = make("sum", 2)
+    for m, part in fusion.contributions(features).items():
+        layer = fusion.linears[m]
+        torch.testing.assert_close(part, features[m] @ layer.weight.T + layer.bias)
+
+
+def test_late_is_the_mean_of_the_heads_it_is_given():
+    heads = nn.ModuleDict({m: nn.Linear(4, 3) for m in "ab"}).double()
+    fusion = FUSIONS["late"](WIDTHS[2], 3, heads=heads)
+    features = {m: torch.randn(5, 4, dtype=torch.float64) for m in "ab"}
+    expected = (heads["a"](features["a"]) + heads["b"](features["b"])) / 2
+    torch.testing.assert_close(fusion(features), expected)
+    shared = FUSIONS["late"](WIDTHS[2], 3, heads=heads["a"])
+    expected = (heads["a"](features["a"]) + heads["a"](features["b"])) / 2
+    torch.testing.assert_close(shared(features), expected)
+
+
+@pytest.mark.parametrize("n", WIDTHS)
+def test_the_general_split_of_a_linear_fusion_is_the_linear_split(n):
+    concat, features = make("concat", n)
+    plain = PlainLinear(WIDTHS[n], 3).double()
+    plain.linear = concat.linear
+    for m, part in plain.contributions(features).items():
+        expected = concat.contributions(features)[m]
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "n"), list(itertools.product(GENERAL, WIDTHS)))
+def test_shapley_values_are_the_mean_over_all_orders(name, n):
+    fusion, features = make(name, n)
+    expected = over_orders(fusion, features)
+    parts = fusion.contributions(features)
+    assert parts["a"].abs().max() > 1e-3
+    for m in features:
+        torch.testing.assert_close(parts[m], expected[m], rtol=0, atol=1e-10)
+
+
+def test_shapley_weights_by_hand():
+    half = [[-0.5, 0.5, -0.5, 0.5], [-0.5, -0.5, 0.5, 0.5]]
+    torch.testing.assert_close(shapley_weights(2), torch.tensor(half, dtype=torch.float64))
+    four = shapley_weights(4)
+    torch.testing.assert_close(four.sum(1), torch.zeros(4, dtype=torch.float64))
+    assert four[0, 0b1111] == 1 / 4 and four[0, 0b0111] == pytest.approx(1 / 12)
+
+
+class Product(Fusion):
+    """The product of all modalities that are named in `reads`: as far from additive as can be."""
+
+    reads = ("a", "b", "c")
+
+    def forward(self, features):
+        return math.prod(features[m] for m in self.reads)
+
+
+def test_symmetric_modalities_share_equally():
+    features = dict.fromkeys("abc", torch.full((1, 1), 2.0, dtype=torch.float64))
+    parts = Product(dict.fromkeys("abc", 1), 1).contributions(features)
+    assert [part.item() for part in parts.values()] == pytest.approx([8 / 3] * 3)
+
+
+def test_a_modality_that_changes_nothing_gets_its_part_of_the_empty_coalition_alone():
+    fusion = Product(dict.fromkeys("abc", 1), 1)
+    fusion.reads = ("a", "b")
+    fusion.mean_a.fill_(3.0)
+    fusion.mean_b.fill_(1.0)
+    features = {m: torch.full((1, 1), 5.0) for m in "abc"}
+    parts = fusion.contributions(features)
+    assert parts["c"].item() == pytest.approx(3 / 3)
+    assert sum(parts.values()).item() == pytest.approx(25)
+
+
+@pytest.mark.parametrize("n", WIDTHS)
+def test_contributions_cost_one_call_of_the_fusion(n):
+    fusion, features = make("gated", n)
+    sizes = []
+    forward = fusion.forward
+    fusion.forward = lambda mixed: sizes.append(len(mixed["a"])) or forward(mixed)
+    fusion.contributions(features)
+    assert sizes == [5 * 2**n]
+
+
+def test_the_running_mean_moves_in_training_with_a_graph_and_nowhere_else():
+    fusion = FUSIONS["gated"]({"a": 2, "b": 2}, 3)
+    features = {m: torch.full((4, 2), 2.0) for m in "ab"}
+    fusion.train()(features)
+    torch.testing.assert_close(fusion.mean_a, torch.full((2,), 0.2))
+    fusion(features)
+    torch.testing.assert_close(fusion.mean_b, torch.full((2,), 0.2 + 0.1 * 1.8))
+    before = fusion.mean_a.clone()
+    fusion.contributions(features)
+    with torch.no_grad():
+        fusion(features)
+    fusion.eval()(features)
+    assert torch.equal(fusion.mean_a, before)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_fusion_names_the_modalities_it_misses(name):
+    fusion, features = make(name, 2)
+    for call in (fusion, fusion.contributions):
+        with pytest.raises(ValueError, match=r"built for the modalities \['a', 'b'\]; .*\['a'\]"):
+            call({"a": features["a"]})
+
+
+def test_a_fusion_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one modality and one output"):
+        FUSIONS["concat"]({}, 3)
+    with pytest.raises(ValueError, match="n_outputs=0"):
+        FUSIONS["sum"]({"a": 2}, 0)
+
+
+def test_too_many_modalities_for_exact_values_are_refused():
+    widths = {f"m{i}": 1 for i in range(MOST_EXACT + 1)}
+    fusion = FUSIONS["gated"](widths, 2)
+    with pytest.raises(ValueError, match=r"M=11 is over 10\. Use an additive fusion"):
+        fusion.contributions({m: torch.zeros(1, 1) for m in widths})

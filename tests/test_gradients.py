@@ -1,0 +1,63 @@
+"""The arithmetic on lists of tensors is that of the flattened vectors."""
+
+import pytest
+import torch
+
+from mmlab import gradients
+
+
+def make(seed, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=draw, dtype=dtype) for shape in ((3, 4), (4,), (1,))]
+
+
+def flat(grads):
+    return torch.cat([g.flatten() for g in grads])
+
+
+def test_dot_norm_and_cosine_are_those_of_the_whole_vector():
+    a, b = make(1), make(2)
+    assert torch.equal(gradients.flatten(a), flat(a))
+    torch.testing.assert_close(gradients.dot(a, b), flat(a) @ flat(b))
+    torch.testing.assert_close(gradients.norm(a), flat(a).norm())
+    expected = torch.nn.functional.cosine_similarity(flat(a), flat(b), dim=0)
+    torch.testing.assert_close(gradients.cosine(a, b), expected)
+
+
+def test_the_cosine_with_a_zero_gradient_is_zero():
+    zero = [torch.zeros_like(g) for g in make(1)]
+    assert gradients.cosine(make(1), zero) == 0 == gradients.cosine(zero, zero)
+
+
+def test_scale_and_combine():
+    a, b = make(1), make(2)
+    torch.testing.assert_close(flat(gradients.scale(a, -2.5)), -2.5 * flat(a))
+    weights = torch.tensor(0.3, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)
+    expected = 0.3 * flat(a) - 2 * flat(b)
+    torch.testing.assert_close(flat(gradients.combine(a, b, *weights)), expected)
+
+
+def test_entry_std_is_each_tensors_own_and_tiny_for_one_entry():
+    stds = gradients.entry_std(make(1))
+    for std, g in zip(stds[:2], make(1)[:2], strict=True):
+        assert std.item() == pytest.approx(g.numpy().std(ddof=1) + 1e-8)
+    assert stds[2].item() == pytest.approx(1e-8)
+
+
+def test_noise_has_the_spread_asked_for_and_its_own_stream():
+    grads = [torch.zeros(200, 200), torch.zeros(5), torch.zeros(40_000)]
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    draw = torch.Generator().manual_seed(3)
+    noise = gradients.noise_like(grads, [0.5, 0.0, torch.tensor(2.0)], draw)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert noise[0].std().item() == pytest.approx(0.5, rel=0.02)
+    assert noise[2].std().item() == pytest.approx(2.0, rel=0.02)
+    assert noise[0].mean().abs() < 0.01 and noise[1].eq(0).all()
+    correlation = torch.corrcoef(torch.stack([noise[0].flatten(), noise[2]]))[0, 1]
+    assert correlation.abs() < 0.02
+
+
+def test_lists_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        gradients.dot(make(1), make(2)[:2])
