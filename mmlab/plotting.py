@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from mmlab.experiments import interval
 
@@ -59,7 +59,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """A look for each name, no two alike.
 
     Names in `LOOKS` keep theirs. Any other takes the spare look at the place that its spelling
-    gives; where that one is taken in this figure, the next free one.
+    gives; where this figure has that look or its colour already, the next one that is still free.
     Raises ValueError for more unknown names than there are spare looks.
     """
     names = list(dict.fromkeys(names))
@@ -73,7 +73,8 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     for name in unknown:
         place = zlib.crc32(name.encode()) % len(_SPARE)
         free = [look for look in _SPARE[place:] + _SPARE[:place] if look not in found.values()]
-        found[name] = free[0]
+        colors = {look.color for look in found.values()}
+        found[name] = min(free, key=lambda look: look.color in colors)
     return {name: LOOKS.get(name) or found[name] for name in names}
 
 
@@ -111,7 +112,7 @@ def canvas(panels: int = 1, **options) -> tuple[Figure, list[Axes]]:
 def comparison(
     table: pd.DataFrame, *, column: str = "accuracy", label: str | None = None, ax: Axes
 ) -> None:
-    """One row a method: every run as a pale mark, the mean with its 95 % interval on top.
+    """One row a method: the mean with its 95 % interval, and every run as a pale mark below.
 
     table: of `compare`, with columns method, seed and `column`. Values are shares of 1, shown in %.
     Methods stand in the table's order, from the top.
@@ -144,7 +145,7 @@ def _rows(values: Mapping[str, pd.Series], ax: Axes) -> None:
     for row, (name, runs) in enumerate(values.items()):
         mean, low, high = interval(runs)
         color, _, marker = of[name]
-        ax.plot(runs, [row] * len(runs), marker, color=color, alpha=0.3, markersize=4)
+        ax.plot(runs, [row + 0.22] * len(runs), marker, color=color, alpha=0.4, markersize=4)
         ax.errorbar(
             mean,
             row,
@@ -157,7 +158,7 @@ def _rows(values: Mapping[str, pd.Series], ax: Axes) -> None:
     ax.set_yticks(range(len(values)), list(values))
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    ax.xaxis.set_major_formatter(_percent)
 
 
 def curves(
@@ -182,8 +183,15 @@ def curves(
             _, low, high = zip(*(interval(runs[place]) for place in runs), strict=True)
             ax.fill_between(runs.columns, low, high, color=of[name].color, alpha=0.15, linewidth=0)
     ax.set_xlabel(x)
+    if table[x].dtype.kind == "i":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if percent:
-        ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+        ax.yaxis.set_major_formatter(_percent)
+
+
+def _percent(share: float, _: int) -> str:
+    """A tick of a share of 1, in %."""
+    return f"{100 * share:.3g}".replace("-", "−")
 
 
 def show(figure: Figure, name: str, alt: str) -> None:
