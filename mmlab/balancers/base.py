@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from mmlab import gradients
@@ -114,12 +115,11 @@ class Step:
         buffers are left as they were: a difference to `losses` is due to the parameters alone.
         """
         _ = self.out
-        buffers = list(self.model.buffers())
-        before = [buffer.clone() for buffer in buffers]
+        # The pass writes its statistics into copies: to restore the buffers in place would spoil
+        # the graph of `out` for a later backward.
+        copies = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         with _replayed(self._random_state, self.batch.target.device):
-            out = self.model(self.batch.inputs)
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+            out = functional_call(self.model, copies, (self.batch.inputs,))
         return Losses(out, self.batch, self.loss, graph=False)
 
     def backward(self, loss: Tensor, *, encoders: bool = True) -> None:
