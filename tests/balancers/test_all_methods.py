@@ -1,0 +1,247 @@
+"""What holds for every balancer: it learns, repeats itself, fits any data, and does not wait."""
+
+import functools
+
+import pytest
+import torch
+from by_hand import batch, data, mlp, network, parameters
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmlab import (
+    ATF,
+    MLA,
+    OGM,
+    GradientBlending,
+    Joint,
+    MMPareto,
+    MultimodalNet,
+    Step,
+    Uniform,
+    Unimodal,
+    fit,
+    load,
+)
+from mmlab.evaluation import test_accuracy as accuracy_on_test
+
+METHODS = {
+    "joint": Joint,
+    "uniform": Uniform,
+    "uniform-scaled": lambda: Uniform(encoder_scale=1.5),
+    "gblend-online": lambda: GradientBlending(warmup=1, super_epoch=1),
+    "gblend-offline": lambda: GradientBlending(mode="offline"),
+    "atf-ace": lambda: ATF(update="ace"),
+    "atf-bdo": lambda: ATF(update="bdo"),
+    "atf-decoupled": lambda: ATF(decoupled=True),
+    "ogm": lambda: OGM(enhance=False),
+    "ogm-ge": OGM,
+    "mmpareto": MMPareto,
+    "mmpareto-tensor": lambda: MMPareto(rescale="tensor"),
+    "mla": MLA,
+    "mla-rls": lambda: MLA(projector="rls"),
+    "mla-none": lambda: MLA(projector="none", fusion="mean"),
+}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def build(name, modalities="av", **options):
+    return network(modalities, **METHODS[name]().network, **options)
+
+
+def train(name, tiny, net, **options):
+    options = {"epochs": 2, "batch_size": 8, "device": "cpu"} | options
+    return fit(net, tiny, METHODS[name](), **options)
+
+
+@functools.cache
+def digits():
+    """Speakers seen in training: for unknown ones, blending may rightly starve the joint head."""
+    return load("av-digits", seed=0, split="seen")
+
+
+@every_method
+def test_two_epochs_of_digits_beat_chance_with_finite_numbers(name):
+    balancer = METHODS[name]()
+    net = MultimodalNet.build(digits(), **balancer.network, seed=0)
+    run = fit(net, digits(), balancer, epochs=2, device="cpu")
+    assert all(p.isfinite().all() for p in net.parameters())
+    assert run.history.value.map(lambda v: v == v and abs(v) < float("inf")).all()
+    assert accuracy_on_test(run) > 0.5  # chance is 0.1
+
+
+@every_method
+@pytest.mark.parametrize("modalities", ["av", "avt"])
+def test_the_same_seed_gives_the_same_bits(name, modalities):
+    runs = [train(name, data(modalities), build(name, modalities)) for _ in range(2)]
+    assert runs[0].rows == runs[1].rows
+    for key, value in runs[0].model.state_dict().items():
+        assert torch.equal(value, runs[1].model.state_dict()[key])
+
+
+JOINT_ONLY = ("joint", "ogm", "ogm-ge")
+
+
+@every_method
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("modalities", ["av", "avt"])
+def test_every_part_that_should_learn_does(name, modalities, missing):
+    """Own heads stay as they were where the method has no unimodal loss, or weighed it 0."""
+    net = build(name, modalities, encoder=mlp)
+    before = parameters(net)
+    run = train(name, data(modalities, missing=missing), net)
+    weights = run.history.query("metric == 'weight'").groupby("output").value.max()
+    idle = [f"heads.{m}." for m in modalities if name in JOINT_ONLY or weights.get(m) == 0]
+    for key, value in parameters(net).items():
+        assert torch.equal(value, before[key]) == key.startswith(tuple(idle)), key
+        assert value.isfinite().all(), key
+    prediction = run.predict(run.data.test)
+    assert prediction.shape == (12, 3) and prediction.isfinite().all()
+
+
+@every_method
+def test_a_fresh_balancer_can_be_driven_by_hand(name):
+    net, samples = build(name), batch()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    next(METHODS[name]().step(Step(net, samples, optimizer)))
+    grads = [p.grad for p in net.parameters() if p.grad is not None]
+    assert grads and all(g.isfinite().all() for g in grads)
+    assert any(p.grad is not None and p.grad.any() for p in net.encoders["a"].parameters())
+
+
+@every_method
+def test_a_batch_in_which_one_modality_is_all_there_is(name):
+    net, samples = build(name), batch(present={"a": [0] * 6, "v": [1] * 6})
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    before = parameters(net)
+    for _ in METHODS[name]().step(Step(net, samples, optimizer)):
+        optimizer.step()
+        optimizer.zero_grad()
+    after = parameters(net)
+    assert all(value.isfinite().all() for value in after.values())
+    assert not torch.equal(after["encoders.v.weight"], before["encoders.v.weight"])
+
+
+@every_method
+def test_a_frozen_encoder_stays_and_the_other_learns(name):
+    """A pretrained encoder is used as it is."""
+    net = build(name)
+    net.encoders["a"].requires_grad_(False)
+    before = parameters(net)
+    train(name, data(), net)
+    after = parameters(net)
+    for part in ("weight", "bias"):
+        assert torch.equal(after[f"encoders.a.{part}"], before[f"encoders.a.{part}"])
+        assert not torch.equal(after[f"encoders.v.{part}"], before[f"encoders.v.{part}"])
+
+
+@every_method
+@pytest.mark.parametrize("fusion", ["sum", "film", "gated", "attention", "late"])
+def test_every_fusion_will_do(name, fusion):
+    net = network(fusion=fusion, heads=METHODS[name]().heads)
+    train(name, data(), net)
+    assert all(value.isfinite().all() for value in parameters(net).values())
+
+
+ORDERED = {
+    "ogm-ge": "the noise of the encoders is drawn in their order",
+    "mla": "the modalities take turns in their order",
+    "mla-rls": "the modalities take turns in their order",
+    "mla-none": "the modalities take turns in their order",
+}
+
+
+def reordered(net, order):
+    """The same function with the modalities in another order, and its columns moved along."""
+    other = network(order, heads="shared" if net.shared_head else "own")
+    state = net.state_dict()
+    widths = [4] * len(net.modalities)
+    blocks = dict(
+        zip(net.modalities, state["fusion.linear.weight"].split(widths, dim=1), strict=True)
+    )
+    state["fusion.linear.weight"] = torch.cat([blocks[m] for m in order], dim=1)
+    other.load_state_dict(state)
+    return other
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ORDERED])
+def test_the_order_of_the_modalities_does_not_matter(name):
+    net = build(name, "avt")
+    other = reordered(net, "tav")
+    samples = data("avt")
+    turned = data("avt")
+    for split in turned.splits.values():
+        split.inputs = {m: split.inputs[m] for m in "tav"}
+    train(name, samples, net)
+    train(name, turned, other)
+    expected = reordered(net, "tav").state_dict()
+    for key, value in other.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-12)
+
+
+WAITS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select", "unique")
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation for which the host must wait for the device's result."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        if by_mask or name in WAITS:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_what_makes_the_host_wait_is_seen():
+    x = torch.tensor([1.0, 0.0])
+    waiting = [lambda: x[0].item(), lambda: bool(x.any()), lambda: x[x > 0], lambda: x.nonzero()]
+    for wait in waiting:
+        with Waits() as waits:
+            wait()
+        assert len(waits.seen) == 1
+
+
+@every_method
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_step_waits_for_the_device(name, masked):
+    """Except MLA's with masks, once a turn: does this batch have the modality at all?"""
+    present = {"a": [1, 0, 1, 1, 0, 1], "v": [0, 1, 1, 1, 1, 1]} if masked else None
+    net, samples = build(name), batch(present=present)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    balancer = METHODS[name]()
+    with Waits() as waits:
+        for _ in range(3):
+            for _ in balancer.step(Step(net, samples, optimizer)):
+                optimizer.step()
+                optimizer.zero_grad()
+    assert len(waits.seen) == (3 * 2 if masked and name.startswith("mla") else 0)
+    with Waits() as waits, torch.no_grad():
+        balancer.fuse(net(samples.inputs))
+    assert not waits.seen
+
+
+@pytest.mark.parametrize("name", ["gblend-online", "atf-ace", "ogm", "mmpareto", "mla"])
+def test_no_method_is_another_name_for_joint_or_uniform_training(name):
+    """Trained from the same start on the same batches, each ends elsewhere."""
+    tiny = data()
+    options = {"fusion": "late", "heads": "shared"}
+    runs = {key: train(key, tiny, network(**options)) for key in (name, "joint", "uniform")}
+    mine = parameters(runs[name].model)
+    for control in ("joint", "uniform"):
+        theirs = parameters(runs[control].model)
+        for m in "av":
+            gap = (mine[f"encoders.{m}.weight"] - theirs[f"encoders.{m}.weight"]).norm()
+            assert gap > 1e-3
+
+
+def test_unimodal_training_moves_one_branch_alone():
+    net = network()
+    before = parameters(net)
+    fit(net, data(), Unimodal("v"), epochs=1, batch_size=8, device="cpu")
+    changed = {key for key, value in parameters(net).items() if not torch.equal(value, before[key])}
+    assert {key.rsplit(".", 1)[0] for key in changed} == {"encoders.v", "heads.v"}
