@@ -78,7 +78,7 @@ def restarted_projector(means: Tensor, alpha: float | Tensor) -> Tensor:
     # [H; √α I] = QR has RᵀR = HᵀH + αI, so H R⁻¹ is the upper block of Q: no square is inverted.
     upper = torch.linalg.qr(stacked).Q[..., :width, :]
     P = eye[:width, :width] - upper @ upper.mT
-    return (P + P.mT) / 2
+    return (P + P.mT) / 2  # not every matrix product is symmetric to the last bit
 
 
 def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
