@@ -88,7 +88,8 @@ def _environment(threads: int) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     ours = {"PYTHONPATH": path, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONIOENCODING": "utf-8"}
     inline = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, **ours, **inline}
+    strict = {"MMLAB_STRICT": "1"}  # nobody reads along: a wrong exercise is an error
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, **ours, **inline, **strict}
 
 
 async def _listen(worker: asyncio.subprocess.Process, result: Result) -> str | None:
