@@ -178,7 +178,7 @@ def curves(
     of = looks(table[by].unique())
     for name, group in table.groupby(by, sort=False):
         runs = group.pivot(index="seed", columns=x, values=y)
-        ax.plot(runs.columns, runs.mean(), label=name, markevery=0.2, **of[name]._asdict())
+        ax.plot(runs.columns, runs.mean(), label=name, markevery=max(1, runs.shape[1] // 5), **of[name]._asdict())
         if len(runs) > 1:
             _, low, high = zip(*(interval(runs[place]) for place in runs), strict=True)
             ax.fill_between(runs.columns, low, high, color=of[name].color, alpha=0.15, linewidth=0)
