@@ -1,0 +1,112 @@
+"""Methods are compared fairly, and the intervals are those of the paired t test."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from mmlab.balancers import Joint, Uniform, Unimodal
+from mmlab.datasets import Batch, MultimodalData
+from mmlab.datasets.synthetic import synthetic
+from mmlab.evaluation import test_accuracy as accuracy_of
+from mmlab.experiments import compare, interval, summary, train_once
+
+DATA = synthetic(n=(80, 20, 40), dims=5)
+METHODS = {"joint": Joint, "uniform": Uniform, "a alone": lambda: Unimodal("a")}
+
+
+def compared(methods=METHODS, data=DATA, **options):
+    return compare(methods, data, **{"seeds": range(2), "epochs": 1, "device": "cpu"} | options)
+
+
+def test_one_row_a_method_and_seed():
+    table = compared(measure=lambda run: {"epochs": run.epoch})
+    assert list(table) == ["method", "seed", "accuracy", "share a", "share b", "epochs"]
+    assert table[["method", "seed"]].values.tolist() == [
+        [name, seed] for seed in (0, 1) for name in METHODS
+    ]
+    once = train_once(Uniform(), DATA, seed=1, epochs=1, device="cpu")
+    row = table.query("method == 'uniform' and seed == 1")
+    assert row["accuracy"].item() == accuracy_of(once)
+    assert table["epochs"].eq(1).all()
+
+
+def test_all_methods_of_a_seed_start_alike_and_see_one_order():
+    starts, orders = {}, {}
+
+    def noting(name, base):
+        class Noting(base):
+            def start(self, run):
+                flat = [p.detach().flatten() for p in run.model.encoders.parameters()]
+                starts.setdefault(run.seed, []).append(torch.cat(flat))
+                orders.setdefault(run.seed, []).append([])
+                self.seen = orders[run.seed][-1]
+
+            def step(self, s):
+                self.seen.append(s.batch.inputs["a"])
+                yield from super().step(s)
+
+        return Noting
+
+    compared({"one": noting("one", Joint), "two": noting("two", Uniform)}, epochs=2)
+    for seed in (0, 1):
+        assert torch.equal(*starts[seed])
+        assert all(map(torch.equal, *orders[seed]))
+    assert not torch.equal(starts[0][0], starts[1][0])
+    assert not torch.equal(orders[0][0][0], orders[1][0][0])
+
+
+def test_data_may_depend_on_the_seed_and_the_network_on_the_caller():
+    seen = []
+
+    def data(seed):
+        seen.append(seed)
+        return synthetic(n=(80, 20, 40), dims=5, seed=seed)
+
+    widths = []
+    compared(
+        {"joint": Joint},
+        data,
+        seeds=(3, 5),
+        build={"fusion": "gated", "width": 8},
+        measure=lambda run: widths.append(run.model.fusion.widths) or {},
+    )
+    assert seen == [3, 5] and widths == [{"a": 8, "b": 8}] * 2
+
+
+def test_regression_gets_its_own_columns():
+    batch = Batch({m: torch.randn(30, 4) for m in "ab"}, torch.randn(30))
+    data = MultimodalData(batch, batch, batch, task="regression")
+    table = compared({"joint": Joint}, data)
+    assert list(table)[2:] == ["mae", "pearson", "accuracy 2", "accuracy 7"]
+
+
+def test_the_interval_is_students():
+    values = [0.7, 0.75, 0.6, 0.9]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert interval(values, 0.9) == pytest.approx((np.mean(values), *expected))
+
+
+def test_the_paired_interval_is_that_of_the_paired_t_test():
+    draw = np.random.default_rng(0)
+    joint, other = draw.random(6), draw.random(6)
+    rows = [("joint", s, v) for s, v in enumerate(joint)]
+    rows += [("other", s, other[s]) for s in reversed(range(6))]  # paired by seed, not by row
+    table = summary(pd.DataFrame(rows, columns=["method", "seed", "accuracy"]))
+    test = stats.ttest_rel(other, joint).confidence_interval(0.95)
+    row = table.loc["other"]
+    assert row["difference"] == pytest.approx((other - joint).mean())
+    assert row[["difference low", "difference high"]].tolist() == pytest.approx([*test])
+    assert row[["mean", "seeds"]].tolist() == pytest.approx([other.mean(), 6])
+    assert np.isnan(table.loc["joint", "difference"])
+
+
+def test_bad_comparisons_are_refused():
+    with pytest.raises(ValueError, match="no method to compare"):
+        compared({})
+    with pytest.raises(ValueError, match=r"at least 2 runs; got 1\. Use more seeds"):
+        interval([0.5])
+    table = pd.DataFrame({"method": ["a", "a"], "seed": [0, 1], "accuracy": [0.1, 0.2]})
+    with pytest.raises(ValueError, match=r"no method 'joint' to compare with; .*\['a'\]"):
+        summary(table)

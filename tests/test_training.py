@@ -1,0 +1,360 @@
+"""`fit` is the loop one would write by hand, bit for bit, and it says what is wrong."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mmlab import load
+from mmlab.balancers import Balancer, Joint, Uniform
+from mmlab.datasets import Batch, MultimodalData
+from mmlab.datasets.synthetic import synthetic
+from mmlab.models import Concat, MultimodalNet
+from mmlab.seeds import generator
+from mmlab.training import find_device, fit
+
+DATA = synthetic(n=(100, 20, 20), dims=5)
+
+
+def weights(model):
+    return [p.detach().cpu().clone() for p in model.parameters()]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def trained(balancer=None, data=DATA, seed=0, epochs=2, **options):
+    model = MultimodalNet.build(data, seed=seed)
+    return fit(model, data, balancer, epochs=epochs, seed=seed, device="cpu", **options)
+
+
+def by_hand(data, loss_of, *, epochs, seed, lr=0.01, batch_size=64):
+    model = MultimodalNet.build(data, seed=seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    order = generator(seed, "order")
+    means = []
+    for _ in range(epochs):
+        losses = []
+        for index in torch.randperm(len(data.train), generator=order).split(batch_size):
+            target = data.train.target[index]
+            features = {m: model.encoders[m](x[index]) for m, x in data.train.inputs.items()}
+            joint = model.fusion.linear(torch.cat(list(features.values()), dim=-1))
+            heads = {m: model.heads[m](h) for m, h in features.items()}
+            optimizer.zero_grad()
+            loss = loss_of(F.cross_entropy(joint, target), heads, target)
+            loss.backward()
+            optimizer.step()
+            losses.append(F.cross_entropy(joint, target).item())
+        means.append(sum(losses) / len(losses))
+    return model, means
+
+
+LOSSES = {
+    "joint": (Joint, lambda joint, heads, target: joint),
+    "uniform": (
+        Uniform,
+        lambda joint, heads, target: (
+            joint + sum(F.cross_entropy(logits, target) for logits in heads.values())
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_fit_is_the_hand_written_loop_bit_for_bit(method):
+    data = load("av-digits", seed=0)
+    balancer, loss_of = LOSSES[method]
+    expected, means = by_hand(data, loss_of, epochs=2, seed=3)
+    run = trained(balancer(), data, seed=3)
+    assert same(weights(run.model), weights(expected))
+    assert not same(weights(run.model), weights(MultimodalNet.build(data, seed=3)))
+    table = run.history.query("output == 'joint' and metric == 'loss'")
+    assert table["epoch"].tolist() == [1, 2]
+    assert table["value"].tolist() == pytest.approx(means, rel=1e-5)
+
+
+def test_two_runs_are_equal_and_two_seeds_are_not():
+    dropout = {m: nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5)) for m in "ab"}
+
+    def run(seed):
+        for encoder in dropout.values():
+            nn.init.constant_(encoder[0].weight, 0.1)
+            nn.init.zeros_(encoder[0].bias)
+        model = MultimodalNet.build(DATA, encoders=dropout, width=8, seed=0)
+        return weights(fit(model, DATA, Uniform(), epochs=2, seed=seed, device="cpu").model)
+
+    first = run(0)
+    torch.rand(3)  # the global stream has moved on, and does not matter
+    assert same(first, run(0))
+    assert not same(first, run(1))
+
+
+def test_training_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    trained()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Spy(Balancer):
+    """Joint training that takes notes."""
+
+    def __init__(self, extra_draws=0):
+        self.extra_draws, self.calls, self.batches, self.progress = extra_draws, [], [], []
+
+    def start(self, run):
+        self.calls.append("start")
+        self.first = weights(run.model)
+
+    def epoch(self, run):
+        self.calls.append(f"epoch {run.epoch}")
+
+    def step(self, s):
+        torch.rand(self.extra_draws)
+        if self.extra_draws:
+            torch.rand(self.extra_draws, generator=s.noise)
+        self.batches.append(s.batch.target)
+        self.progress.append((s.epoch, s.progress))
+        s.log(twice=2.0, part={"a": s.progress})
+        yield from super().step(s)
+
+
+def test_two_methods_share_the_initial_weights_and_the_order_of_the_data():
+    spies = [Spy(), Spy(extra_draws=5)]
+    for spy in spies:
+        trained(spy)
+    assert same(spies[0].first, spies[1].first)
+    assert same(spies[0].batches, spies[1].batches)
+    assert [len(batch) for batch in spies[0].batches] == [64, 36, 64, 36]
+    assert not torch.equal(spies[0].batches[0], spies[0].batches[2])  # shuffled anew
+
+
+def test_a_balancer_is_told_where_it_stands():
+    spy = Spy()
+    run = trained(spy)
+    assert spy.calls == ["start", "epoch 0", "epoch 1"]
+    assert spy.progress == [(0, 0.0), (0, 0.25), (1, 0.5), (1, 0.75)]
+    logged = run.history.query("metric == 'part'")
+    assert logged[["epoch", "split", "output"]].values.tolist() == [
+        [1, "train", "a"],
+        [2, "train", "a"],
+    ]
+    assert logged["value"].tolist() == pytest.approx([0.125, 0.625])
+    assert run.history.query("metric == 'twice'")["value"].tolist() == [2.0, 2.0]
+
+
+class Turns(Balancer):
+    """One update a modality, as in alternating training."""
+
+    def step(self, s):
+        self.left = []
+        for m in s.modalities:
+            s.backward(s.losses[m])
+            yield
+            self.left += [p.grad for p in s.model.parameters()]
+
+
+def test_the_optimiser_steps_at_each_yield_and_then_the_gradients_are_gone():
+    steps = []
+
+    def optimizer(parameters):
+        made = torch.optim.SGD(parameters, lr=0.1)
+        made.register_step_post_hook(lambda *_: steps.append(1))
+        return made
+
+    turns = Turns()
+    trained(turns, epochs=1, optimizer=optimizer)
+    assert len(steps) == 2 * 2  # two batches, two modalities
+    assert all(grad is None for grad in turns.left)
+
+
+def test_gradients_left_by_an_observer_do_not_leak_into_training():
+    def careless(run):
+        run.model(run.data.train.inputs).joint.sum().backward()
+
+    assert same(weights(trained(observers=[careless]).model), weights(trained().model))
+
+
+def test_observers_see_the_run_before_and_after_each_epoch():
+    seen = []
+    run = trained(observers=[lambda run: seen.append((run.epoch, run.model.training))])
+    assert seen == [(0, True), (1, True), (2, True)] and run.epoch == 2
+
+
+def test_no_epoch_trains_nothing():
+    assert same(weights(trained(epochs=0).model), weights(MultimodalNet.build(DATA)))
+
+
+def test_the_loss_and_the_optimiser_can_be_chosen():
+    seen = []
+
+    def optimizer(parameters):
+        seen.append(torch.optim.AdamW(parameters, lr=1e-3))
+        return seen[-1]
+
+    def doubled(prediction, target, reduction="mean"):
+        return 2 * F.cross_entropy(prediction, target, reduction=reduction)
+
+    plain = trained(epochs=1, lr=1e-12)
+    run = trained(epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=1e-12), loss=doubled)
+    assert run.history["value"][0] == pytest.approx(2 * plain.history["value"][0], rel=1e-5)
+    assert trained(optimizer=optimizer).optimizer is seen[0]
+
+
+def test_regression_trains_on_the_absolute_error():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 5, generator=draw)
+    batch = Batch({"a": x, "b": x.flip(1)}, x @ torch.ones(5))
+    data = MultimodalData(batch, batch, batch, task="regression")
+    losses = trained(Uniform(), data, epochs=20).history.query("output == 'joint'")["value"]
+    assert losses.iloc[0] > 1.0 and losses.iloc[-1] < 0.4
+
+
+def test_a_branch_leaves_the_run_untouched():
+    class Looks(Joint):
+        def epoch(self, run):
+            copies.append(run.branch(Uniform(), 1))
+
+    copies = []
+    encoders = lambda: {  # noqa: E731
+        m: nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout()) for m in "ab"
+    }
+    runs = []
+    for balancer in (Joint(), Looks()):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = MultimodalNet.build(DATA, encoders=encoders(), width=8)
+        runs.append(fit(model, DATA, balancer, epochs=2, device="cpu"))
+    assert same(runs[0].model.state_dict().values(), runs[1].model.state_dict().values())
+    assert runs[0].history.equals(runs[1].history)
+    assert len(copies) == 2 and not same(weights(copies[0]), weights(copies[1]))
+
+
+def test_losses_of_a_split_by_hand():
+    run = trained(Uniform())
+    run.model.train()
+    losses = run.losses("holdout")
+    out, target = run.model.eval()(DATA.holdout.inputs), DATA.holdout.target
+    assert list(losses) == ["joint", "a", "b"]
+    torch.testing.assert_close(losses["joint"], F.cross_entropy(out.joint, target))
+    torch.testing.assert_close(losses["b"], F.cross_entropy(out.unimodal["b"], target))
+
+
+# What is refused
+
+
+class Silent(Balancer):
+    def step(self, s):
+        s.backward(s.losses["joint"])
+
+
+class Empty(Balancer):
+    def step(self, s):
+        if s.progress > 1:
+            yield
+
+
+@pytest.mark.parametrize("balancer", [Silent(), Empty()])
+def test_a_step_that_never_yields_is_named(balancer):
+    with pytest.raises(RuntimeError, match=rf"{balancer.name}\.step never yielded.*then `yield`"):
+        trained(balancer)
+
+
+def test_a_loss_that_is_nan_is_named_with_its_batch_and_its_balancer():
+    order = torch.randperm(100, generator=generator(0, "order"))
+    data = synthetic(n=(100, 20, 20), dims=5)
+    data.train.inputs["b"][order[70]] = torch.nan  # it lies in the second batch of 64
+    with pytest.raises(
+        FloatingPointError, match=r"'joint' loss is nan in batch 1 of epoch 1 under Joint; lower lr"
+    ):
+        trained(data=data)
+
+
+def test_labels_out_of_range_are_refused_before_training():
+    with pytest.raises(
+        ValueError, match=r"label 1 in train is out of range.*labels run from 0 to 0"
+    ):
+        MultimodalData(DATA.train, DATA.holdout, DATA.test, n_classes=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": -1}, "epochs is -1; it must be a whole number of at least 0"),
+        ({"epochs": 1.5}, r"epochs is 1\.5"),
+        ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
+        ({"lr": 0}, "lr is 0; it must be positive"),
+        ({"lr": float("nan")}, "lr is nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        trained(**options)
+
+
+def test_a_class_in_place_of_a_balancer_is_refused():
+    with pytest.raises(TypeError, match=r"Joint.* must be a Balancer instance, such as Joint\(\)"):
+        trained(Joint)
+
+
+def test_a_model_for_other_data_is_refused():
+    other = MultimodalNet.build(load("av-digits", seed=0))
+    with pytest.raises(ValueError, match=r"modalities \('audio', 'image'\), the data \('a', 'b'\)"):
+        fit(other, DATA, epochs=1)
+    encoders = {m: nn.Linear(5, 4) for m in "ab"}
+    wide = MultimodalNet(encoders, Concat({"a": 4, "b": 4}, 7), nn.Linear(4, 7))
+    with pytest.raises(ValueError, match="the model has 7 outputs, the data need 2"):
+        fit(wide, DATA, epochs=1)
+
+
+@pytest.mark.parametrize("device", ["tpu", "nonsense", "meta"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(ValueError, match=rf"device '{device}' is not available.*cpu.*'auto'"):
+        find_device(device)
+
+
+def test_auto_takes_the_best_device_there_is(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device().type == "mps" and find_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device().type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert find_device().type == "cpu"
+    with pytest.raises(ValueError, match="this machine has cpu"):
+        find_device("cuda")
+
+
+# On a GPU
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@on_cuda
+def test_fit_on_cuda_keeps_everything_there_and_learns():
+    class Devices(Joint):
+        def step(self, s):
+            for _ in super().step(s):
+                assert s.batch.target.is_cuda
+                grads = [p.grad for p in s.model.encoders.parameters()]
+                assert all(grad.is_cuda for grad in grads)
+                assert not s.again()["joint"].requires_grad
+                yield
+
+    state = torch.cuda.get_rng_state()
+    model = MultimodalNet.build(DATA)
+    run = fit(model, DATA, Devices(), epochs=10, device="cuda")
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    losses = run.history.query("output == 'joint'")["value"].tolist()
+    assert losses[-1] < 0.8 * losses[0]
+    assert run.predict(DATA.test).is_cuda
+
+
+@on_cuda
+def test_cuda_starts_from_the_weights_of_the_cpu_and_sees_the_same_batches():
+    spies = {device: Spy() for device in ("cpu", "cuda")}
+    for device, spy in spies.items():
+        fit(MultimodalNet.build(DATA), DATA, spy, epochs=1, device=device)
+    assert same(spies["cpu"].first, spies["cuda"].first)
+    assert same(spies["cpu"].batches, [batch.cpu() for batch in spies["cuda"].batches])
