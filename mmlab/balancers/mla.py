@@ -129,8 +129,10 @@ class MLA(Balancer):
     The step of modality m moves its encoder and the head from its loss alone. The head's gradient
     is projected away from what the features of the others span; its bias counts as the weight of a
     constant 1 among the features. Plain momentum would carry the others' gradients past the
-    projector, so the head's momentum buffer is emptied after each of its steps. A modality that a
-    batch lacks is skipped: no update, and no change of the projector.
+    projector, so the head's momentum buffer is emptied after each of its steps. Train with SGD:
+    adaptive optimisers rescale the projected gradient entry by entry, and so turn it back towards
+    what it should spare. A modality that a batch lacks is skipped: no update, and no change of the
+    projector.
 
     Args:
         projector: "restarted" spares the latest mean features of the other modalities; "rls" is the
