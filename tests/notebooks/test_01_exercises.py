@@ -55,13 +55,6 @@ def test_a_forgotten_mean_is_named(names, capsys, monkeypatch):
 
 
 def test_the_open_experiment_runs(names, capsys):
-    short = names | {"side": {"seeds": range(2), "epochs": 2, "device": "cpu"}}
-    exec(SOLUTIONS[2], short)
-    assert "slow audio" in capsys.readouterr().out
-
-
-def test_slowing_the_audio_gives_the_image_a_larger_share(names):
-    short = names | {"side": {"seeds": range(2), "epochs": 5, "device": "cpu"}}
-    exec(SOLUTIONS[2], short)
-    share = short["mine"].groupby("method")["share image"].mean()
-    assert share["slow audio"] > share["joint"]
+    exec(SOLUTIONS[2], names | {"side": {"seeds": range(2), "epochs": 2, "device": "cpu"}})
+    printed = capsys.readouterr().out
+    assert "speaker" in printed and "seen" in printed and "0.03" in printed
