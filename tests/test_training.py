@@ -213,7 +213,10 @@ def test_regression_trains_on_the_absolute_error():
 def test_a_branch_leaves_the_run_untouched():
     class Looks(Joint):
         def epoch(self, run):
+            before = weights(run.model)
             copies.append(run.branch(Uniform(), 1))
+            assert not same(weights(copies[-1]), before)  # the copy has learnt
+            assert same(weights(run.model), before)
 
     copies = []
     encoders = lambda: {  # noqa: E731

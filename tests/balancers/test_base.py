@@ -152,7 +152,7 @@ def test_backward_may_stop_at_the_features():
 def test_encoder_grads_hands_over_what_backward_would_have_added():
     s, full = make_step(), make_step()
     for step in (s, full):
-        step.backward(step.losses["a"], encoders=False)
+        step.backward(step.losses["joint"] + step.losses["a"], encoders=False)  # to be added to
     full.backward(full.losses["joint"])
     grads = s.encoder_grads(s.losses["joint"])
     assert all(p.grad is None for p in s.model.encoders.parameters())
