@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmlab.balancers import (
@@ -47,25 +48,41 @@ BALANCERS: dict[str, Callable[[], Balancer]] = {
 }
 
 
-def hand_loop(model: MultimodalNet, data: MultimodalData, *, epochs: int, seed: int = 0) -> None:
-    """Joint training as one would write it without mmlab: plain modules, one loop, SGD.
+class PlainNet(nn.Module):
+    """Encoders and one linear layer, as one would write them without mmlab."""
 
-    It takes the modules of `model` and the data order of `fit`, so both end at the same weights.
+    def __init__(self, encoders: nn.ModuleDict, linear: nn.Linear) -> None:
+        super().__init__()
+        self.encoders, self.linear = encoders, linear
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        features = [encoder(inputs[m]) for m, encoder in self.encoders.items()]
+        return self.linear(torch.cat(features, dim=-1))
+
+
+def hand_loop(model: PlainNet, data: MultimodalData, *, epochs: int, seed: int = 0) -> list[float]:
+    """Joint training as one would write it without mmlab; returns the mean loss of each epoch.
+
+    It takes the data order of `fit`, so both end at the same weights.
     """
-    encoders, linear = model.encoders, model.fusion.linear
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     order = generator(seed, "order")
     model.train()
+    history = []
     for _ in range(epochs):
         permutation = torch.randperm(len(data.train), generator=order)
         inputs = {m: x[permutation] for m, x in data.train.inputs.items()}
         target = data.train.target[permutation]
+        losses = []
         for i in range(0, len(target), BATCH_SIZE):
-            features = [encoders[m](x[i : i + BATCH_SIZE]) for m, x in inputs.items()]
-            logits = linear(torch.cat(features, dim=-1))
+            batch = slice(i, i + BATCH_SIZE)
+            loss = F.cross_entropy(model({m: x[batch] for m, x in inputs.items()}), target[batch])
             optimizer.zero_grad()
-            F.cross_entropy(logits, target[i : i + BATCH_SIZE]).backward()
+            loss.backward()
             optimizer.step()
+            losses.append(loss.detach())
+        history.append(torch.stack(losses).mean().item())
+    return history
 
 
 def train(balancer: Balancer, data: MultimodalData, *, epochs: int) -> Callable[[], object]:
@@ -76,7 +93,8 @@ def train(balancer: Balancer, data: MultimodalData, *, epochs: int) -> Callable[
 
 
 def by_hand(data: MultimodalData, *, epochs: int) -> Callable[[], object]:
-    model = MultimodalNet.build(data)
+    built = MultimodalNet.build(data)
+    model = PlainNet(built.encoders, built.fusion.linear)
     return lambda: hand_loop(model, data, epochs=epochs)
 
 

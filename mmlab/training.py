@@ -84,7 +84,6 @@ class Run:
         The copy takes model, buffers and optimiser along. This run is untouched bit for bit: the
         copy draws its data order, noise and dropout from streams of its own.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         model, optimizer = copy.deepcopy((self.model, self.optimizer))
         model.train()
         fork = replace(
