@@ -23,6 +23,33 @@ def mlp(size: int, width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(size, 5), nn.Tanh(), nn.Linear(5, width))
 
 
+class Counted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, log):
+        ctx.log = log
+        log.append("forward")
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.log.append("backward")
+        return grad, None
+
+
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.log: list[str] = []
+
+    def forward(self, x):
+        return Counted.apply(x, self.log)
+
+
+def counted(size: int, width: int) -> nn.Module:
+    """A linear encoder whose last layer logs every "forward" and "backward" pass in `.log`."""
+    return nn.Sequential(nn.Linear(size, width), Counter())
+
+
 def network(modalities="av", *, fusion="concat", heads="own", encoder=linear, seed=0, outputs=None):
     """A network over the modalities named by single letters, in float64."""
     outputs = outputs or CLASSES

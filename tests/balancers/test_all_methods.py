@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from by_hand import batch, data, mlp, network, parameters
+from by_hand import batch, counted, data, mlp, network, parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlab import (
@@ -223,6 +223,19 @@ def test_no_step_waits_for_the_device(name, masked):
     with Waits() as waits, torch.no_grad():
         balancer.fuse(net(samples.inputs))
     assert not waits.seen
+
+
+@every_method
+def test_a_step_takes_no_pass_more_than_the_mathematics_needs(name):
+    """One backward pass through each encoder, two where the gradients must be told apart."""
+    net, samples = build(name, encoder=counted), batch()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in METHODS[name]().step(Step(net, samples, optimizer)):
+        optimizer.step()
+    for encoder in net.encoders.values():
+        log = encoder[1].log
+        assert log.count("backward") == (2 if name.startswith("mmpareto") else 1)
+        assert log.count("forward") == (2 if name == "atf-bdo" else 1)
 
 
 @pytest.mark.parametrize("name", ["gblend-online", "atf-ace", "ogm", "mmpareto", "mla"])

@@ -7,6 +7,7 @@ from by_hand import (
     ByHand,
     assert_gradients,
     batch,
+    counted,
     data,
     flat,
     linear,
@@ -202,42 +203,20 @@ def test_a_modality_that_a_whole_batch_lacks_has_no_say(rescale):
     assert np.isfinite(encoder_gradient(net, "a")).all()
 
 
-class Counted(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, log):
-        ctx.log = log
-        log.append("forward")
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        ctx.log.append("backward")
-        return grad, None
-
-
-class Counter(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.log: list[str] = []
-
-    def forward(self, x):
-        return Counted.apply(x, self.log)
-
-
 @pytest.mark.parametrize("modalities", ["av", "avt"])
 def test_it_costs_one_forward_two_engine_runs_and_two_passes_through_each_encoder(
     modalities, monkeypatch
 ):
-    net = network(modalities, encoder=lambda s, w: nn.Sequential(nn.Linear(s, w), Counter()))
+    net = network(modalities, encoder=counted)
     runs = []
     for name in ("grad", "backward"):
         engine = getattr(torch.autograd, name)
 
-        def counted(*args, engine=engine, **options):
+        def noted(*args, engine=engine, **options):
             runs.append(engine)
             return engine(*args, **options)
 
-        monkeypatch.setattr(torch.autograd, name, counted)
+        monkeypatch.setattr(torch.autograd, name, noted)
     take_step(MMPareto(), net, batch(modalities))
     assert len(runs) == 2
     for encoder in net.encoders.values():
