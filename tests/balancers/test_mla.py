@@ -334,8 +334,8 @@ def test_an_absent_modality_has_no_say_whatever_its_logits_are(fusion):
 
 
 @pytest.mark.parametrize("fusion", ["entropy", "mean"])
-def test_a_sample_with_no_modality_is_named(fusion):
-    present = {"a": torch.tensor([1, 1, 0, 1, 0]).bool(), "v": torch.tensor([1, 0, 0, 1, 1]).bool()}
+def test_the_first_sample_with_no_modality_is_named(fusion):
+    present = {"a": torch.tensor([1, 1, 0, 1, 0]).bool(), "v": torch.tensor([1, 0, 0, 1, 0]).bool()}
     with pytest.raises(ValueError, match="sample 2 has no modality"):
         MLA(fusion=fusion).fuse(output(logits()), present)
 
