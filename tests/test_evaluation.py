@@ -89,6 +89,9 @@ def test_the_modality_gap_by_hand():
     assert evaluation.modality_gap(net, data.test) == pytest.approx(math.sqrt(2))
     data.test.inputs["b"] = data.test.inputs["a"] * 7
     assert evaluation.modality_gap(net, data.test) == pytest.approx(0, abs=1e-5)
+    # Each sample is scaled before the mean: half go to (1, 0, 0, 0), half to (0, 1, 0, 0).
+    data.test.inputs["b"] = torch.tensor([[9.0, 0, 0, 0], [0, 2.0, 0, 0]]).repeat(40, 1)
+    assert evaluation.modality_gap(net, data.test) == pytest.approx(math.sqrt(0.5))
 
 
 def test_a_gap_needs_two_modalities():
