@@ -6,25 +6,25 @@ import os
 from pathlib import Path
 
 
-class UnwritableError(Exception):
+class UnwritableError(OSError):
     """A file could not be written; the message says which, why, and what to do."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text as UTF-8.
 
     Raises:
         UnwritableError: if the disk is full or the folder may not be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        fix = "choose another folder with --out"
+        fix = f"give yourself write permission on {path.parent}, or choose another folder (--out)"
         if error.errno == errno.ENOSPC:
-            fix = "the disk is full: free some space and run again, or " + fix
+            fix = "the disk is full: free some space and run again"
         raise UnwritableError(f"cannot write {path}: {error.strerror or error}; {fix}") from error

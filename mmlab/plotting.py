@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmlab.experiments import interval
+from mmlab.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +177,13 @@ def curves(
     of = looks(table[by].unique())
     for name, group in table.groupby(by, sort=False):
         runs = group.pivot(index="seed", columns=x, values=y)
-        ax.plot(runs.columns, runs.mean(), label=name, markevery=max(1, runs.shape[1] // 5), **of[name]._asdict())
+        ax.plot(
+            runs.columns,
+            runs.mean(),
+            label=name,
+            markevery=max(1, runs.shape[1] // 5),
+            **of[name]._asdict(),
+        )
         if len(runs) > 1:
             _, low, high = zip(*(interval(runs[place]) for place in runs), strict=True)
             ax.fill_between(runs.columns, low, high, color=of[name].color, alpha=0.15, linewidth=0)
@@ -213,8 +218,8 @@ def show(figure: Figure, name: str, alt: str) -> None:
             "without folder or suffix, such as '01-curves'"
         )
     png = _rendered(figure, "png", {"Software": None})
-    _write(FIGURES / f"{name}.png", png)
-    _write(FIGURES / f"{name}.svg", _rendered(figure, "svg", {"Date": None}))
+    write_atomically(FIGURES / f"{name}.png", png)
+    write_atomically(FIGURES / f"{name}.svg", _rendered(figure, "svg", {"Date": None}))
     plt.close(figure)
     display(_output(png, alt), metadata={"image/png": {"alt": alt}}, raw=True)
 
@@ -231,22 +236,3 @@ def _rendered(figure: Figure, kind: str, metadata: Mapping[str, str | None]) -> 
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing: a temporary name first, then one rename."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OSError(
-            f"could not write the figure {path}: {error}; free some space, or give yourself "
-            f"write permission on {path.parent}"
-        ) from error

@@ -241,15 +241,15 @@ def test_deadline_holds_for_the_whole_notebook(folder, out):
 
 def test_a_full_disk_leaves_nothing_half_written(folder, out, monkeypatch):
     write_notebook(folder, "00-a", "1")
-    whole = Path.write_text
+    whole = Path.write_bytes
 
-    def half(path: Path, text: str, **kwargs) -> int:
+    def half(path: Path, content: bytes) -> int:
         if "00-a.ipynb" not in path.name:
-            return whole(path, text, **kwargs)
-        whole(path, text[: len(text) // 2], **kwargs)
+            return whole(path, content)
+        whole(path, content[: len(content) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     (result,) = run(folder=folder, out=out)
     assert not result.ok
     assert "No space left on device; the disk is full" in result.cause

@@ -249,7 +249,7 @@ class Losses(Mapping[str, Tensor]):
         if key not in self.computed:
             if key not in self:
                 raise KeyError(f"no loss {key!r}; allowed are {', '.join(map(repr, self))}")
-            with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()):
+            with contextlib.nullcontext() if self.graph else torch.no_grad():
                 self.computed[key] = self._compute(key)
         return self.computed[key]
 

@@ -49,7 +49,7 @@ class Fusion(nn.Module):
         return super().__call__(features)
 
     def _check(self, features: Features) -> None:
-        if set(features) != set(self.widths):
+        if features.keys() != self.widths.keys():
             raise ValueError(
                 f"the fusion was built for the modalities {list(self.widths)}; "
                 f"got features for {list(features)}"

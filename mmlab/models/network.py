@@ -106,13 +106,15 @@ class MultimodalNet(nn.Module):
         return self.encoders[m](x)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
-        if set(inputs) != set(self.encoders):
+        encoders = self.encoders
+        if inputs.keys() != encoders.keys():
             raise ValueError(
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        features = {m: self.encode(m, inputs[m]) for m in self.encoders}
-        return Output(features, self.fusion(features), LazyLogits(self, features), self.fusion)
+        features = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
+        fusion = self.fusion
+        return Output(features, fusion(features), LazyLogits(self, features), fusion)
 
     @classmethod
     def build(
