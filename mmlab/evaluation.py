@@ -118,13 +118,15 @@ def probe_accuracy(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     train, test = data.train, data.splits[split]
     seen, unseen = forward(model, train).features, forward(model, test).features
     scores = {}
     for m in model.modalities:
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-        with warnings.catch_warnings():
+        # one thread: for features this small, several only wait for each other
+        with warnings.catch_warnings(), threadpool_limits(limits=1):
             warnings.simplefilter("ignore", ConvergenceWarning)
             probe.fit(*_known(seen[m], train, m))
         scores[m] = float(probe.score(*_known(unseen[m], test, m)))
