@@ -35,6 +35,8 @@ def compare(
     measure:  what else to measure: a callable Run -> {column: value}.
     training: further arguments for fit (lr, optimizer, batch_size, device, loss ...).
 
+    Raises ValueError for no method, TypeError for a balancer where its maker is wanted.
+
     At one seed all methods start from the same encoders and see the batches in the same order.
     Columns: method, seed, accuracy (test, of the balancer's own prediction), "share m" (test
     accuracy of modality m's part of the joint logits), and what `measure` returns. For regression
@@ -44,6 +46,12 @@ def compare(
 
     if not methods:
         raise ValueError("no method to compare; give e.g. methods={'joint': Joint}")
+    for name, make in methods.items():
+        if not callable(make):
+            raise TypeError(
+                f"method {name!r} is {make!r}; give something that makes a fresh balancer a run, "
+                "such as OGM or lambda: OGM(alpha=0.1)"
+            )
     rows = []
     for seed in seeds:
         of_seed = data(seed) if callable(data) else data

@@ -105,6 +105,8 @@ def test_the_paired_interval_is_that_of_the_paired_t_test():
 def test_bad_comparisons_are_refused():
     with pytest.raises(ValueError, match="no method to compare"):
         compared({})
+    with pytest.raises(TypeError, match=r"method 'joint' is <.*Joint.*lambda: OGM"):
+        compared({"joint": Joint()})
     with pytest.raises(ValueError, match=r"at least 2 runs; got 1\. Use more seeds"):
         interval([0.5])
     table = pd.DataFrame({"method": ["a", "a"], "seed": [0, 1], "accuracy": [0.1, 0.2]})

@@ -185,11 +185,14 @@ class GradientBlending(Balancer):
         if not 0 <= floor <= 1:
             raise ValueError(f"floor is {floor!r}; allowed is a share of the largest, 0 to 1")
         self.mode, self.warmup, self.super_epoch, self.floor = mode, warmup, super_epoch, floor
+        self._forget()
+
+    def _forget(self) -> None:
         self.weights: dict[str, Tensor] = {}
+        self._next = 0  # the epoch of the next estimate
 
     def start(self, run: Run) -> None:
-        self.weights = {}
-        self._next = 0
+        self._forget()
 
     def epoch(self, run: Run) -> None:
         if run.epoch < self._next:
