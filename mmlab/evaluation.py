@@ -27,11 +27,19 @@ if TYPE_CHECKING:
 
 
 def accuracy(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """Part of the samples whose largest logit is the target, 0 to 1; mask: which samples count."""
+    """Part of the samples whose largest logit is the target, 0 to 1.
+
+    mask: which samples count; NaN where none does. Raises ValueError for real-valued targets.
+    """
+    if target.is_floating_point():
+        raise ValueError(
+            f"accuracy needs class labels, and the targets are {target.dtype}; "
+            "for regression use regression_metrics or test_scores"
+        )
     right = (logits.argmax(-1) == target).float()
     if mask is None:
         return right.mean().item()
-    return ((right * mask).sum() / mask.sum().clamp(min=1)).item()
+    return ((right * mask).sum() / mask.sum()).item()
 
 
 @torch.no_grad()
@@ -206,12 +214,17 @@ class GradientWatch:
 def gradient_conflict(
     model: MultimodalNet, batch: Batch, loss=None
 ) -> dict[str, Mapping[str, float]]:
-    """Norms and cosine of the joint and the unimodal gradient in each encoder; `.grad` is kept."""
+    """Norms and cosine of the joint and the unimodal gradient in each encoder; `.grad` is kept.
+
+    Frozen encoders, which have no gradient, are left out.
+    """
     training = model.training
     model.eval()
     s = Step(model, _to_model(model, batch), loss=loss)
     rows = {}
     for m in model.modalities:
+        if not s.parameters(m):
+            continue
         g, u = s.grad(s.losses["joint"], m), s.grad(s.losses[m], m)
         rows[m] = {
             "joint norm": gradients.norm(g).item(),
@@ -244,7 +257,7 @@ def modality_gap(model: MultimodalNet, batch: Batch) -> float:
 
 @torch.no_grad()
 def shapley_shares(model: MultimodalNet, batch: Batch) -> dict[str, float]:
-    """Each modality's share of the evidence for the right class; the shares sum to 1.
+    """Each modality's share of what moves the right class's logit, for or against; they sum to 1.
 
     The mean absolute contribution to the target's logit, each sample's contributions first centred
     over the classes (a constant added to all logits changes no prediction).

@@ -82,6 +82,9 @@ def train_once(
 def interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean and ends of Student's t interval over independent runs: (mean, low, high).
 
+    Runs that share their test people are independent repeats for those people only. To speak of
+    new people, average over the runs of each fold first and give the folds' means.
+
     Raises ValueError for fewer than two values: one run has no interval.
     """
     import numpy as np
@@ -101,13 +104,19 @@ def summary(
     """One row a method: mean and interval, and the paired difference to `baseline` seed by seed.
 
     Columns: mean, low, high, difference, difference low, difference high, seeds. A paired interval
-    that leaves out 0 is a difference that the seeds do not explain.
+    that leaves out 0 is a difference that repeating the experiment does not explain; see `interval`
+    for what seeds that share a fold can tell. Raises ValueError for an unknown baseline, or a
+    method that lacks a seed.
     """
     import pandas as pd
 
     wide = table.pivot(index="seed", columns="method", values=column)
     if baseline not in wide:
         raise ValueError(f"no method {baseline!r} to compare with; the table has {list(wide)}")
+    gaps = wide.isna().stack()
+    if gaps.any():
+        seed, method = gaps[gaps].index[0]
+        raise ValueError(f"method {method!r} has no {column} at seed {seed}; pairs need every seed")
     rows = {}
     for method in table["method"].unique():
         mean, low, high = interval(wide[method], confidence)

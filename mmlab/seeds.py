@@ -24,10 +24,24 @@ def drawing(seed: int, *names: str | int, device: str | torch.device = "cpu") ->
 
     For what takes no generator of its own: the initial weights of torch's layers, and dropout.
     """
-    on_cuda = torch.device(device).type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+    kind = torch.device(device).type
+    on_cuda = kind == "cuda"
+    with _kept_on_mps(kind == "mps"), torch.random.fork_rng(devices=[device] if on_cuda else []):
         torch.default_generator.manual_seed(derive(seed, *names))  # torch's own seeds every device
         if on_cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(derive(seed, *names))
+        elif kind == "mps":
+            torch.mps.manual_seed(derive(seed, *names))
         yield
+
+
+@contextlib.contextmanager
+def _kept_on_mps(wanted: bool) -> Iterator[None]:
+    """Put the generator of Apple's GPU back afterwards; torch's own fork leaves it out."""
+    state = torch.mps.get_rng_state() if wanted else None
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.mps.set_rng_state(state)

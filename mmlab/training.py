@@ -156,6 +156,7 @@ def fit(
             _train_epoch(run, train, order, noise)
             for observer in observers:
                 observer(run)
+    _check_finite(run)
     return run
 
 
@@ -189,6 +190,14 @@ def _step(run: Run, s: Step) -> None:
         raise RuntimeError(
             f"{run.balancer.name}.step never yielded, so nothing would be trained; "
             "fill the gradients, then `yield` once for each optimiser step"
+        )
+
+
+def _check_finite(run: Run) -> None:
+    """The last update is followed by no loss that would tell: look at the parameters."""
+    if not torch.stack([p.isfinite().all() for p in run.model.parameters()]).all():
+        raise FloatingPointError(
+            f"parameters are not finite after epoch {run.epoch} under {run.balancer.name}; lower lr"
         )
 
 

@@ -147,7 +147,7 @@ class ATF(Balancer):
         before = self._stacked(s.losses, s)
         if self.factors is None:
             self.factors = torch.full_like(before, 1 / len(before))
-        self.factors = ace_update(self.factors, before, self.rate)
+        self.factors = ace_update(self.factors, self._known(before, s), self.rate)
         scaled = self.factors * (len(before) if self.total == "modalities" else 1)
         for m, factor in zip(s.modalities, scaled, strict=True):
             s.scale_update(m, factor)
@@ -156,6 +156,18 @@ class ATF(Balancer):
         if self.update == "bdo":
             after = self._stacked(s.again(), s)
             self.factors = bdo_update(self.factors, before, after, self.rate)
+
+    def _known(self, losses: Tensor, s: Step) -> Tensor:
+        """The losses, that of a modality which the whole batch lacks set so that λ_m stays.
+
+        ACE leaves λ_m where ℓ_m = λ_m Σℓ. Its own loss, 0 for want of samples, would read as
+        perfectly learnt.
+        """
+        if s.batch.present is None:
+            return losses
+        known = torch.stack([s.batch.present[m].any() for m in s.modalities])
+        trusted = (self.factors * known).sum().clamp(min=torch.finfo(losses.dtype).eps)
+        return torch.where(known, losses, self.factors * (losses * known).sum() / trusted)
 
     @staticmethod
     def _stacked(losses: Losses, s: Step) -> Tensor:

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from mmlab.training import Run
 
 Loss = Callable[..., Tensor]
-"""loss(prediction, target, reduction="mean" | "none"), as in torch.nn.functional."""
+"""loss(prediction, target, reduction="mean" | "none"), as in torch.nn.functional.
+
+Where modalities are missing the mean is taken over the samples that have the modality, so the loss
+must be a plain mean over samples: weights a class would change their meaning there.
+"""
 
 
 class Balancer:
@@ -90,6 +94,8 @@ class Step:
         self.epoch, self.progress = epoch, progress
         self.noise = noise
         self.loss = loss or default_loss(batch.target)
+        if optimizer in _waiting:
+            _waiting[optimizer].clear()  # what a step that was never taken had asked for
         self.logged: dict[str, object] = {}
 
     @property
@@ -146,6 +152,8 @@ class Step:
         """Gradients of `wanted`; those of all parameters outside the encoders go into `.grad`."""
         encoders = set(self.model.encoders.parameters())
         others = [p for p in self.model.parameters() if p.requires_grad and p not in encoders]
+        if not wanted + others:
+            return []
         grads = torch.autograd.grad(loss, wanted + others, retain_graph=True, allow_unused=True)
         for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
             if grad is not None:
@@ -162,9 +170,11 @@ class Step:
     def grad(self, loss: Tensor, m: str) -> list[Tensor]:
         """The gradient of `loss` for encoder `m`, one tensor a parameter; leaves `.grad` alone.
 
-        Parameters that `loss` does not depend on get zeros.
+        Parameters that `loss` does not depend on get zeros; a frozen encoder gives an empty list.
         """
         parameters = self.parameters(m)
+        if not parameters:
+            return []
         return list(
             torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
         )
@@ -197,12 +207,16 @@ class Step:
             torch._foreach_mul_([grads[i] for i in known], factors)
 
     def add_noise(self, m: str, std: Sequence[Tensor | float]) -> None:
-        """Add normal noise to the gradient of encoder `m`; std: one for each parameter tensor."""
-        grads = self.gradient(m)
-        if not grads:
-            return  # a frozen encoder
-        noise = gradients.noise_like(grads, std, self.noise)
-        self.set_grad(m, list(torch._foreach_add(grads, noise)))
+        """Add normal noise to the gradient of encoder `m`; std: one for each of its parameters.
+
+        A parameter without a gradient gets none.
+        """
+        grads = [p.grad for p in self.parameters(m)]
+        known = [i for i, grad in enumerate(grads) if grad is not None]
+        if known:
+            kept = [grads[i] for i in known]
+            noise = gradients.noise_like(kept, [std[i] for i in known], self.noise)
+            torch._foreach_add_(kept, noise)
 
     def scale_update(self, m: str, k: float | Tensor) -> None:
         """Multiply encoder m's next *update* by k: exact under any optimiser.
@@ -270,6 +284,7 @@ class Losses(Mapping[str, Tensor]):
         if mask is None:
             return self.loss(prediction, target)
         per_sample = self.loss(prediction, target, reduction="none")
+        per_sample = per_sample.flatten(1).mean(1) if per_sample.ndim > 1 else per_sample
         return (per_sample * mask).sum() / mask.sum().clamp(min=1)
 
 
@@ -303,16 +318,26 @@ def as_prediction(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
 
 
 @contextlib.contextmanager
 def _replayed(state: Tensor, device: torch.device) -> Iterator[None]:
     """Draw the same random numbers as from `state` on, then go on as if nothing had been drawn."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state, device)
-        else:
-            torch.set_rng_state(state)
+    now = _random_state(device)
+    _set_random_state(state, device)
+    try:
         yield
+    finally:
+        _set_random_state(now, device)

@@ -119,7 +119,7 @@ def optimal_weights(gain: Tensor, second_moment: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not fit.
 
-    Source: the paper's optimal blend; for a diagonal M it is its closed form G_k / σ_k².
+    Source: derived; for a diagonal M it is the paper's closed form G_k / σ_k².
     """
     check_shapes(gain=(gain, "K"), second_moment=(second_moment, "KK"))
     largest = second_moment.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
@@ -147,7 +147,8 @@ class GradientBlending(Balancer):
 
     For an estimate, K = M + 1 copies of the run train on from the same checkpoint, each with one of
     the losses alone; what each gains on the held-out split and what it overfits gives its weight.
-    The run itself is untouched by it, bit for bit. The test split is never looked at.
+    The run itself is untouched by it, bit for bit. The test split is never looked at. A learning
+    rate schedule that an observer drives is not part of the trials.
 
     Args:
         mode: "offline" estimates once, over the whole training; "online" before each super-epoch,
@@ -210,7 +211,12 @@ class GradientBlending(Balancer):
         train, holdout = run.losses("train"), run.losses("holdout")
         rows = []
         for key, alone in trials.items():
-            copy = run.branch(alone, epochs)
+            try:
+                copy = run.branch(alone, epochs)
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"in the trial of the {key!r} loss alone: {error}"
+                ) from error
             after = run.losses("train", copy)[key], run.losses("holdout", copy)[key]
             rows.append(torch.stack([train[key], holdout[key], *after]))
         overfit, gain = overfit_and_gain(*torch.stack(rows, dim=-1))

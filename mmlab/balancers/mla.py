@@ -76,7 +76,9 @@ def restarted_projector(means: Tensor, alpha: float | Tensor) -> Tensor:
     leading = torch.broadcast_shapes(means.shape[:-2], soft.shape[:-2])
     stacked = torch.cat([x.expand(*leading, -1, -1) for x in (means.mT, soft)], dim=-2)
     # [H; √α I] = QR has RᵀR = HᵀH + αI, so H R⁻¹ is the upper block of Q: no square is inverted.
-    upper = torch.linalg.qr(stacked).Q[..., :width, :]
+    # Apple's GPU has no QR: there the small matrix goes to the CPU and back.
+    factors = torch.linalg.qr(stacked.cpu() if stacked.is_mps else stacked)
+    upper = factors.Q[..., :width, :].to(means.device)
     P = eye[:width, :width] - upper @ upper.mT
     return (P + P.mT) / 2  # not every matrix product is symmetric to the last bit
 
@@ -98,7 +100,7 @@ def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: the shapes do not fit, or ``present`` is not boolean.
 
-    Source: the paper; for two modalities and C classes no weight exceeds C/(C + 1).
+    Source: the paper, at second hand; for two modalities and C classes no weight exceeds C/(C + 1).
     """
     if present is None:
         present = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
@@ -139,7 +141,8 @@ class MLA(Balancer):
             paper's recursion, which collapses; "none" is the ablation.
         alpha: α > 0, softness of the projector, in the feature's unit squared.
         fusion: at test time, "entropy" weighs the modalities of each sample by how sure they are;
-            "mean" weighs them alike.
+            "mean" weighs them alike. With one output, as in regression, every entropy is 0, and
+            the two are the same.
 
     Raises:
         ValueError: an argument out of range; a network whose head is not one shared nn.Linear; a
@@ -212,7 +215,7 @@ class MLA(Balancer):
     def _project(self, head: nn.Linear, m: str) -> None:
         """The head's gradient G, bias as its last column, becomes G P."""
         P = self._projector(m)
-        if P is None:
+        if P is None or head.weight.grad is None:  # the identity, or a frozen head
             return
         if head.bias is None:
             head.weight.grad = head.weight.grad @ P[:-1, :-1]

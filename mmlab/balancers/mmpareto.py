@@ -148,7 +148,9 @@ def _whole(
 def _by_tensor(
     g: Sequence[Tensor], u: Sequence[Tensor], gamma: float, gamma_on_aligned: bool
 ) -> list[Tensor]:
-    """The released code's way: the encoder's direction, each tensor rescaled on its own.
+    """The released code's rescale: the encoder's direction, each tensor's magnitude on its own.
+
+    (The code also clamps w to [.001, .999] and counts a cosine of 0 as a conflict; this does not.)
 
     A factor a tensor turns the whole vector, so the result can oppose g or u.
     """

@@ -30,7 +30,7 @@ def discrepancy_ratios(scores: Tensor) -> Tensor:
     Raises:
         ValueError: there is no axis of at least two modalities.
 
-    Source: the paper, for M = 2; the mean of the others is its released code's way with more.
+    Source: the paper, for M = 2; the mean of the others for more modalities is ours.
     """
     check_shapes(scores=(scores, "M"))
     modalities = scores.shape[-1]
@@ -144,7 +144,7 @@ class OGM(Balancer):
 
         The mean is over the samples that have the modality; where all have all, ratios of means
         are the paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor
-        behind: it scores the mean of the others.
+        behind: it scores the mean of the others (which, for M ≥ 3, draws their ratios towards 1).
         """
         target = s.batch.target
         if target.is_floating_point():

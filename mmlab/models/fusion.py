@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ class Fusion(nn.Module):
 
     A subclass writes `forward`. `contributions` here is the general one, Shapley values of the
     joint logits (Shapley 1953): a modality's mean marginal contribution over all orders in which
-    modalities can join. An absent modality is replaced by its running mean feature. What the
+    modalities can join. An absent modality is replaced by its running mean feature, which starts
+    at 0 and moves a tenth of the way at every training batch. What the
     fusion says of the mean features alone is shared equally, so the parts sum to the joint logits.
     All 2^M coalitions go through the fusion in one batched call.
     """
@@ -71,7 +73,7 @@ class Fusion(nn.Module):
                 f"{MOST_EXACT}. Use an additive fusion (Concat, Sum, Late) for more modalities"
             )
         values = self._coalition_values(features, names)
-        weights = shapley_weights(len(names)).to(values)
+        weights = _weights(len(names), values.dtype, values.device)
         parts = torch.einsum("ms,sbc->mbc", weights, values) + values[0] / len(names)
         return dict(zip(names, parts, strict=True))
 
@@ -100,6 +102,12 @@ def shapley_weights(n: int) -> Tensor:
             weights[m, s] -= weight
             weights[m, s | 1 << m] += weight
     return weights
+
+
+@functools.cache
+def _weights(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once: to send it to a GPU at every step would make the host wait."""
+    return shapley_weights(n).to(dtype).to(device)
 
 
 class Concat(Fusion):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -129,7 +130,8 @@ class MultimodalNet(nn.Module):
     ) -> MultimodalNet:
         """A network that fits `data` (a MultimodalData).
 
-        encoders: "mlp", "cnn", or one module a modality, each giving `width` features.
+        encoders: "mlp", "cnn", or one module a modality, each giving `width` features. The network
+                  takes deep copies: what is given stays as it is, and starts alike at every seed.
         fusion:   a key of mmlab.models.FUSIONS.
         heads:    "own" or "shared".
         seed:     sets the initial weights, a separate stream for each part: an encoder starts the
@@ -151,6 +153,8 @@ class MultimodalNet(nn.Module):
                 f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
                 "give one encoder for each modality"
             )
+        else:
+            encoders = {m: copy.deepcopy(encoders[m]) for m in data.modalities}
         linear = lambda: nn.Linear(width, data.n_outputs)  # noqa: E731
         modules: nn.Module = (
             _seeded(seed, "head", build=linear)

@@ -1,6 +1,7 @@
 """ATF's whole step: λ by the recurrence, the update it scales, and BDO's second hop."""
 
 import copy
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from by_hand import ByHand, assert_gradients, batch, data, mlp, network, parameters
 from torch import nn
 
-from mmlab import ATF, Step, fit
+from mmlab import ATF, Batch, Step, fit
+from mmlab.balancers.atf import ace_update
 
 OPTIMISERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -247,17 +249,31 @@ def test_it_learns_a_regression():
     assert joint[0] == pytest.approx(error)
 
 
-def test_an_absent_modality_gives_no_loss_and_keeps_its_encoder():
+def test_an_absent_modality_keeps_its_encoder_and_its_factor():
     net, samples = shared_network(), batch(present={"a": [1] * 6, "v": [0] * 6})
     balancer, optimizer = ATF(decoupled=True), OPTIMISERS["sgd"](net.parameters())
     start = parameters(net)
     losses = unimodal_losses(net, samples)
     assert losses[1] == 0
     whole_step(balancer, net, samples, optimizer)
-    torch.testing.assert_close(
-        balancer.factors.numpy(), ace(np.array([0.5, 0.5]), losses, 0.1), rtol=1e-12, atol=0
-    )
+    np.testing.assert_allclose(balancer.factors, [0.5, 0.5], rtol=1e-12)
     assert torch.equal(parameters(net)["encoders.v.weight"], start["encoders.v.weight"])
+
+
+def test_the_present_modalities_share_what_the_absent_one_leaves():
+    balancer = ATF(rate=0.3)
+    balancer.factors = torch.tensor([0.2, 0.5, 0.3]).double()
+    samples = Batch(
+        {m: torch.zeros(2, 1) for m in "abc"},
+        torch.zeros(2).long(),
+        {m: torch.full((2,), m != "b") for m in "abc"},
+    )
+    losses = torch.tensor([2.0, 0.0, 1.0]).double()
+    step = types.SimpleNamespace(batch=samples, modalities=("a", "b", "c"))
+    after = ace_update(balancer.factors, balancer._known(losses, step), balancer.rate)
+    assert after[1].item() == pytest.approx(0.5)
+    assert after[0] > 0.2 and after[2] < 0.3
+    assert after.sum().item() == pytest.approx(1)
 
 
 def test_without_an_optimiser_the_reason_is_named():

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mmlab.balancers import Joint, Step
 from mmlab.datasets import Batch
+from mmlab.evaluation import gradient_conflict
 from mmlab.models import Concat, Gated, MultimodalNet
 
 MASK = torch.tensor([True, False, True, True, False, True])
@@ -315,3 +316,23 @@ def test_logged_tensors_are_detached_and_named():
     s.log(rate=0.5, ratio={"a": s.losses["a"], "b": 2})
     assert list(s.logged) == [("rate", ""), ("ratio", "a"), ("ratio", "b")]
     assert not s.logged["ratio", "a"].requires_grad
+
+
+def test_a_frozen_encoder_has_an_empty_gradient_and_no_conflict():
+    s = make_step()
+    frozen, *others = s.modalities
+    s.model.encoders[frozen].requires_grad_(False)
+    assert s.grad(s.losses["joint"], frozen) == []
+    assert list(gradient_conflict(s.model, s.batch)) == others
+
+
+def test_noise_goes_only_where_a_gradient_is():
+    s = make_step()
+    m = s.modalities[0]
+    s.backward(s.losses["joint"])
+    without, *rest = s.parameters(m)
+    without.grad = None
+    before = [p.grad.clone() for p in rest]
+    s.add_noise(m, [1.0] * (1 + len(rest)))
+    assert without.grad is None
+    assert all(not torch.equal(p.grad, old) for p, old in zip(rest, before, strict=True))

@@ -376,3 +376,13 @@ def test_arguments_out_of_range_are_refused(options):
     value = next(iter(options.values()))
     with pytest.raises(ValueError, match=str(value)):
         MLA(**options)
+
+
+def test_a_frozen_head_is_left_alone():
+    samples = batch()
+    net = network("av", heads="shared", fusion="late")
+    net.heads.requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    for _ in MLA().step(Step(net, samples, optimizer)):
+        optimizer.step()
+    assert all(p.grad is None for p in net.heads.parameters())
