@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nmmlab: stopped; the same command begins the set-up afresh.", file=sys.stderr)
         return 130
-    return hand_over(command_lines(command, python, rest, ROOT), ROOT)
+    return hand_over(command_line(command, python, rest, ROOT), ROOT)
 
 
 def check_version(version: tuple) -> None:
@@ -284,33 +284,28 @@ def is_held(file) -> bool:
 # --- handing over ------------------------------------------------------------------------------
 
 
-def command_lines(command: str, python: str, rest: list[str], root: Path) -> list[list[str]]:
-    """What a command runs, in order; `rest` goes to the last."""
-    lines = {
-        "run": ["mmlab.notebooks run"],
-        "test": ["ruff check --quiet", "ruff format --check --quiet", "pytest"],
-        "lab": ["jupyterlab --LabApp.default_url=/lab/tree/notebooks"],
+def command_line(command: str, python: str, rest: list[str], root: Path) -> list[str]:
+    """What a command runs; `rest` goes to it."""
+    words = {
+        "run": ["mmlab.notebooks", "run"],
+        "test": ["pytest"],
+        "lab": [
+            "jupyterlab",
+            "--LabApp.default_url=/lab/tree/notebooks",
+            f"--ServerApp.root_dir={root}",
+        ],
         "bench": ["mmlab.bench"],
     }[command]
-    words = [[python, "-m", *line.split()] for line in lines]
-    if command == "lab":
-        words[-1].append(f"--ServerApp.root_dir={root}")
-    return [*words[:-1], [*words[-1], *rest]]
+    return [python, "-m", *words, *rest]
 
 
-def hand_over(lines: list[list[str]], root: Path) -> int:
-    """Run the command lines up to the first that fails, and become the last of them."""
+def hand_over(line: list[str], root: Path) -> int:
+    """Become the command line."""
     os.chdir(root)
-    *before, last = lines
-    for line in before:
-        code = subprocess.call(line)
-        if code:
-            print(f"mmlab: stopped at {' '.join(line[1:])}", file=sys.stderr)
-            return code
     sys.stdout.flush()
     if os.name == "nt":  # there exec would return to the shell at once
-        return subprocess.call(last)
-    os.execv(last[0], last)  # so that signals and the exit code are the command's own
+        return subprocess.call(line)
+    os.execv(line[0], line)  # so that signals and the exit code are the command's own
 
 
 if __name__ == "__main__":

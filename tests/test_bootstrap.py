@@ -314,25 +314,15 @@ def test_a_failing_step_is_reported_with_its_last_words(root):
 # --- handing over ------------------------------------------------------------------------------
 
 
-def test_further_arguments_go_to_the_last_command_line(root):
-    def lines(command):
-        return bootstrap.command_lines(command, "py", ["-k", "a b"], root)
+def test_further_arguments_go_to_the_command_line(root):
+    def line(command):
+        return bootstrap.command_line(command, "py", ["-k", "a b"], root)
 
-    assert lines("run") == [["py", "-m", "mmlab.notebooks", "run", "-k", "a b"]]
-    assert lines("bench") == [["py", "-m", "mmlab.bench", "-k", "a b"]]
-    *style, tests = lines("test")
-    assert [line[2:4] for line in style] == [["ruff", "check"], ["ruff", "format"]]
-    assert not any("a b" in line for line in style)
-    assert tests == ["py", "-m", "pytest", "-k", "a b"]
-    assert f"--ServerApp.root_dir={root}" in lines("lab")[0]
-    assert "--LabApp.default_url=/lab/tree/notebooks" in lines("lab")[0]
-
-
-def test_the_first_failing_line_ends_it(root, monkeypatch):
-    monkeypatch.setattr(os, "chdir", lambda path: None)
-    monkeypatch.setattr(os, "execv", lambda *line: pytest.fail("the last line ran"))
-    fails = [sys.executable, "-c", "raise SystemExit(7)"]
-    assert bootstrap.hand_over([fails, ["never"]], root) == 7
+    assert line("run") == ["py", "-m", "mmlab.notebooks", "run", "-k", "a b"]
+    assert line("bench") == ["py", "-m", "mmlab.bench", "-k", "a b"]
+    assert line("test") == ["py", "-m", "pytest", "-k", "a b"]
+    assert f"--ServerApp.root_dir={root}" in line("lab")
+    assert "--LabApp.default_url=/lab/tree/notebooks" in line("lab")
 
 
 PRETEND_UV = """#!/bin/sh

@@ -59,7 +59,8 @@ def _run_command(args: argparse.Namespace, folder: Path) -> int:
     )
     failed = [result for result in results if not result.ok]
     index = args.out.resolve() / "site/index.html"
-    print(f"\n{len(results) - len(failed)} of {len(results)} notebooks ran. Read them: {index}")
+    read = "What there is to read" if failed else "Read them"
+    print(f"\n{len(results) - len(failed)} of {len(results)} notebooks ran. {read}: {index}")
     for result in failed:
         print(f"FAILED {result}", file=sys.stderr)
     if not failed and not args.no_open and _someone_is_there():

@@ -111,7 +111,12 @@ async def _listen(worker: asyncio.subprocess.Process, result: Result) -> str | N
 
 async def _execute(notebook: Notebook, result: Result, timeout: float, threads: int) -> str | None:
     """Execute one notebook in a worker process, which never outlives this call."""
-    job = {"path": str(notebook.path), "folder": str(notebook.path.parent)}
+    changed = {k: v for k, v in result.parameters.items() if notebook.defaults.get(k) != v}
+    job = {
+        "path": str(notebook.path),
+        "folder": str(notebook.path.parent),
+        "parameters": changed,  # those alone show up on the page, in a cell of their own
+    }
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "mmlab.notebooks.worker"),
         stdin=subprocess.PIPE,
@@ -122,7 +127,7 @@ async def _execute(notebook: Notebook, result: Result, timeout: float, threads: 
         start_new_session=True,  # Ctrl-C is ours to handle
     )
     try:
-        worker.stdin.write(f"{ {**job, 'parameters': result.parameters}!r}\n".encode())
+        worker.stdin.write(f"{job!r}\n".encode())
         async with asyncio.timeout(timeout):
             return await _listen(worker, result)
     except TimeoutError:

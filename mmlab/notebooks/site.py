@@ -69,7 +69,7 @@ MathJax.Hub.Config({
   tex2jax: {inlineMath: [['$', '$'], ['\\\\(', '\\\\)']], processEscapes: true,
             processEnvironments: true},
   TeX: {equationNumbers: {autoNumber: "AMS"}}, messageStyle: "none",
-  "HTML-CSS": {availableFonts: [], webFont: "STIX-Web", linebreaks: {automatic: true}}
+  "HTML-CSS": {availableFonts: [], webFont: "STIX-Web", linebreaks: {automatic: false}}
 });
 </script>
 <script src="mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe" defer></script>
@@ -188,11 +188,22 @@ mmlab · balanced multimodal learning</footer>
 
 def _index(records: list[dict[str, Any]]) -> str:
     """The table of notebooks: what each is, and how its run went."""
-    heads = ("No.", "Notebook", "Minutes", "Profile", "Ran in", "Device", "Versions", "Status")
+    heads = (
+        "No.",
+        "Notebook",
+        "Minutes (teach)",
+        "Profile",
+        "Ran in",
+        "Device",
+        "Versions",
+        "Status",
+    )
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     rows = "\n".join(map(_row, records))
     return f"""<h1>Balanced multimodal learning</h1>
-<p>Executed notebooks, in reading order. Minutes are what a reader should allow on a CPU.</p>
+<p>Executed notebooks, in reading order. Minutes are what a reader should allow on a CPU in the
+profile <code>teach</code>; <code>smoke</code> is a quick look, with fewer seeds and wider
+intervals.</p>
 <div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
 {rows}
 </tbody></table></div>"""

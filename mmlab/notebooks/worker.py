@@ -48,7 +48,7 @@ def kill_family(pid: int) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(family, timeout=5)
+    psutil.wait_procs(family[:-1], timeout=5)  # the root is its own parent's to wait for
 
 
 def first_line(source: str) -> str:
