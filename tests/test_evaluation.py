@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmlab import evaluation
+from mmlab.balancers import Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import Concat, Gated, MultimodalNet
@@ -51,7 +52,7 @@ def test_only_samples_that_have_the_modality_count():
     data.test.present = {"a": data.test.target == 1, "b": torch.ones(80, dtype=torch.bool)}
     assert evaluation.own_head_accuracy(net, data.test) == {"a": 1.0, "b": 0.25}
     data.test.present["a"] = torch.zeros(80, dtype=torch.bool)
-    assert evaluation.own_head_accuracy(net, data.test)["a"] == 0.0
+    assert math.isnan(evaluation.own_head_accuracy(net, data.test)["a"])
 
 
 def test_probes_learn_from_the_samples_that_have_the_modality():
@@ -61,6 +62,34 @@ def test_probes_learn_from_the_samples_that_have_the_modality():
     inputs["a"][~mask] = inputs["a"][~mask].roll(1, dims=1)  # would teach the wrong class
     split = Batch(inputs, data.train.target, dict.fromkeys("ab", mask))
     assert evaluation.probe_accuracy(net, MultimodalData(split, split, split))["a"] == 1.0
+
+
+def test_a_share_counts_only_the_samples_that_have_the_modality():
+    net, data = make_known()
+    mask = data.test.target == 1
+    data.test.inputs["a"] = data.test.inputs["a"] * mask[:, None]  # the absent ones say class 0
+    assert evaluation.share_accuracy(net, data.test)["a"] == 0.5
+    data.test.present = {"a": mask, "b": torch.ones(80, dtype=torch.bool)}
+    assert evaluation.share_accuracy(net, data.test) == {"a": 1.0, "b": 0.25}
+
+
+def test_probes_learn_nothing_from_the_split_they_are_measured_on():
+    net, data = make_known()
+    wrong = Batch(data.train.inputs, (data.train.target + 1) % 4)
+    scores = evaluation.probe_accuracy(net, MultimodalData(wrong, data.holdout, data.test))
+    assert scores["a"] == 0.0
+    scores = evaluation.probe_accuracy(net, MultimodalData(wrong, wrong, data.test), "holdout")
+    assert scores["a"] == 1.0
+
+
+def test_the_accuracy_of_a_run_is_that_of_the_balancers_own_prediction():
+    net, data = make_known()
+    right, late = data.test, Batch(data.test.inputs, torch.ones(80, dtype=torch.long))
+    run = fit(net, MultimodalData(right, late, right), Unimodal("a"), epochs=0, device="cpu")
+    assert evaluation.joint_accuracy(net, right) == 1.0
+    assert evaluation.test_accuracy(run) == 0.25  # its own head always says class 1
+    assert evaluation.test_accuracy(run, "holdout") == 1.0
+    assert evaluation.test_scores(run) == {"accuracy": 0.25}
 
 
 def test_the_balance_of_shares():
@@ -74,6 +103,16 @@ def test_the_balance_of_shares():
     with torch.no_grad():
         net.fusion.linear.bias.fill_(9.0)  # a constant for all classes is no evidence
     assert evaluation.shapley_shares(net, data.test) == pytest.approx(shares)
+
+
+def test_evidence_against_the_class_has_its_share_too():
+    net, data = make_known()
+    with torch.no_grad():
+        net.fusion.linear.weight[:, 4:] = 0.5 * torch.eye(4)
+    signs = torch.tensor([1.0, 1, 1, 1, -1, -1, -1, -1]).repeat(10)[:, None]
+    data.test.inputs["b"] = data.test.inputs["a"] * signs  # for half of each class it is against
+    shares = evaluation.shapley_shares(net, data.test)
+    assert shares == pytest.approx({"a": 2 / 3, "b": 1 / 3})
 
 
 @pytest.mark.parametrize("fusion", ["late", "film", "attention"])
@@ -92,6 +131,15 @@ def test_the_modality_gap_by_hand():
     # Each sample is scaled before the mean: half go to (1, 0, 0, 0), half to (0, 1, 0, 0).
     data.test.inputs["b"] = torch.tensor([[9.0, 0, 0, 0], [0, 2.0, 0, 0]]).repeat(40, 1)
     assert evaluation.modality_gap(net, data.test) == pytest.approx(math.sqrt(0.5))
+
+
+def test_the_gap_of_three_is_the_mean_over_the_pairs():
+    points = torch.eye(4)[[0, 1, 0]]  # distances: root 2, 0, root 2
+    inputs = {m: x.expand(8, 4) for m, x in zip("abc", points, strict=True)}
+    encoders = {m: nn.Identity() for m in "abc"}
+    net = MultimodalNet(encoders, Concat(dict.fromkeys("abc", 4), 2), nn.Linear(4, 2))
+    gap = evaluation.modality_gap(net, Batch(inputs, torch.zeros(8).long()))
+    assert gap == pytest.approx(2 * math.sqrt(2) / 3)
 
 
 def test_a_gap_needs_two_modalities():
@@ -123,6 +171,20 @@ def test_gradient_conflict_is_autograds():
         }
         assert rows[m] == pytest.approx(expected, rel=1e-4)
         assert evaluation.gradient_norms(net, DATA.train)[m] == rows[m]["joint norm"]
+
+
+def doubled(prediction, target, reduction="mean"):
+    return 2 * nn.functional.cross_entropy(prediction, target, reduction=reduction)
+
+
+def test_the_conflict_is_that_of_the_loss_in_use():
+    net = MultimodalNet.build(DATA)
+    plain = evaluation.gradient_conflict(net, DATA.train)
+    twice = evaluation.gradient_conflict(net, DATA.train, doubled)
+    for m in "ab":
+        for norm in ("joint norm", "unimodal norm"):
+            assert twice[m][norm] == pytest.approx(2 * plain[m][norm], rel=1e-4)
+        assert twice[m]["cosine"] == pytest.approx(plain[m]["cosine"], abs=1e-5)
 
 
 def table(rows):
@@ -175,6 +237,48 @@ def test_the_watch_records_the_conflict_of_each_encoder():
     run = fit(net, DATA, epochs=1, device="cpu", observers=[evaluation.GradientWatch()])
     rows = run.history.query("metric == 'cosine'")
     assert set(rows["output"]) == {"a", "b"} and rows["value"].abs().max() <= 1
+
+
+def observed(data=DATA, loss=None, observers=None, epochs=1):
+    """The history that the observers leave of one training."""
+    observers = observers or [evaluation.Curves(), evaluation.GradientWatch()]
+    net = MultimodalNet.build(data)
+    return fit(net, data, epochs=epochs, device="cpu", loss=loss, observers=observers).history
+
+
+def test_observers_measure_by_the_loss_of_the_run():
+    plain, twice = observed(epochs=0), observed(epochs=0, loss=doubled)
+    factors = {"mean loss": 2, "accuracy": 1, "joint norm": 2, "unimodal norm": 2, "cosine": 1}
+    assert set(plain["metric"]) == set(factors)
+    expected = plain["value"] * plain["metric"].map(factors)
+    assert twice["value"].tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_the_watch_takes_a_fixed_batch_of_the_training_data():
+    rows = observed(epochs=0, observers=[evaluation.GradientWatch(size=16)])
+    expected = evaluation.gradient_conflict(MultimodalNet.build(DATA), DATA.train[:16])
+    for m in "ab":
+        own = rows[rows["output"] == m]
+        assert dict(zip(own["metric"], own["value"], strict=True)) == pytest.approx(expected[m])
+
+
+def test_training_and_its_observers_never_read_the_test_split():
+    nothing = {m: torch.full_like(x, torch.nan) for m, x in DATA.test.inputs.items()}
+    poisoned = MultimodalData(DATA.train, DATA.holdout, Batch(nothing, DATA.test.target))
+    history = observed(poisoned)
+    assert history["value"].notna().all()
+    assert history.equals(observed())
+
+
+def test_curves_count_only_the_samples_that_have_the_modality():
+    present = {"a": torch.arange(20) < 7, "b": torch.ones(20, dtype=torch.bool)}
+    holdout = Batch(DATA.holdout.inputs, DATA.holdout.target, present)
+    data = MultimodalData(DATA.train, holdout, DATA.test)
+    rows = observed(data, epochs=0, observers=[evaluation.Curves(("holdout",))])
+    own = evaluation.own_head_accuracy(MultimodalNet.build(data), holdout)
+    assert own["a"] != evaluation.own_head_accuracy(MultimodalNet.build(data), DATA.holdout)["a"]
+    values = rows.query("metric == 'accuracy' and output != 'joint'")
+    assert dict(zip(values["output"], values["value"], strict=True)) == own
 
 
 MEASURES = {

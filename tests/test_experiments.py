@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from mmlab.balancers import Joint, Uniform, Unimodal
 from mmlab.datasets import Batch, MultimodalData
@@ -57,6 +58,29 @@ def test_all_methods_of_a_seed_start_alike_and_see_one_order():
     assert not torch.equal(orders[0][0][0], orders[1][0][0])
 
 
+def test_encoders_of_the_callers_own_are_the_same_start_for_every_method():
+    starts = []
+
+    class Noting(Joint):
+        def start(self, run):
+            starts.append(flat(run.model.encoders))
+
+    def flat(encoders):
+        return torch.cat([p.detach().flatten() for e in encoders.values() for p in e.parameters()])
+
+    encoders = {m: nn.Linear(5, 8) for m in "ab"}
+    before = flat(encoders)
+    ends = []
+    compared(
+        {"one": Noting, "two": Noting},
+        build={"encoders": encoders, "width": 8},
+        measure=lambda run: ends.append(flat(run.model.encoders)) or {},
+    )
+    assert len(starts) == 4 and all(torch.equal(start, before) for start in starts)
+    assert not any(torch.equal(end, before) for end in ends)  # they have learnt
+    assert torch.equal(flat(encoders), before)  # and the caller's stand as they were
+
+
 def test_data_may_depend_on_the_seed_and_the_network_on_the_caller():
     seen = []
 
@@ -100,6 +124,20 @@ def test_the_paired_interval_is_that_of_the_paired_t_test():
     assert row[["difference low", "difference high"]].tolist() == pytest.approx([*test])
     assert row[["mean", "seeds"]].tolist() == pytest.approx([other.mean(), 6])
     assert np.isnan(table.loc["joint", "difference"])
+
+
+def test_every_interval_of_a_summary_has_the_confidence_asked_for():
+    draw = np.random.default_rng(1)
+    joint, other = draw.random(5), draw.random(5)
+    values = {"joint": joint, "other": other}
+    rows = [(name, s, v) for name, row in values.items() for s, v in enumerate(row)]
+    table = summary(pd.DataFrame(rows, columns=["method", "seed", "accuracy"]), confidence=0.8)
+    expected = stats.ttest_rel(other, joint).confidence_interval(0.8)
+    assert table.loc["other", ["difference low", "difference high"]].tolist() == pytest.approx(
+        [*expected]
+    )
+    expected = stats.ttest_1samp(other, 0).confidence_interval(0.8)
+    assert table.loc["other", ["low", "high"]].tolist() == pytest.approx([*expected])
 
 
 def test_bad_comparisons_are_refused():

@@ -6,7 +6,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmlab import load
-from mmlab.balancers import Balancer, Joint, Uniform
+from mmlab.balancers import (
+    ATF,
+    MLA,
+    OGM,
+    Balancer,
+    GradientBlending,
+    Joint,
+    MMPareto,
+    Step,
+    Uniform,
+    Unimodal,
+)
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import Concat, MultimodalNet
@@ -94,6 +105,24 @@ def test_training_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     trained()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_noise_of_a_method_is_set_by_the_seed():
+    def drawn(seed):
+        draws = []
+
+        class Noisy(Joint):
+            def step(self, s):
+                draws.append(torch.rand(3, generator=s.noise))
+                yield from super().step(s)
+
+        trained(Noisy(), seed=seed, epochs=1)
+        return draws
+
+    first = drawn(0)
+    assert same(first, drawn(0))
+    assert not torch.equal(first[0], drawn(1)[0])
+    assert not torch.equal(first[0], first[1])
 
 
 class Spy(Balancer):
@@ -185,15 +214,16 @@ def test_no_epoch_trains_nothing():
     assert same(weights(trained(epochs=0).model), weights(MultimodalNet.build(DATA)))
 
 
+def doubled(prediction, target, reduction="mean"):
+    return 2 * F.cross_entropy(prediction, target, reduction=reduction)
+
+
 def test_the_loss_and_the_optimiser_can_be_chosen():
     seen = []
 
     def optimizer(parameters):
         seen.append(torch.optim.AdamW(parameters, lr=1e-3))
         return seen[-1]
-
-    def doubled(prediction, target, reduction="mean"):
-        return 2 * F.cross_entropy(prediction, target, reduction=reduction)
 
     plain = trained(epochs=1, lr=1e-12)
     run = trained(epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=1e-12), loss=doubled)
@@ -243,6 +273,56 @@ def test_losses_of_a_split_by_hand():
     torch.testing.assert_close(losses["b"], F.cross_entropy(out.unimodal["b"], target))
 
 
+def test_losses_of_a_split_are_by_the_loss_of_the_run():
+    plain, twice = (trained(epochs=0, loss=loss).losses("train") for loss in (None, doubled))
+    for output in ("joint", "a", "b"):
+        torch.testing.assert_close(twice[output], 2 * plain[output])
+
+
+def dropping():
+    """A network in which dropout shows."""
+    encoders = {m: nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5)) for m in "ab"}
+    for encoder in encoders.values():
+        nn.init.constant_(encoder[0].weight, 0.1)
+        nn.init.zeros_(encoder[0].bias)
+    return MultimodalNet.build(DATA, encoders=encoders, width=8)
+
+
+def test_a_model_in_evaluation_mode_is_trained_in_training_mode():
+    runs = [fit(dropping().train(mode), DATA, epochs=1, device="cpu") for mode in (True, False)]
+    assert same(*(weights(run.model) for run in runs))
+    assert all(module.training for module in runs[1].model.modules())
+
+
+def test_predictions_are_made_without_dropout_and_put_the_mode_back():
+    run = fit(dropping(), DATA, epochs=1, device="cpu")
+    prediction = run.predict(DATA.test)
+    assert all(module.training for module in run.model.modules())
+    assert torch.equal(prediction, run.model.eval()(DATA.test.inputs).joint)
+    assert not torch.equal(prediction, run.model.train()(DATA.test.inputs).joint)
+
+
+def test_an_abandoned_step_leaves_nothing_to_the_next_one():
+    class Stops(Joint):
+        def step(self, s):
+            s.scale_update("a", 0.0)
+            yield from super().step(s)
+
+    def after_a_joint_step(abandon):
+        model = MultimodalNet.build(DATA)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if abandon:
+            next(
+                Stops().step(Step(model, DATA.train, optimizer))
+            )  # and the optimiser does not step
+            optimizer.zero_grad()
+        next(Joint().step(Step(model, DATA.train, optimizer)))
+        optimizer.step()
+        return weights(model)
+
+    assert same(after_a_joint_step(abandon=True), after_a_joint_step(abandon=False))
+
+
 # What is refused
 
 
@@ -271,6 +351,14 @@ def test_a_loss_that_is_nan_is_named_with_its_batch_and_its_balancer():
         FloatingPointError, match=r"'joint' loss is nan in batch 1 of epoch 1 under Joint; lower lr"
     ):
         trained(data=data)
+
+
+def test_the_first_of_many_bad_batches_is_named():
+    order = torch.randperm(100, generator=generator(0, "order"))
+    data = synthetic(n=(100, 20, 20), dims=5)
+    data.train.inputs["b"][order[30]] = torch.nan  # in the second of four; all later ones follow
+    with pytest.raises(FloatingPointError, match="nan in batch 1 of epoch 1"):
+        trained(data=data, batch_size=25)
 
 
 def test_labels_out_of_range_are_refused_before_training():
@@ -334,30 +422,73 @@ def test_auto_takes_the_best_device_there_is(monkeypatch):
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-@on_cuda
-def test_fit_on_cuda_keeps_everything_there_and_learns():
-    class Devices(Joint):
-        def step(self, s):
-            for _ in super().step(s):
-                assert s.batch.target.is_cuda
-                grads = [p.grad for p in s.model.encoders.parameters()]
-                assert all(grad.is_cuda for grad in grads)
-                assert not s.again()["joint"].requires_grad
-                yield
+METHODS = {
+    "joint": Joint,
+    "uniform": Uniform,
+    "unimodal": lambda: Unimodal("a"),
+    "gblend": lambda: GradientBlending(warmup=1, super_epoch=1),
+    "atf-ace": lambda: ATF(update="ace"),
+    "atf-bdo": lambda: ATF(update="bdo"),
+    "ogm": lambda: OGM(enhance=False),
+    "ogm-ge": OGM,
+    "mmpareto": MMPareto,
+    "mla": MLA,
+}
+every_method = pytest.mark.parametrize("method", METHODS)
 
+
+def trained_on(device, method, epochs):
+    """A training of the method on its own network, its first weights, and the targets it saw."""
+    balancer, seen = METHODS[method](), []
+    step, start = balancer.step, balancer.start
+
+    def watched_start(run):
+        seen.append(weights(run.model))
+        start(run)
+
+    def watched_step(s):
+        seen.append(s.batch.target.cpu())
+        for _ in step(s):
+            tensors = [s.batch.target, *s.batch.inputs.values(), *s.model.parameters()]
+            tensors += [p.grad for p in s.model.parameters() if p.grad is not None]
+            assert all(x.device.type == device for x in tensors)
+            assert not s.again()["joint"].requires_grad
+            yield
+
+    balancer.start, balancer.step = watched_start, watched_step
+    model = MultimodalNet.build(DATA, **balancer.network)
+    run = fit(model, DATA, balancer, epochs=epochs, device=device)
+    return run, seen[0], seen[1:]
+
+
+@on_cuda
+@every_method
+def test_fit_on_cuda_keeps_everything_there_and_learns(method):
     state = torch.cuda.get_rng_state()
-    model = MultimodalNet.build(DATA)
-    run = fit(model, DATA, Devices(), epochs=10, device="cuda")
+    run, first, _ = trained_on("cuda", method, epochs=10)
     assert torch.equal(torch.cuda.get_rng_state(), state)
-    losses = run.history.query("output == 'joint'")["value"].tolist()
-    assert losses[-1] < 0.8 * losses[0]
-    assert run.predict(DATA.test).is_cuda
+    assert run.history["value"].notna().all()
+    assert not same(weights(run.model), first)
+    losses = run.history.query("metric == 'loss'").pivot(columns="output", index="epoch")["value"]
+    assert (losses.iloc[-1] < 0.8 * losses.iloc[0]).any()  # blending may starve the joint one
+    prediction = run.predict(DATA.test)
+    assert prediction.is_cuda and prediction.isfinite().all()
 
 
 @on_cuda
-def test_cuda_starts_from_the_weights_of_the_cpu_and_sees_the_same_batches():
-    spies = {device: Spy() for device in ("cpu", "cuda")}
-    for device, spy in spies.items():
-        fit(MultimodalNet.build(DATA), DATA, spy, epochs=1, device=device)
-    assert same(spies["cpu"].first, spies["cuda"].first)
-    assert same(spies["cpu"].batches, [batch.cpu() for batch in spies["cuda"].batches])
+@every_method
+def test_cuda_starts_from_the_weights_of_the_cpu_and_sees_the_same_batches(method):
+    run, first, batches = trained_on("cuda", method, epochs=2)
+    on_cpu, first_on_cpu, batches_on_cpu = trained_on("cpu", method, epochs=2)
+    assert same(first, first_on_cpu)
+    assert same(batches, batches_on_cpu)
+    if method != "ogm-ge":  # whose noise is drawn on the device
+        for one, other in zip(weights(run.model), weights(on_cpu.model), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
+@on_cuda
+@every_method
+def test_two_runs_on_cuda_are_equal(method):
+    runs = [trained_on("cuda", method, epochs=2)[0] for _ in range(2)]
+    assert same(*(weights(run.model) for run in runs))

@@ -114,6 +114,45 @@ def test_shapley_weights_by_hand():
     assert four[0, 0b1111] == 1 / 4 and four[0, 0b0111] == pytest.approx(1 / 12)
 
 
+@pytest.mark.parametrize("n", WIDTHS)
+def test_film_scales_and_shifts_by_hand(n):
+    fusion, features = make("film", n)
+    hidden = features["a"]
+    for m in list(features)[1:]:
+        weight, bias = fusion.modulators[m].weight, fusion.modulators[m].bias
+        gamma = features[m] @ weight[:4].T + bias[:4]
+        beta = features[m] @ weight[4:].T + bias[4:]
+        hidden = gamma * hidden + beta
+    expected = hidden @ fusion.linear.weight.T + fusion.linear.bias
+    torch.testing.assert_close(fusion(features), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", WIDTHS)
+def test_gates_share_out_every_hidden_unit_among_the_modalities_by_hand(n):
+    fusion, features = make("gated", n)
+    joined = torch.cat(list(features.values()), dim=-1)
+    scores = (joined @ fusion.gate.weight.T + fusion.gate.bias).exp().split(64, dim=-1)
+    total = sum(scores)
+    hidden = 0
+    for m, score in zip(features, scores, strict=True):
+        projection = fusion.projections[m]
+        value = (features[m] @ projection.weight.T + projection.bias).tanh()
+        hidden = hidden + score / total * value
+    expected = hidden @ fusion.linear.weight.T + fusion.linear.bias
+    torch.testing.assert_close(fusion(features), expected, rtol=0, atol=1e-12)
+
+
+def test_attention_tells_the_modalities_apart_by_their_places():
+    fusion, features = make("attention", 2)
+    fusion.tokens["b"].load_state_dict(fusion.tokens["a"].state_dict())
+    swapped = {"a": features["b"], "b": features["a"]}
+    difference = fusion(features) - fusion(swapped)
+    assert difference.abs().max() > 1e-6
+    with torch.no_grad():
+        fusion.places.zero_()  # without places the tokens are a set
+    torch.testing.assert_close(fusion(features), fusion(swapped), rtol=0, atol=1e-12)
+
+
 class Product(Fusion):
     """The product of all modalities that are named in `reads`: as far from additive as can be."""
 
