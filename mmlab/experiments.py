@@ -46,6 +46,8 @@ def compare(
 
     if not methods:
         raise ValueError("no method to compare; give e.g. methods={'joint': Joint}")
+    if isinstance(seeds, int):
+        raise TypeError(f"seeds is {seeds}; give the seeds themselves, such as range({seeds})")
     for name, make in methods.items():
         if not callable(make):
             raise TypeError(

@@ -184,6 +184,11 @@ def _step(run: Run, s: Step) -> None:
         updates = ()  # a plain method: it has no `yield` at all
     for _ in updates:
         yields += 1
+        if yields == 1 and all(p.grad is None for p in run.model.parameters()):
+            raise RuntimeError(
+                f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
+                "would be trained; call s.backward(loss) before the `yield`"
+            )
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
     if yields == 0:
@@ -255,6 +260,11 @@ def _check_arguments(
         raise TypeError(
             f"balancer is {balancer!r}; it must be a Balancer instance, such as Joint() "
             "(with the brackets)"
+        )
+    if not isinstance(model, MultimodalNet) or not isinstance(data, MultimodalData):
+        raise TypeError(
+            f"fit(model, data, ...) got a {type(model).__name__} and a {type(data).__name__}; "
+            "it takes a MultimodalNet and a MultimodalData, in this order"
         )
     if set(model.modalities) != set(data.modalities):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Code and notebooks are lint-free and formatted: one failing test, not a wall before all others."""
+"""Code and notebooks are lint-free and formatted."""
 
 import subprocess
 import sys

@@ -46,6 +46,8 @@ class Unimodal(Balancer):
         return f"Unimodal({self.m!r})"
 
     def step(self, s: Step) -> Iterator[None]:
+        if self.m not in s.modalities:
+            raise KeyError(f"unknown modality {self.m!r}; this model has {list(s.modalities)}")
         s.backward(s.losses[self.m])
         yield
 

@@ -15,10 +15,12 @@ class Batch:
 
     inputs:  one tensor a modality, shape (B, ...), modalities in a fixed order.
     target:  (B,) integer labels, or (B,) floats for regression.
-    present: None where every sample has every modality; else one bool tensor (B,) a modality,
-             False where the sample lacks it.
+    present: None where every sample has every modality; else one bool tensor (B,) for every
+             modality, False where the sample lacks it. Its input should be 0 there: nothing looks
+             at it but the joint network.
 
-    Raises ValueError for no modality, no sample, unequal lengths, or masks that do not fit.
+    Raises TypeError for what is no tensor, ValueError for no modality, no sample, unequal lengths,
+    or masks that do not fit.
     """
 
     inputs: dict[str, Tensor]
@@ -26,6 +28,12 @@ class Batch:
     present: dict[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
+        for name, values in {**self.inputs, "target": self.target}.items():
+            if not isinstance(values, Tensor):
+                raise TypeError(
+                    f"{name!r} is a {type(values).__name__}; a Batch holds torch tensors: "
+                    "use torch.as_tensor(...)"
+                )
         if not self.inputs:
             raise ValueError("a Batch needs at least one modality; got inputs={}")
         size = len(self.target)
@@ -102,7 +110,11 @@ class MultimodalData:
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):
             raise ValueError(f"task is {self.task!r}; it must be 'classification' or 'regression'")
+        for name, split in self.splits.items():
+            if not isinstance(split, Batch):
+                raise TypeError(f"{name} is a {type(split).__name__}; give a Batch(inputs, target)")
         self._check_modalities()
+        self._check_tensors()
         if self.task == "classification":
             self._check_labels()
 
@@ -112,6 +124,20 @@ class MultimodalData:
                 raise ValueError(
                     f"{name} has the modalities {split.modalities}, train has {self.modalities}; "
                     "all splits need the same ones in the same order"
+                )
+
+    def _check_tensors(self) -> None:
+        for name, split in self.splits.items():
+            for m, values in split.inputs.items():
+                if not values.is_floating_point():
+                    raise ValueError(
+                        f"modality {m!r} of {name} is {values.dtype}; networks take real numbers: "
+                        "use .float()"
+                    )
+            if split.target.ndim != 1:
+                raise ValueError(
+                    f"the target of {name} has shape {tuple(split.target.shape)}; it must be "
+                    f"({len(split)},): for one column use target.squeeze(1)"
                 )
 
     def _check_labels(self) -> None:
@@ -126,10 +152,10 @@ class MultimodalData:
         for name, split in self.splits.items():
             low, high = int(split.target.min()), int(split.target.max())
             if low < 0 or high >= self.n_classes:
-                wrong = low if low < 0 else high
+                wrong, fix = (low, "") if low < 0 else (high, ", or raise n_classes")
                 raise ValueError(
                     f"label {wrong} in {name} is out of range: with n_classes={self.n_classes} "
-                    f"labels run from 0 to {self.n_classes - 1}; renumber them or raise n_classes"
+                    f"labels run from 0 to {self.n_classes - 1}; renumber them{fix}"
                 )
 
     @property

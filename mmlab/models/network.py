@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from mmlab.models.encoders import BUILDERS
@@ -137,7 +138,8 @@ class MultimodalNet(nn.Module):
         seed:     sets the initial weights, a separate stream for each part: an encoder starts the
                   same whatever the fusion and the heads are. The global generator is left alone.
 
-        Raises ValueError for an unknown name, or encoders that do not fit the data.
+        Raises ValueError for an unknown name, or encoders that do not fit the data or the width;
+        TypeError for an encoder that is no module.
         """
         _check_choice("fusion", fusion, FUSIONS)
         _check_choice("heads", heads, ("own", "shared"))
@@ -148,12 +150,8 @@ class MultimodalNet(nn.Module):
                 m: _seeded(seed, "encoder", m, build=lambda m=m: build(data.shape(m), width))
                 for m in data.modalities
             }
-        elif set(encoders) != set(data.modalities):
-            raise ValueError(
-                f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
-                "give one encoder for each modality"
-            )
         else:
+            _check_encoders(encoders, data, width)
             encoders = {m: copy.deepcopy(encoders[m]) for m in data.modalities}
         linear = lambda: nn.Linear(width, data.n_outputs)  # noqa: E731
         modules: nn.Module = (
@@ -170,6 +168,28 @@ class MultimodalNet(nn.Module):
 def _check_choice(what: str, value: str, allowed) -> None:
     if value not in allowed:
         raise ValueError(f"unknown {what} {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+def _check_encoders(encoders: Mapping[str, nn.Module], data, width: int) -> None:
+    if set(encoders) != set(data.modalities):
+        raise ValueError(
+            f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
+            "give one encoder for each modality"
+        )
+    for m, encoder in encoders.items():
+        if not isinstance(encoder, nn.Module):
+            raise TypeError(
+                f"the encoder of {m!r} is {encoder!r}; give one nn.Module a modality, or one name "
+                f"for all: {', '.join(map(repr, BUILDERS))}"
+            )
+        sample = copy.deepcopy(encoder).cpu().eval()
+        with torch.no_grad():
+            shape = tuple(sample(data.train[:2].inputs[m].cpu()).shape)
+        if shape != (len(data.train[:2]), width):
+            raise ValueError(
+                f"the encoder of {m!r} turns a batch of {len(data.train[:2])} into the shape "
+                f"{shape}; it must give (B, {width}), and width={width}: pass the width it has"
+            )
 
 
 def _seeded(seed: int, *names: str, build) -> nn.Module:
