@@ -35,7 +35,7 @@ Recordings: Free Spoken Digit Dataset, 3000 clips of 6 speakers (CC BY-SA 4.0).
 Images: UCI optical recognition of handwritten digits, 1797 scans of 8 x 8 (CC BY 4.0).
 The pairs are made by class: a recording and an image of the same digit, by different people.
 Images never cross a split; within one, an image meets several recordings.
-Only 6 speakers: test accuracy moves by 3 to 5 points between folds, so read means over folds
+Only 6 speakers: test accuracy moves by up to 15 points from run to run, so read means over folds
 (seed s uses fold s mod 3) and seeds, never one run. The default settings were chosen after
 looking at these folds: tune anything new on the holdout alone."""
 
