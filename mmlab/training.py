@@ -184,7 +184,7 @@ def _step(run: Run, s: Step) -> None:
         updates = ()  # a plain method: it has no `yield` at all
     for _ in updates:
         yields += 1
-        if yields == 1 and all(p.grad is None for p in run.model.parameters()):
+        if s.progress == 0 and all(p.grad is None for p in run.model.parameters()):
             raise RuntimeError(
                 f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
                 "would be trained; call s.backward(loss) before the `yield`"
