@@ -266,6 +266,14 @@ def test_a_modality_that_a_whole_batch_lacks_slows_nobody():
     assert_gradients(net, ByHand(net, samples).gradient("joint"))
 
 
+def test_a_modality_that_a_whole_batch_lacks_scores_the_mean_of_the_others():
+    present = {"a": [1] * 6, "v": [0] * 6, "t": [1] * 6}
+    samples = batch("avt", present=present)
+    a, v, t = OGM().scores(Step(network("avt"), samples)).tolist()
+    assert abs(a - t) > 1e-3
+    assert v == pytest.approx((a + t) / 2)
+
+
 def test_regression_is_refused_with_a_reason():
     net = network(outputs=1)
     with pytest.raises(ValueError, match="probability of the true class"):
