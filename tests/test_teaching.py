@@ -7,8 +7,7 @@ from importlib import metadata
 import pytest
 import torch
 
-from mmlab import teaching
-from mmlab.teaching import environment, exercise
+from mmlab.teaching import environment, exercise, surroundings
 
 
 def shares(x):
@@ -171,7 +170,7 @@ def test_environment_hints_at_what_is_missing_or_old(monkeypatch, capsys):
             raise metadata.PackageNotFoundError(name)
         return "1.2.3" if name == "pandas" else real(name)
 
-    monkeypatch.setattr(teaching.metadata, "version", version)
+    monkeypatch.setattr(surroundings.metadata, "version", version)
     environment()
     text = capsys.readouterr().out
     assert "seaborn is missing: set it up with" in text

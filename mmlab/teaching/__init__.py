@@ -1,0 +1,10 @@
+"""What a notebook needs of its reader: a sound environment, exercises that answer, play.
+
+torch and matplotlib load on first use, so that `environment` can also say that torch is missing.
+"""
+
+from mmlab.teaching.exercises import exercise
+from mmlab.teaching.play import explore
+from mmlab.teaching.surroundings import environment
+
+__all__ = ["environment", "exercise", "explore"]

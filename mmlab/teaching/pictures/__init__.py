@@ -1,0 +1,1 @@
+"""What `explore` draws: one file a method, one function a picture."""
