@@ -48,7 +48,7 @@ def forward(model: MultimodalNet, batch: Batch) -> Output:
     training = model.training
     model.eval()
     out = model(_to_model(model, batch).inputs)
-    dict(out.unimodal)
+    dict(out.unimodal)  # computed when read, and the mode is about to change
     model.train(training)
     return out
 

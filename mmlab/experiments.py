@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmlab.balancers.base import Balancer
 from mmlab.datasets.base import MultimodalData
 from mmlab.evaluation import share_accuracy, test_scores
 from mmlab.models.network import MultimodalNet
-from mmlab.training import Run, fit
+from mmlab.models.stack import UnstackableError, Vmapped
+from mmlab.training import Run, find_device, fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,10 +38,12 @@ def compare(
 
     Raises ValueError for no method, TypeError for a balancer where its maker is wanted.
 
-    At one seed all methods start from the same encoders and see the batches in the same order.
+    At one seed all methods start from the same encoders and see the batches in the same order. The
+    seeds of a method train at once, as one program, where that can be done and pays (linear layers
+    on a CPU, anything on a GPU), else one by one; column "replicas" says how many at once.
     Columns: method, seed, accuracy (test, of the balancer's own prediction), "share m" (test
-    accuracy of modality m's part of the joint logits), and what `measure` returns. For regression
-    the columns of `regression_metrics` stand in place of accuracy and shares.
+    accuracy of modality m's part of the joint logits), what `measure` returns, and replicas. For
+    regression the columns of `regression_metrics` stand in place of accuracy and shares.
     """
     import pandas as pd
 
@@ -54,17 +57,69 @@ def compare(
                 f"method {name!r} is {make!r}; give something that makes a fresh balancer a run, "
                 "such as OGM or lambda: OGM(alpha=0.1)"
             )
+    seeds = list(seeds)
+    datasets = [data(seed) if callable(data) else data for seed in seeds]
     rows = []
-    for seed in seeds:
-        of_seed = data(seed) if callable(data) else data
-        for name, make in methods.items():
-            run = train_once(make(), of_seed, seed=seed, epochs=epochs, build=build, **training)
-            row = {"method": name, "seed": seed} | test_scores(run)
-            if of_seed.task == "classification":
-                shares = share_accuracy(run.model, of_seed.test)
+    for name, make in methods.items():
+        for run, together in _train_seeds(make, datasets, seeds, epochs, build, training):
+            row = {"method": name, "seed": run.seed} | test_scores(run)
+            if run.data.task == "classification":
+                shares = share_accuracy(run.model, run.data.test)
                 row |= {f"share {m}": value for m, value in shares.items()}
-            rows.append(row | dict(measure(run) if measure else {}))
+            rows.append(row | dict(measure(run) if measure else {}) | {"replicas": together})
     return pd.DataFrame(rows)
+
+
+AT_ONCE = 16
+"""Replicas in one program: more of them no longer fit a CPU's caches."""
+
+
+def _train_seeds(
+    make: Callable[[], Balancer],
+    datasets: Sequence[MultimodalData],
+    seeds: Sequence[int],
+    epochs: int,
+    build: Mapping[str, object] | None,
+    training: Mapping[str, object],
+) -> Iterator[tuple[Run, int]]:
+    """A Run a seed, and how many were trained at once with it."""
+    for start in range(0, len(seeds), AT_ONCE):
+        some, theirs = seeds[start : start + AT_ONCE], datasets[start : start + AT_ONCE]
+        runs = _together(make(), theirs, some, epochs, build, training)
+        if runs is not None:
+            yield from ((run, len(runs)) for run in runs)
+            continue
+        for seed, data in zip(some, theirs, strict=True):
+            yield train_once(make(), data, seed=seed, epochs=epochs, build=build, **training), 1
+
+
+def _together(
+    balancer: Balancer,
+    datasets: Sequence[MultimodalData],
+    seeds: Sequence[int],
+    epochs: int,
+    build: Mapping[str, object] | None,
+    training: Mapping[str, object],
+) -> list[Run] | None:
+    """The Runs of one program for all seeds; None where it cannot be, or would not pay."""
+    sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
+    if len(seeds) < 2 or len(sizes) > 1:
+        return None
+    settings = {**balancer.network, **(build or {})}
+    try:
+        model = MultimodalNet.stack(
+            [
+                MultimodalNet.build(data, **settings, seed=seed)
+                for seed, data in zip(seeds, datasets, strict=True)
+            ]
+        )
+        on_cpu = find_device(training.get("device", "auto")).type == "cpu"
+        if on_cpu and any(isinstance(part, Vmapped) for part in model.modules()):
+            return None
+        run = fit(model, datasets, balancer, epochs=epochs, seeds=seeds, **training)
+    except UnstackableError:
+        return None
+    return run.replicas
 
 
 def train_once(

@@ -4,6 +4,7 @@ Nothing here waits for the device: results are tensors, and every function is on
 (`foreach`) calls however many parameters the encoder has.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,9 +13,16 @@ from torch import Tensor
 Gradient = Sequence[Tensor]
 
 
-def flatten(grads: Gradient) -> Tensor:
-    """One vector (P,) of all entries, in order."""
-    return torch.cat([g.reshape(-1) for g in grads])
+def flatten(grads: Gradient, lead: int = 0) -> Tensor:
+    """One vector of all entries, in order: (P,), or (R, P) where lead=1 axis leads every tensor."""
+    return torch.cat([g.flatten(lead) if g.ndim > lead else g[..., None] for g in grads], dim=-1)
+
+
+def unflatten(vector: Tensor, like: Gradient) -> list[Tensor]:
+    """The tensors that `flatten` joined, in the shapes of `like`; views of the vector."""
+    lead = vector.ndim - 1
+    parts = vector.split([math.prod(g.shape[lead:]) for g in like], dim=-1)
+    return [part.view(g.shape) for part, g in zip(parts, like, strict=True)]
 
 
 def dot(a: Gradient, b: Gradient) -> Tensor:
@@ -44,19 +52,11 @@ def combine(a: Gradient, b: Gradient, weight_a: Tensor, weight_b: Tensor) -> lis
     return list(torch._foreach_add(scale(a, weight_a), scale(b, weight_b)))
 
 
-def entry_std(grads: Gradient) -> list[Tensor]:
+def entry_std(grads: Gradient, lead: int = 0) -> list[Tensor]:
     """Standard deviation over the entries of each tensor, plus 1e-8 (OGM-GE's released code).
 
-    A tensor of one entry has no spread: 1e-8.
+    A tensor of one entry has no spread: 1e-8. lead=1: one a replica, (R,).
     """
-    return [g.std(correction=min(1, g.numel() - 1)) + 1e-8 for g in grads]
-
-
-def noise_like(
-    grads: Gradient, std: Sequence[Tensor | float], generator: torch.Generator | None = None
-) -> list[Tensor]:
-    """Independent normal noise in the shape of `grads`; std: one standard deviation a tensor."""
-    draws = [
-        torch.randn(g.shape, generator=generator, dtype=g.dtype, device=g.device) for g in grads
-    ]
-    return [draw * s for draw, s in zip(draws, std, strict=True)]
+    flat = [g.flatten(lead) if g.ndim > lead else g[..., None] for g in grads]
+    stds = [g.std(-1, correction=min(1, g.shape[-1] - 1)) for g in flat]
+    return list(torch._foreach_add(stds, 1e-8))

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmlab.balancers.base import Balancer, Loss, Losses, Step, default_loss
+from mmlab.balancers.base import Balancer, Loss, Losses, Parameters, Step, default_loss
 from mmlab.balancers.joint import Joint
-from mmlab.datasets.base import Batch, MultimodalData
+from mmlab.balancers.shapes import check_number
+from mmlab.datasets.base import Batch, MultimodalData, stack_batches
 from mmlab.models.network import MultimodalNet
+from mmlab.models.stack import UnstackableError
+from mmlab.normals import AHEAD, Normals
 from mmlab.seeds import drawing, generator
 
 if TYPE_CHECKING:
@@ -22,36 +25,68 @@ if TYPE_CHECKING:
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
+ENTRY_BY_ENTRY = tuple(
+    getattr(torch.optim, name)
+    for name in (
+        *("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax"),
+        *("Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD"),
+    )
+)
+"""Optimisers under which replicas in one tensor do not see each other."""
+
 
 @dataclass
 class Run:
     """A training: what it works on while it lasts, and what it leaves.
 
     epoch counts finished epochs. rows are the history as tuples; `history` is the tidy table.
+
+    A training of R seeds at once has a stack of networks, a data set a seed, and in `replicas` one
+    ordinary Run a seed, whose network follows the stack's.
     """
 
     model: MultimodalNet
-    data: MultimodalData
+    data: MultimodalData | Sequence[MultimodalData]
     balancer: Balancer
     optimizer: torch.optim.Optimizer
     epochs: int
     batch_size: int
     device: torch.device
-    seed: int
+    seed: int | tuple[int, ...]
     loss: Loss | None = None
     epoch: int = 0
+    rate_share: Tensor | None = None  # (R,): each replica's learning rate over the largest
     rows: list[tuple[int, str, str, str, float]] = field(default_factory=list, repr=False)
+    replicas: list[Run] = field(default_factory=list, repr=False)
 
-    def record(self, split: str, output: str, metric: str, value: float) -> None:
-        """Add one row to the history, under the number of finished epochs."""
-        self.rows.append((self.epoch, split, output, metric, float(value)))
+    def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
+        """Add one row to the history, under the number of finished epochs; one a replica."""
+        if not self.replicas:
+            self.rows.append((self.epoch, split, output, metric, float(value)))
+            return
+        values = torch.as_tensor(value).expand(len(self.replicas)).tolist()
+        for replica, own in zip(self.replicas, values, strict=True):
+            replica.record(split, output, metric, own)
 
     @property
     def history(self) -> pd.DataFrame:
-        """Columns epoch (from 1), split, output ("joint", a modality or ""), metric, value."""
+        """Columns epoch (from 1), split, output ("joint", a modality or ""), metric, value.
+
+        And seed, where several were trained at once.
+        """
         import pandas as pd
 
+        if self.replicas:
+            return pd.concat(
+                [r.history.assign(seed=r.seed) for r in self.replicas], ignore_index=True
+            )
         return pd.DataFrame(self.rows, columns=["epoch", "split", "output", "metric", "value"])
+
+    def split(self, name: str) -> Batch:
+        """A split on the run's device; for R seeds at once, theirs stacked."""
+        if isinstance(self.data, MultimodalData):
+            return self.data.splits[name].to(self.device)
+        return stack_batches([data.splits[name] for data in self.data]).to(self.device)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
@@ -70,7 +105,7 @@ class Run:
         model: by default the run's own; or a copy of it, as `branch` gives.
         """
         model = self.model if model is None else model
-        batch = self.data.splits[split].to(self.device)
+        batch = self.split(split)
         training = model.training
         model.eval()
         loss = self.loss or default_loss(batch.target)
@@ -94,14 +129,18 @@ class Run:
             epochs=epochs,
             epoch=0,
             rows=[],
+            replicas=[replace(replica, epoch=0, rows=[]) for replica in self.replicas],
         )
-        train = self.data.train.to(self.device)
-        order = generator(self.seed, "branch order", self.epoch)
-        noise = generator(self.seed, "branch noise", self.epoch, device=self.device)
-        with drawing(self.seed, "branch dropout", self.epoch, device=self.device):
-            for _ in range(epochs):
-                _train_epoch(fork, train, order, noise)
+        seed = self.seed if isinstance(self.seed, int) else self.seed[0]  # stacks draw no dropout
+        with drawing(seed, "branch dropout", self.epoch, device=self.device):
+            _train(fork, ("branch", self.epoch))
         return model
+
+    def generators(self, *names: str | int, device: str | torch.device = "cpu"):
+        """The generator of the stream called `names`; for R seeds at once a list of them."""
+        if isinstance(self.seed, int):
+            return generator(self.seed, *names, device=device)
+        return [generator(seed, *names, device=device) for seed in self.seed]
 
 
 Observer = Callable[[Run], None]
@@ -110,15 +149,16 @@ Observer = Callable[[Run], None]
 
 def fit(
     model: MultimodalNet,
-    data: MultimodalData,
+    data: MultimodalData | Sequence[MultimodalData],
     balancer: Balancer | None = None,
     *,
     epochs: int,
     optimizer: MakeOptimizer | None = None,
-    lr: float = 0.01,
+    lr: float | Tensor = 0.01,
     batch_size: int = 64,
     device: str | torch.device = "auto",
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     loss: Loss | None = None,
     observers: Sequence[Observer] = (),
 ) -> Run:
@@ -129,50 +169,117 @@ def fit(
     device:    "auto" takes cuda, then mps, then cpu.
     seed:      sets data order, noise and dropout, each its own stream. (Initial weights are set by
                `MultimodalNet.build(seed=...)`.)
+    seeds:     R seeds, to train R networks at once as one program; `model` is a stack of R, from
+               `MultimodalNet.build(..., replicas=R)`. Each replica gets the data order and noise of
+               its seed, and ends where `fit(seed=...)` on its own network would, up to rounding.
+               `data` may then be one data set a seed, all of one size; `lr` and a balancer's
+               numbers may be tensors (R,), so that a grid is one run. The optimiser must work entry
+               by entry.
     loss:      loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
-    observers: called with the Run before the first epoch and after each.
+    observers: called with the Run before the first epoch and after each; of R seeds, with each
+               one's own Run in turn.
 
     The history holds the training loss of every output that the balancer computed, and what it
     logged, as means over the epoch. Raises FloatingPointError for a loss that is not finite,
     RuntimeError for a step that never yields, ValueError for arguments out of range.
     """
     balancer = Joint() if balancer is None else balancer
-    _check_arguments(model, data, balancer, epochs, batch_size, lr)
+    datasets = [data] if isinstance(data, MultimodalData) else data
+    for dataset in datasets:
+        _check_arguments(model, dataset, balancer, epochs, batch_size)
+    check_number("lr", lr, above=0)
     device = find_device(device)
     model.to(device).train()
-    make = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=0.9))
-    run = Run(
-        model, data, balancer, make(model.parameters()), epochs, batch_size, device, seed, loss
-    )
-    train = data.train.to(device)
-    order = generator(seed, "order")
-    noise = generator(seed, "noise", device=device)
+    shared = {"epochs": epochs, "batch_size": batch_size, "device": device, "loss": loss}
+    rate, rate_share = (float(torch.as_tensor(lr).max()), None)
+    if isinstance(lr, Tensor) and lr.ndim:
+        rate_share = lr.to(device) / rate
+    make = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9))
+    run = Run(model, data, balancer, make(model.parameters()), seed=seed, **shared)
+    if seeds is not None or model.replicas is not None:
+        _split_up(run, seeds, rate_share, shared)
     with drawing(seed, "dropout", device=device):
         balancer.start(run)
-        for observer in observers:
-            observer(run)
-        while run.epoch < epochs:
-            balancer.epoch(run)
-            _train_epoch(run, train, order, noise)
-            for observer in observers:
-                observer(run)
+        _observe(run, observers)
+        _train(run, (), observers)
     _check_finite(run)
     return run
 
 
-def _train_epoch(run: Run, train: Batch, order: torch.Generator, noise: torch.Generator) -> None:
-    steps = math.ceil(len(train) / run.batch_size)
-    shuffled = train[torch.randperm(len(train), generator=order).to(run.device)]
+def _split_up(
+    run: Run, seeds: Sequence[int] | None, rate_share: Tensor | None, shared: dict
+) -> None:
+    """Make a run one of R seeds at once: check what it needs, and give each seed its own Run."""
+    count = run.model.replicas
+    if count is None or seeds is None or len(seeds) != count:
+        raise ValueError(
+            f"the model is {f'a stack of {count} networks' if count else 'one network'}, and seeds "
+            f"is {seeds}; give one seed a network: MultimodalNet.build(data, replicas=R) and "
+            "fit(..., seeds=[...]) with R seeds"
+        )
+    datasets = [run.data] * count if isinstance(run.data, MultimodalData) else list(run.data)
+    if len(datasets) != count:
+        raise ValueError(f"{len(datasets)} data sets for {count} seeds; give one, or one a seed")
+    if rate_share is not None and rate_share.shape != (count,):
+        raise ValueError(
+            f"lr has shape {tuple(rate_share.shape)}; allowed is a number or ({count},)"
+        )
+    if not isinstance(run.optimizer, ENTRY_BY_ENTRY):
+        raise UnstackableError(
+            f"{type(run.optimizer).__name__} is not known to treat every entry on its own, so "
+            f"replicas might mix; allowed are {', '.join(o.__name__ for o in ENTRY_BY_ENTRY)}"
+        )
+    run.seed, run.data, run.rate_share = tuple(seeds), datasets, rate_share
+    run.replicas = [
+        Run(run.model.replica(r), data, run.balancer, run.optimizer, seed=seed, **shared)
+        for r, (seed, data) in enumerate(zip(seeds, datasets, strict=True))
+    ]
+
+
+def _observe(run: Run, observers: Sequence[Observer]) -> None:
+    for observer in observers:
+        for one in run.replicas or [run]:
+            observer(one)
+
+
+def _train(run: Run, stream: tuple, observers: Sequence[Observer] = ()) -> None:
+    """The epochs; stream: the names that a branch's random streams have for themselves."""
+    train = run.split("train")
+    name = f"{stream[0]} " if stream else ""
+    order = run.generators(f"{name}order", *stream[1:])
+    noise = Normals(run.generators(f"{name}noise", *stream[1:], device=run.device), AHEAD)
+    while run.epoch < run.epochs:
+        run.balancer.epoch(run)
+        _train_epoch(run, train, order, noise)
+        _observe(run, observers)
+
+
+def _shuffled(run: Run, train: Batch, order: torch.Generator | list[torch.Generator]) -> Batch:
+    """The samples in this epoch's order: each replica's own."""
+    size = train.target.shape[-1]
+    if not run.replicas:
+        return train[torch.randperm(size, generator=order).to(run.device)]
+    orders = torch.stack([torch.randperm(size, generator=g) for g in order]).to(run.device)
+    return train[torch.arange(len(orders), device=run.device)[:, None], orders]
+
+
+def _train_epoch(run: Run, train: Batch, order, noise: Normals) -> None:
+    size = train.target.shape[-1]
+    steps = math.ceil(size / run.batch_size)
+    shuffled, parameters = _shuffled(run, train, order), Parameters(run.model)
+    everyone = (slice(None),) * train.target[..., 0].ndim  # all replicas, where there are any
     logged: list[dict] = []
     run.optimizer.zero_grad(set_to_none=True)  # from here on, once after every update
     for i in range(steps):
-        batch = shuffled[i * run.batch_size : (i + 1) * run.batch_size]
+        batch = shuffled[*everyone, i * run.batch_size : (i + 1) * run.batch_size]
         progress = (run.epoch + i / steps) / run.epochs
-        s = Step(run.model, batch, run.optimizer, run.epoch, progress, run.loss, noise)
+        s = Step(run.model, batch, run.optimizer, run.epoch, progress, run.loss, noise, parameters)
         _step(run, s)
         losses = {("loss", key): value.detach() for key, value in s.losses.computed.items()}
         logged.append(losses | s.logged)
     run.epoch += 1
+    for replica in run.replicas:
+        replica.epoch = run.epoch
     _record(run, logged)
 
 
@@ -189,6 +296,8 @@ def _step(run: Run, s: Step) -> None:
                 f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
                 "would be trained; call s.backward(loss) before the `yield`"
             )
+        if run.rate_share is not None:
+            s.scale_all_updates(run.rate_share)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
     if yields == 0:
@@ -214,12 +323,14 @@ def _record(run: Run, logged: list[dict]) -> None:
         values = torch.stack([torch.as_tensor(v, device=run.device).float() for _, v in entries])
         values = values.cpu()
         if metric == "loss" and not values.isfinite().all():
-            step = entries[int((~values.isfinite()).nonzero()[0])][0]
+            first = (~values.isfinite()).nonzero()[0]
+            of_seed = f" of seed {run.seed[int(first[1])]}" if run.replicas else ""
             raise FloatingPointError(
-                f"the {output!r} loss is {values[~values.isfinite()][0]} in batch {step} of epoch "
-                f"{run.epoch} under {run.balancer.name}; lower lr, or look for NaN in the inputs"
+                f"the {output!r} loss{of_seed} is {values[tuple(first)]} in batch "
+                f"{entries[int(first[0])][0]} of epoch {run.epoch} under {run.balancer.name}; "
+                "lower lr, or look for NaN in the inputs"
             )
-        run.record("train", output, metric, values.mean())
+        run.record("train", output, metric, values.mean(0))
 
 
 def find_device(device: str | torch.device = "auto") -> torch.device:
@@ -254,7 +365,6 @@ def _check_arguments(
     balancer: Balancer,
     epochs: int,
     batch_size: int,
-    lr: float,
 ) -> None:
     if not isinstance(balancer, Balancer):
         raise TypeError(
@@ -280,5 +390,3 @@ def _check_arguments(
     for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-    if not lr > 0:
-        raise ValueError(f"lr is {lr!r}; it must be positive")

@@ -374,7 +374,7 @@ def test_labels_out_of_range_are_refused_before_training():
         ({"epochs": -1}, "epochs is -1; it must be a whole number of at least 0"),
         ({"epochs": 1.5}, r"epochs is 1\.5"),
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
-        ({"lr": 0}, "lr is 0; it must be positive"),
+        ({"lr": 0}, "lr is 0; allowed is a number above 0"),
         ({"lr": float("nan")}, "lr is nan"),
     ],
 )

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmlab.balancers.base import Balancer, Losses, Step
-from mmlab.balancers.shapes import check_shapes
+from mmlab.balancers.base import Balancer, Step
+from mmlab.balancers.shapes import check_number, check_shapes, per_replica
 
 if TYPE_CHECKING:
     from mmlab.training import Run
@@ -96,7 +96,8 @@ class ATF(Balancer):
     Args:
         update: "ace" moves λ towards the higher losses; "bdo" takes a second hop, in which it looks
             at the same batch after the parameter update (a reconstruction).
-        rate: a ≥ 0, in 1/loss: how fast λ moves. The paper's value is unknown.
+        rate: a ≥ 0, in 1/loss: how fast λ moves. The paper's value is unknown. A tensor (R,) gives
+            each network of a stack its own.
         total: what the factors sum to: "modalities" (M, so that equal factors change nothing) or
             "one" (the paper's, which divides every encoder's rate by M).
         decoupled: whether an encoder learns from its unimodal loss alone, and not from the joint
@@ -122,7 +123,7 @@ class ATF(Balancer):
     def __init__(
         self,
         update: str = "ace",
-        rate: float = 0.1,
+        rate: float | Tensor = 0.1,
         total: str = "modalities",
         decoupled: bool = False,
     ) -> None:
@@ -130,7 +131,7 @@ class ATF(Balancer):
             raise ValueError(f"update is {update!r}; allowed are 'ace' and 'bdo'")
         if total not in ("modalities", "one"):
             raise ValueError(f"total is {total!r}; allowed are 'modalities' and 'one'")
-        _check_rate(rate)
+        check_number("rate", rate, least=0)
         self.update, self.rate, self.total, self.decoupled = update, rate, total, decoupled
         self.factors: Tensor | None = None
 
@@ -138,24 +139,28 @@ class ATF(Balancer):
         self.factors = None
 
     def step(self, s: Step) -> Iterator[None]:
-        unimodal = sum(s.losses[m] for m in s.modalities)
         if self.decoupled:
+            unimodal = s.losses.stack(*s.modalities)
             s.backward(unimodal)
             s.backward(s.losses["joint"], encoders=False)
         else:
-            s.backward(s.losses["joint"] + unimodal)
-        before = self._stacked(s.losses, s)
+            losses = s.losses.stack("joint", *s.modalities)
+            s.backward(losses)
+            unimodal = losses[..., 1:]
+        before = unimodal.detach()
+        count, rate = before.shape[-1], per_replica(self.rate, before)
         if self.factors is None:
-            self.factors = torch.full_like(before, 1 / len(before))
-        self.factors = ace_update(self.factors, self._known(before, s), self.rate)
-        scaled = self.factors * (len(before) if self.total == "modalities" else 1)
-        for m, factor in zip(s.modalities, scaled, strict=True):
-            s.scale_update(m, factor)
-        s.log(factor=dict(zip(s.modalities, scaled, strict=True)))
+            self.factors = torch.full_like(before, 1 / count)
+        self.factors = ace_update(self.factors, self._known(before, s), rate)
+        scaled = self.factors * count if self.total == "modalities" else self.factors
+        factor = dict(zip(s.modalities, scaled.unbind(-1), strict=True))
+        for m in s.modalities:
+            s.scale_update(m, factor[m])
+        s.log(factor=factor)
         yield
         if self.update == "bdo":
-            after = self._stacked(s.again(), s)
-            self.factors = bdo_update(self.factors, before, after, self.rate)
+            after = s.again().stack(*s.modalities)
+            self.factors = bdo_update(self.factors, before, after, rate)
 
     def _known(self, losses: Tensor, s: Step) -> Tensor:
         """The losses, that of a modality which the whole batch lacks set so that λ_m stays.
@@ -165,10 +170,8 @@ class ATF(Balancer):
         """
         if s.batch.present is None:
             return losses
-        known = torch.stack([s.batch.present[m].any() for m in s.modalities])
-        trusted = (self.factors * known).sum().clamp(min=torch.finfo(losses.dtype).eps)
-        return torch.where(known, losses, self.factors * (losses * known).sum() / trusted)
-
-    @staticmethod
-    def _stacked(losses: Losses, s: Step) -> Tensor:
-        return torch.stack([losses[m].detach() for m in s.modalities])
+        known = torch.stack([s.batch.present[m].any(-1) for m in s.modalities], dim=-1)
+        trusted = (self.factors * known).sum(-1, keepdim=True)
+        trusted = trusted.clamp(min=torch.finfo(losses.dtype).eps)
+        seen = (losses * known).sum(-1, keepdim=True)
+        return torch.where(known, losses, self.factors * seen / trusted)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from mmlab import gradients
 from mmlab.datasets.base import Batch
 from mmlab.models.network import MultimodalNet, Output
+from mmlab.normals import Normals
 
 if TYPE_CHECKING:
     from mmlab.training import Run
@@ -66,15 +66,31 @@ class Balancer:
         return out.joint
 
 
+class Parameters:
+    """The trainable parameters of a network by part, looked up once for many steps."""
+
+    def __init__(self, model: MultimodalNet) -> None:
+        self.encoders = {
+            m: [p for p in encoder.parameters() if p.requires_grad]
+            for m, encoder in model.encoders.items()
+        }
+        every = set(model.encoders.parameters())
+        self.others = [p for p in model.parameters() if p.requires_grad and p not in every]
+
+
 class Step:
     """One batch in front of a balancer.
 
     model, batch, optimizer: what is trained, on what, by what.
-    epoch:    counts from 0.
-    progress: part of the training that is over, 0 to 1.
-    loss:     loss(prediction, target, reduction=...); by default cross-entropy for integer targets
-              and the mean absolute error for real ones.
-    noise:    generator of the noise that a method adds; by default torch's global one.
+    epoch:      counts from 0.
+    progress:   part of the training that is over, 0 to 1.
+    loss:       loss(prediction, target, reduction=...); by default cross-entropy for integer
+                targets and the mean absolute error for real ones.
+    noise:      generator of the noise that a method adds; by default torch's global one.
+    parameters: `Parameters(model)`, where many steps share it.
+
+    In a stack of R networks every loss is (R,), and a factor or a hyper-parameter may be. A
+    balancer that keeps the modalities in the last axis (`s.losses.stack`) need not know.
 
     A step can be driven by hand: `next(balancer.step(Step(net, batch, optimizer)))` leaves the
     gradients in `.grad`.
@@ -88,25 +104,44 @@ class Step:
         epoch: int = 0,
         progress: float = 0.0,
         loss: Loss | None = None,
-        noise: torch.Generator | None = None,
+        noise: torch.Generator | Normals | None = None,
+        parameters: Parameters | None = None,
     ) -> None:
         self.model, self.batch, self.optimizer = model, batch, optimizer
         self.epoch, self.progress = epoch, progress
-        self.noise = noise
+        self.normals = noise if isinstance(noise, Normals) else Normals(noise)
         self.loss = loss or default_loss(batch.target)
+        self._known_parameters = parameters
         if optimizer in _waiting:
             _waiting[optimizer].clear()  # what a step that was never taken had asked for
         self.logged: dict[str, object] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return self.model.modalities
 
+    @property
+    def lead(self) -> int:
+        """How many axes lead every parameter: 1 in a stack of networks, else 0."""
+        return int(self.model.replicas is not None)
+
+    @property
+    def noise(self) -> torch.Generator | None:
+        """The generator of the noise; in a stack, of the first replica's."""
+        return self.normals.generators[0]
+
+    @cached_property
+    def _parameters(self) -> Parameters:
+        return self._known_parameters or Parameters(self.model)
+
     @cached_property
     def out(self) -> Output:
         """The forward pass, made on first use."""
         self._random_state = _random_state(self.batch.target.device)
-        return self.model(self.batch.inputs)
+        # with a graph, whoever reads it first; the fusion only if somebody does
+        with torch.enable_grad(), self.model.lazily():
+            return self.model(self.batch.inputs)
 
     @cached_property
     def losses(self) -> Losses:
@@ -125,18 +160,25 @@ class Step:
         # the graph of `out` for a later backward.
         copies = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         with _replayed(self._random_state, self.batch.target.device):
-            out = functional_call(self.model, copies, (self.batch.inputs,))
+            if copies:
+                out = functional_call(self.model, copies, (self.batch.inputs,))
+            else:
+                with self.model.lazily():
+                    out = self.model(self.batch.inputs)
         return Losses(out, self.batch, self.loss, graph=False)
 
     def backward(self, loss: Tensor, *, encoders: bool = True) -> None:
         """Add the gradient of `loss` to `.grad` of every parameter it depends on.
 
+        A loss with several entries, such as `losses.stack()`, counts as their sum.
         encoders=False stops at the features: the fusion and the heads learn, the encoders do not.
         """
         if encoders:
-            loss.backward(retain_graph=True)
+            torch.autograd.backward(loss, torch.ones_like(loss), retain_graph=True)
         else:
             self._accumulate(loss, [])
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def encoder_grads(self, loss: Tensor) -> dict[str, list[Tensor]]:
         """`backward`, with the encoders' gradients handed over, not added to `.grad`.
@@ -144,17 +186,18 @@ class Step:
         One run of the engine, one backward pass through every encoder: {m: one tensor a parameter}.
         The fusion and the heads get their gradients in `.grad` as from `backward`.
         """
-        parameters = {m: self.parameters(m) for m in self.modalities}
+        parameters = self._parameters.encoders
         grads = iter(self._accumulate(loss, [p for own in parameters.values() for p in own]))
         return {m: [next(grads) for _ in own] for m, own in parameters.items()}
 
     def _accumulate(self, loss: Tensor, wanted: list[nn.Parameter]) -> list[Tensor]:
         """Gradients of `wanted`; those of all parameters outside the encoders go into `.grad`."""
-        encoders = set(self.model.encoders.parameters())
-        others = [p for p in self.model.parameters() if p.requires_grad and p not in encoders]
+        others = self._parameters.others
         if not wanted + others:
             return []
-        grads = torch.autograd.grad(loss, wanted + others, retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(
+            loss, wanted + others, torch.ones_like(loss), retain_graph=True, allow_unused=True
+        )
         for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
             if grad is not None:
                 parameter.grad = grad if parameter.grad is None else parameter.grad + grad
@@ -163,9 +206,9 @@ class Step:
 
     def parameters(self, m: str) -> list[nn.Parameter]:
         """The trainable parameters of encoder `m`. Raises KeyError for an unknown modality."""
-        if m not in self.model.encoders:
+        if m not in self._parameters.encoders:
             raise KeyError(f"unknown modality {m!r}; this model has {list(self.model.encoders)}")
-        return [p for p in self.model.encoders[m].parameters() if p.requires_grad]
+        return self._parameters.encoders[m]
 
     def grad(self, loss: Tensor, m: str) -> list[Tensor]:
         """The gradient of `loss` for encoder `m`, one tensor a parameter; leaves `.grad` alone.
@@ -175,8 +218,9 @@ class Step:
         parameters = self.parameters(m)
         if not parameters:
             return []
+        ones = torch.ones_like(loss)
         return list(
-            torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+            torch.autograd.grad(loss, parameters, ones, retain_graph=True, materialize_grads=True)
         )
 
     def gradient(self, m: str) -> list[Tensor]:
@@ -195,28 +239,48 @@ class Step:
         for parameter, value in zip(parameters, grads, strict=True):
             parameter.grad = value.detach()
 
+    def scale_backward(self, m: str, k: float | Tensor) -> None:
+        """Multiply by k what the coming `backward` sends into encoder `m`, and so its gradient.
+
+        It costs one product of the features' size, where `scale_grad` costs one of the parameters'.
+        Call it just before `backward`; it holds for one.
+        """
+        features = self.out.features[m]
+        if features.requires_grad:
+            self._hooks.append(features.register_hook(lambda grad: grad * _beside(k, grad)))
+
     def scale_grad(self, m: str, k: float | Tensor | Sequence[Tensor]) -> None:
         """Multiply the gradient of encoder `m` by k; or by one k for each of its parameters.
 
         An adaptive optimiser such as Adam divides a constant factor out again: `scale_update`.
         """
-        grads = [p.grad for p in self.parameters(m)]
-        known = [i for i, grad in enumerate(grads) if grad is not None]
-        if known:
-            factors = k if isinstance(k, float | int | Tensor) else [k[i] for i in known]
-            torch._foreach_mul_([grads[i] for i in known], factors)
+        grads, chosen = self._with_grad(m, k)
+        if grads:
+            torch._foreach_mul_(grads, chosen)
 
     def add_noise(self, m: str, std: Sequence[Tensor | float]) -> None:
         """Add normal noise to the gradient of encoder `m`; std: one for each of its parameters.
 
         A parameter without a gradient gets none.
         """
-        grads = [p.grad for p in self.parameters(m)]
-        known = [i for i, grad in enumerate(grads) if grad is not None]
-        if known:
-            kept = [grads[i] for i in known]
-            noise = gradients.noise_like(kept, [std[i] for i in known], self.noise)
-            torch._foreach_add_(kept, noise)
+        grads, chosen = self._with_grad(m, std)
+        if grads:
+            noise = self.normals.like(grads)
+            torch._foreach_add_(grads, torch._foreach_mul(noise, chosen))
+
+    def _with_grad(self, m: str, k: float | Tensor | Sequence) -> tuple[list[Tensor], object]:
+        """The gradients of encoder `m` that are there, and the factor of each (or one for all)."""
+        parameters = self.parameters(m)
+        single = isinstance(k, float | int | Tensor)
+        if single and not (isinstance(k, Tensor) and k.ndim):
+            return [p.grad for p in parameters if p.grad is not None], k
+        factors = [k] * len(parameters) if single else k
+        pairs = [
+            (p.grad, torch.as_tensor(f, dtype=p.dtype, device=p.device))
+            for p, f in zip(parameters, factors, strict=True)
+            if p.grad is not None
+        ]
+        return [grad for grad, _ in pairs], [_beside(f, grad) for grad, f in pairs]
 
     def scale_update(self, m: str, k: float | Tensor) -> None:
         """Multiply encoder m's next *update* by k: exact under any optimiser.
@@ -228,20 +292,17 @@ class Step:
         if self.optimizer is None:
             raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
         parameters = self.parameters(m)
-        if not parameters:
-            return  # a frozen encoder
-        before = [p.detach().clone() for p in parameters]
+        if parameters:  # else a frozen encoder
+            _scale_next_update(self.optimizer, parameters, k)
 
-        @torch.no_grad()
-        def rescale() -> None:
-            after = [p.detach() for p in parameters]
-            moved = torch._foreach_mul(torch._foreach_sub(after, before), k)
-            torch._foreach_copy_(after, torch._foreach_add(before, moved))
-
-        _after_next_step(self.optimizer, rescale)
+    def scale_all_updates(self, k: Tensor) -> None:
+        """Multiply the next update of all parameters by k: a learning rate a replica, if (R,)."""
+        parts = self._parameters
+        every = [p for own in parts.encoders.values() for p in own] + parts.others
+        _scale_next_update(self.optimizer, every, k)
 
     def log(self, **values: float | Tensor | Mapping[str, float | Tensor]) -> None:
-        """Record values of this step: a scalar, or one scalar a modality.
+        """Record values of this step: a scalar, or one scalar a modality; (R,) in a stack.
 
         Tensors stay on the device until the epoch ends, so logging does not wait for it.
         """
@@ -251,8 +312,18 @@ class Step:
                 self.logged[name, output] = part.detach() if isinstance(part, Tensor) else part
 
 
+def _beside(k: float | Tensor, tensor: Tensor) -> float | Tensor:
+    """k ready to multiply `tensor`: one factor a replica stands along the leading axis."""
+    if isinstance(k, Tensor) and k.ndim:
+        return k.reshape(k.shape + (1,) * (tensor.ndim - k.ndim))
+    return k
+
+
 class Losses(Mapping[str, Tensor]):
-    """The joint loss and the unimodal ones, each computed when it is first read."""
+    """The joint loss and the unimodal ones, each computed when it is first read.
+
+    A scalar each; (R,) in a stack of R networks.
+    """
 
     def __init__(self, out: Output, batch: Batch, loss: Loss, *, graph: bool = True) -> None:
         self.out, self.batch, self.loss = out, batch, loss
@@ -264,8 +335,34 @@ class Losses(Mapping[str, Tensor]):
             if key not in self:
                 raise KeyError(f"no loss {key!r}; allowed are {', '.join(map(repr, self))}")
             with contextlib.nullcontext() if self.graph else torch.no_grad():
-                self.computed[key] = self._compute(key)
+                logits = self.out.joint if key == "joint" else self.out.unimodal[key]
+                self.computed[key] = self._mean(logits, self._mask(key))
         return self.computed[key]
+
+    def stack(self, *keys: str) -> Tensor:
+        """The losses named, by default all, in the last axis: (K,), or (R, K) in a stack.
+
+        Worth it where several are wanted: one call of the loss for all of them, and one of a shared
+        head for all modalities.
+        """
+        keys = keys or tuple(self)
+        one_by_one = self.loss not in (F.cross_entropy, F.l1_loss)
+        if one_by_one or any(key in self.computed or key not in self for key in keys):
+            return torch.stack([self[key] for key in keys], dim=-1)
+        with contextlib.nullcontext() if self.graph else torch.no_grad():
+            unimodal = self.out.unimodal.together() if set(self.out.features) <= set(keys) else {}
+            logits = [
+                self.out.joint if key == "joint" else unimodal.get(key, self.out.unimodal[key])
+                for key in keys
+            ]
+            masks = None
+            if self.batch.present is not None:
+                everywhere = torch.ones_like(next(iter(self.batch.present.values())))
+                masks = [self._mask(key) for key in keys]
+                masks = torch.stack([everywhere if x is None else x for x in masks], dim=-2)
+            losses = self._mean(torch.stack(logits, dim=-3), masks)
+        self.computed |= dict(zip(keys, losses.unbind(-1), strict=True))
+        return losses
 
     def __contains__(self, key: object) -> bool:
         return key == "joint" or key in self.out.features
@@ -276,33 +373,52 @@ class Losses(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return 1 + len(self.out.features)
 
-    def _compute(self, key: str) -> Tensor:
+    def _mask(self, key: str) -> Tensor | None:
+        return None if key == "joint" else self.batch.has(key)
+
+    def _mean(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean loss over the samples, (...), of logits (..., B, C); mask (..., B): who counts."""
         target = self.batch.target
-        logits = self.out.joint if key == "joint" else self.out.unimodal[key]
-        prediction = as_prediction(logits, target)
-        mask = None if key == "joint" else self.batch.has(key)
+        if mask is None and logits.ndim == 2:
+            return self.loss(as_prediction(logits, target), target)
+        if logits.ndim - target.ndim == 2:  # outputs stand before the samples
+            target = target.unsqueeze(-2)
+        rows = target.expand(logits.shape[:-1]).reshape(-1)
+        losses = self.loss(as_prediction(logits.flatten(0, -2), rows), rows, reduction="none")
+        losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        losses = losses.view(logits.shape[:-1])
         if mask is None:
-            return self.loss(prediction, target)
-        per_sample = self.loss(prediction, target, reduction="none")
-        per_sample = per_sample.flatten(1).mean(1) if per_sample.ndim > 1 else per_sample
-        return (per_sample * mask).sum() / mask.sum().clamp(min=1)
+            return losses.mean(-1)
+        return (losses * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-_waiting: WeakKeyDictionary[torch.optim.Optimizer, list[Callable[[], None]]] = WeakKeyDictionary()
+Scaled = tuple[list[Tensor], list[Tensor], list[float | Tensor]]
+"""Parameters, what they were before the step, and 1 - k for each."""
+
+_waiting: WeakKeyDictionary[torch.optim.Optimizer, list[Scaled]] = WeakKeyDictionary()
 
 
-def _after_next_step(optimizer: torch.optim.Optimizer, action: Callable[[], None]) -> None:
-    """Do `action` once, right after the optimiser's next step. (A hook cannot remove itself.)"""
+def _scale_next_update(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], k: float | Tensor
+) -> None:
+    """Once, right after the optimiser's next step. (A hook cannot remove itself.)"""
     if optimizer not in _waiting:
         _waiting[optimizer] = []
-        optimizer.register_step_post_hook(_do_waiting)
-    _waiting[optimizer].append(action)
+        optimizer.register_step_post_hook(_scale_updates)
+    values = [p.detach() for p in parameters]
+    back = 1 - torch.as_tensor(k, dtype=values[0].dtype, device=values[0].device)
+    before = list(torch._foreach_add(values, 0))  # a copy of each
+    _waiting[optimizer].append((values, before, [_beside(back, v) for v in values]))
 
 
-def _do_waiting(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    actions, _waiting[optimizer] = _waiting[optimizer], []
-    for action in actions:
-        action()
+@torch.no_grad()
+def _scale_updates(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """after + (1 - k)(before - after): for k = 1 exactly `after`."""
+    waiting, _waiting[optimizer] = _waiting[optimizer], []
+    for values, before, back in waiting:
+        torch._foreach_sub_(before, values)
+        torch._foreach_mul_(before, back)
+        torch._foreach_add_(values, before)
 
 
 def default_loss(target: Tensor) -> Loss:

@@ -220,20 +220,25 @@ class GradientBlending(Balancer):
             after = run.losses("train", copy)[key], run.losses("holdout", copy)[key]
             rows.append(torch.stack([train[key], holdout[key], *after]))
         overfit, gain = overfit_and_gain(*torch.stack(rows, dim=-1))
-        previous = torch.stack(list(self.weights.values())) if self.weights else None
+        previous = self._stacked() if self.weights else None
         w = blend_weights(overfit, gain, floor=self.floor, previous=previous)
-        self.weights = dict(zip(trials, w, strict=True))
-        guarded = (gain <= 0) | (overfit.abs() < self.floor * overfit.abs().max())
+        self.weights = dict(zip(trials, w.unbind(-1), strict=True))
+        largest = overfit.abs().amax(-1, keepdim=True)
+        guarded = (gain <= 0) | (overfit.abs() < self.floor * largest)
         for metric, values in (
             ("gain", gain),
             ("overfit", overfit),
             ("weight", w),
             ("guard", guarded.float()),
         ):
-            for key, value in zip(trials, values.tolist(), strict=True):
+            for key, value in zip(trials, values.unbind(-1), strict=True):
                 run.record("holdout", key, metric, value)
 
     def step(self, s: Step) -> Iterator[None]:
-        equal = 1 / len(s.losses)
-        s.backward(sum(self.weights.get(key, equal) * s.losses[key] for key in s.losses))
+        losses = s.losses.stack("joint", *s.modalities)
+        s.backward(losses * (self._stacked() if self.weights else 1 / len(s.losses)))
         yield
+
+    def _stacked(self) -> Tensor:
+        """The weights, (..., K), the joint loss first."""
+        return torch.stack(list(self.weights.values()), dim=-1)

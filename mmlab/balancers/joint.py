@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from mmlab.balancers.base import Balancer, Step
+from mmlab.balancers.shapes import check_number
 from mmlab.models.network import Output
 
 
@@ -16,19 +17,20 @@ class Uniform(Balancer):
     """Joint loss plus all unimodal losses, each with weight 1: the fair control.
 
     encoder_scale: multiplies the encoders' gradients; 1.5 gives MMPareto's control, the uniform
-                   sum at MMPareto's encoder rate. The heads are not touched.
+                   sum at MMPareto's encoder rate. The heads are not touched. A tensor (R,) gives
+                   each network of a stack its own.
     """
 
-    def __init__(self, encoder_scale: float = 1.0) -> None:
-        if not encoder_scale > 0:
-            raise ValueError(f"encoder_scale is {encoder_scale}; it must be positive")
+    def __init__(self, encoder_scale: float | Tensor = 1.0) -> None:
+        check_number("encoder_scale", encoder_scale, above=0)
         self.encoder_scale = encoder_scale
 
     def step(self, s: Step) -> Iterator[None]:
-        s.backward(sum(s.losses[key] for key in s.losses))
-        if self.encoder_scale != 1:
+        losses = s.losses.stack()
+        if isinstance(self.encoder_scale, Tensor) or self.encoder_scale != 1:
             for m in s.modalities:
-                s.scale_grad(m, self.encoder_scale)
+                s.scale_backward(m, self.encoder_scale)
+        s.backward(losses)
         yield
 
 

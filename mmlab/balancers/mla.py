@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_shapes
+from mmlab.balancers.shapes import check_number, check_shapes, per_replica
+from mmlab.models.linear import Linear
 from mmlab.models.network import Output
 
 if TYPE_CHECKING:
@@ -70,17 +72,23 @@ def restarted_projector(means: Tensor, alpha: float | Tensor) -> Tensor:
     """
     check_shapes(means=(means, "KD"))
     _check_alpha(alpha)
+    upper = _spared(means, alpha)
+    P = torch.eye(means.shape[-1], dtype=means.dtype, device=means.device) - upper @ upper.mT
+    return (P + P.mT) / 2  # not every matrix product is symmetric to the last bit
+
+
+def _spared(means: Tensor, alpha: float | Tensor) -> Tensor:
+    """U (…, D, K) with `restarted_projector` = I − UUᵀ, from means (…, K, D)."""
     count, width = means.shape[-2:]
-    eye = torch.eye(max(count, width), dtype=means.dtype, device=means.device)
-    soft = alpha**0.5 * eye[:count, :count]
+    if count == 1:
+        return means.mT / (alpha + means.square().sum(-1, keepdim=True)).sqrt()
+    soft = alpha**0.5 * torch.eye(count, dtype=means.dtype, device=means.device)
     leading = torch.broadcast_shapes(means.shape[:-2], soft.shape[:-2])
     stacked = torch.cat([x.expand(*leading, -1, -1) for x in (means.mT, soft)], dim=-2)
     # [H; √α I] = QR has RᵀR = HᵀH + αI, so H R⁻¹ is the upper block of Q: no square is inverted.
     # Apple's GPU has no QR: there the small matrix goes to the CPU and back.
-    factors = torch.linalg.qr(stacked.cpu() if stacked.is_mps else stacked)
-    upper = factors.Q[..., :width, :].to(means.device)
-    P = eye[:width, :width] - upper @ upper.mT
-    return (P + P.mT) / 2  # not every matrix product is symmetric to the last bit
+    Q = torch.linalg.qr(stacked.cpu() if stacked.is_mps else stacked).Q
+    return Q[..., :width, :].to(means.device)
 
 
 def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
@@ -139,7 +147,8 @@ class MLA(Balancer):
     Args:
         projector: "restarted" spares the latest mean features of the other modalities; "rls" is the
             paper's recursion, which collapses; "none" is the ablation.
-        alpha: α > 0, softness of the projector, in the feature's unit squared.
+        alpha: α > 0, softness of the projector, in the feature's unit squared. A tensor (R,) gives
+            each network of a stack its own.
         fusion: at test time, "entropy" weighs the modalities of each sample by how sure they are;
             "mean" weighs them alike. With one output, as in regression, every entropy is 0, and
             the two are the same.
@@ -165,7 +174,7 @@ class MLA(Balancer):
     fusion = "late"
 
     def __init__(
-        self, projector: str = "restarted", alpha: float = 0.1, fusion: str = "entropy"
+        self, projector: str = "restarted", alpha: float | Tensor = 0.1, fusion: str = "entropy"
     ) -> None:
         if projector not in ("restarted", "rls", "none"):
             raise ValueError(
@@ -173,7 +182,7 @@ class MLA(Balancer):
             )
         if fusion not in ("entropy", "mean"):
             raise ValueError(f"fusion is {fusion!r}; allowed are 'entropy' and 'mean'")
-        _check_alpha(alpha)
+        check_number("alpha", alpha, above=0)
         self.projector, self.alpha, self.gate = projector, alpha, fusion
         self._forget()
 
@@ -188,7 +197,7 @@ class MLA(Balancer):
         head = self._head(s)
         for m in s.modalities:
             present = s.batch.has(m)
-            if present is not None and not present.any():
+            if present is not None and not self._anyone_has(m, present):
                 continue
             s.backward(s.losses[m])
             self._project(head, m)
@@ -198,13 +207,26 @@ class MLA(Balancer):
                     s.optimizer.state[parameter].pop("momentum_buffer", None)
             self._remember(m, mean_feature(s.out.features[m].detach(), present))
 
+    @staticmethod
+    def _anyone_has(m: str, present: Tensor) -> bool:
+        """Whether a batch has the modality at all; all replicas of a stack must agree on it."""
+        replicas = present.any(-1)
+        if not replicas.ndim:
+            return bool(replicas)
+        if replicas.any() != replicas.all():
+            raise ValueError(
+                f"in a batch some replicas have no sample with {m!r} and others have; MLA skips a "
+                "modality for all or for none: train the seeds one by one, or with larger batches"
+            )
+        return bool(replicas.all())
+
     @property
     def network(self) -> dict[str, str]:
         return {"heads": self.heads, "fusion": MLA.fusion}
 
     @staticmethod
-    def _head(s: Step) -> nn.Linear:
-        if not isinstance(s.model.heads, nn.Linear):
+    def _head(s: Step) -> Linear:
+        if not isinstance(s.model.heads, Linear):
             raise ValueError(
                 "MLA needs one nn.Linear head that all modalities share, and this network has "
                 f"{type(s.model.heads).__name__}; build it with "
@@ -212,56 +234,64 @@ class MLA(Balancer):
             )
         return s.model.heads
 
-    def _project(self, head: nn.Linear, m: str) -> None:
+    def _project(self, head: Linear, m: str) -> None:
         """The head's gradient G, bias as its last column, becomes G P."""
-        P = self._projector(m)
-        if P is None or head.weight.grad is None:  # the identity, or a frozen head
+        if head.weight.grad is None:  # a frozen head
             return
-        if head.bias is None:
-            head.weight.grad = head.weight.grad @ P[:-1, :-1]
-        else:
-            G = torch.cat([head.weight.grad, head.bias.grad[:, None]], dim=-1) @ P
-            head.weight.grad, head.bias.grad = G[:, :-1].contiguous(), G[:, -1].contiguous()
+        G = head.weight.grad
+        if head.bias is not None:
+            G = torch.cat([G, head.bias.grad[..., None]], dim=-1)
+        GP = self._projected(G, m)
+        if GP is None:
+            return
+        width = head.weight.shape[-1]
+        head.weight.grad = GP[..., :width].contiguous()
+        if head.bias is not None:
+            head.bias.grad = GP[..., width].contiguous()
 
-    def _projector(self, m: str) -> Tensor | None:
-        """None stands for the identity: no other modality has been seen, or no projector wanted."""
+    def _projected(self, G: Tensor, m: str) -> Tensor | None:
+        """G P, without making P where it is I − UUᵀ; None for the identity."""
+        width = G.shape[-1]  # without a bias the constant's row and column are left out
         if self.projector == "rls":
-            return self.P
+            return None if self.P is None else G @ self.P[..., :width, :width]
         others = [mean for name, mean in self.means.items() if name != m]
         if self.projector == "none" or not others:
             return None
-        return restarted_projector(torch.stack(others), self.alpha)
+        means = torch.stack(others, dim=-2)
+        U = _spared(means, per_replica(self.alpha, means))[..., :width, :]
+        return G - (G @ U) @ U.mT
 
     def _remember(self, m: str, mean: Tensor) -> None:
         if self.projector == "restarted":
             self.means[m] = mean
         elif self.projector == "rls":
             if self.P is None:
-                self.P = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-            self.P = rls_projector(self.P, mean, self.alpha)
+                eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
+                self.P = eye.expand(*mean.shape[:-1], -1, -1)
+            self.P = rls_projector(self.P, mean, per_replica(self.alpha, self.P))
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
         names = list(out.unimodal)
-        logits = torch.stack([out.unimodal[m] for m in names])
-        masks = None if present is None else torch.stack([present[m] for m in names])
-        if masks is not None and not masks.any(0).all():
-            lacking = int((~masks.any(0)).nonzero()[0])
+        logits = torch.stack([out.unimodal[m] for m in names], dim=-3)
+        masks = None if present is None else torch.stack([present[m] for m in names], dim=-2)
+        if masks is not None and not masks.any(-2).all():
+            lacking = int((~masks.any(-2)).nonzero()[0, -1])
             raise ValueError(
                 f"sample {lacking} has no modality at all, so nothing can be predicted for it; "
                 f"give at least one of {names}"
             )
         if self.gate == "mean":
             weights = torch.ones_like(logits[..., 0]) if masks is None else masks.to(logits.dtype)
-            weights = weights / weights.sum(0)
+            weights = weights / weights.sum(-2, keepdim=True)
         else:
             weights = entropy_weights(logits, masks)
-        return torch.where(weights[..., None] > 0, weights[..., None] * logits, 0).sum(0)
+        return torch.where(weights[..., None] > 0, weights[..., None] * logits, 0).sum(-3)
 
 
 def mean_feature(features: Tensor, present: Tensor | None) -> Tensor:
-    """Mean over the samples that have the modality, with the constant 1 appended: (D + 1,)."""
+    """Mean over the samples that have the modality, with the constant 1 appended: (..., D + 1)."""
     if present is None:
-        mean = features.mean(0)
+        mean = features.mean(-2)
     else:
-        mean = (features * present[:, None]).sum(0) / present.sum()
-    return torch.cat([mean, torch.ones_like(mean[:1])])
+        mean = (features * present[..., None]).sum(-2) / present.sum(-1, keepdim=True)
+    return F.pad(mean, (0, 1), value=1.0)

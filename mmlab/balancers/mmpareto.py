@@ -4,6 +4,7 @@ Wei, Hu, "MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistan
 arXiv 2405.17730.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from mmlab import gradients
 from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_shapes
+from mmlab.balancers.shapes import check_number, check_shapes, per_replica
 
 
 def min_norm_weights(g: Tensor, u: Tensor) -> Tensor:
@@ -31,11 +32,12 @@ def min_norm_weights(g: Tensor, u: Tensor) -> Tensor:
     Source: the paper; the closed form of the min-norm problem for two objectives.
     """
     check_shapes(g=(g, "P"), u=(u, "P"))
-    scale = _largest(g, u)
-    pull_g, pull_u = _pulls(g / scale, u / scale)
-    pull_g, pull_u = pull_g.clamp(min=0), pull_u.clamp(min=0)
+    pair = _pair(g, u)
+    g, u = (pair / _largest(pair, (-2, -1))).unbind(-2)
+    apart = g - u
+    pull_g, pull_u = (-(u * apart).sum(-1)).clamp(min=0), (g * apart).sum(-1).clamp(min=0)
     total = pull_g + pull_u
-    return torch.where(total == 0, 0.5, pull_g / total)[..., 0]
+    return torch.where(total == 0, 0.5, pull_g / total)
 
 
 def pareto_gradient(
@@ -63,39 +65,45 @@ def pareto_gradient(
     Source: the paper, whole-vector rescale; the zero for opposite gradients is ours.
     """
     check_shapes(g=(g, "P"), u=(u, "P"))
-    scale = _largest(g, u)
-    g, u = g / scale, u / scale
-    total = g + u
-    conflict = (g * u).sum(-1, keepdim=True) < 0
-
-    # In a conflict both pulls are positive sums, so neither cancels, as 1 − w would. Their blend
-    # is parallel to the min-norm point, and the magnitude is set anew anyway.
-    pull_g, pull_u = _pulls(g, u)
-    common = pull_g * g + pull_u * u
-    length = _norm(common)
-    noise = 16 * torch.finfo(g.dtype).eps * (pull_g * _norm(g) + pull_u * _norm(u))
-    direction = torch.where(length <= noise, 0, common / length)
-
-    aligned = gamma * total if gamma_on_aligned else total
-    return scale * torch.where(conflict, gamma * _norm(total) * direction, aligned)
+    return _integrated(_pair(g, u), gamma, gamma_on_aligned)[0]
 
 
-def _pulls(g: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """⟨u, u − g⟩ and ⟨g, g − u⟩, (…, 1): the min-norm weights of g and u times ‖g − u‖²."""
-    apart = g - u
-    return -(u * apart).sum(-1, keepdim=True), (g * apart).sum(-1, keepdim=True)
+def _pair(g: Tensor, u: Tensor) -> Tensor:
+    """g and u as the rows of one matrix, (…, 2, P)."""
+    return torch.stack(torch.broadcast_tensors(g, u), dim=-2)
 
 
-def _largest(*vectors: Tensor) -> Tensor:
-    """The largest magnitude of an entry in any of the vectors, (…, 1); 1 where all are 0."""
-    largest = torch.stack(torch.broadcast_tensors(*(v.abs().amax(-1) for v in vectors))).amax(0)
-    return torch.where(largest == 0, 1, largest)[..., None]
+def _integrated(
+    pair: Tensor, gamma: float | Tensor, gamma_on_aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """`pareto_gradient` of the rows g and u of `pair` (…, 2, P), and their cosine (…)."""
+    scale = _largest(pair, (-2, -1))
+    pair = pair / scale
+    gram = pair @ pair.mT
+    squares, conflict = gram.diagonal(dim1=-2, dim2=-1), gram[..., :1, 1] < 0
+
+    # The min-norm weights of g and u times ‖g − u‖²: ⟨u, u − g⟩ and ⟨g, g − u⟩. In a conflict both
+    # are positive sums, so neither cancels, as 1 − w would. Their blend is parallel to the min-norm
+    # point, and the magnitude is set anew anyway.
+    pulls = squares.flip(-1) - gram[..., :1, 1]
+    common = (pulls[..., None, :] @ pair)[..., 0, :]
+    largest = _largest(common, -1)  # the squares of a short one may underflow
+    common = common / largest
+    length = torch.linalg.vector_norm(common, dim=-1, keepdim=True)
+    noise = 16 * torch.finfo(pair.dtype).eps * (pulls * squares.sqrt()).sum(-1, keepdim=True)
+
+    total = pair.sum(-2)
+    magnitude = gamma * torch.linalg.vector_norm(total, dim=-1, keepdim=True)
+    stretch = torch.where(largest * length <= noise, 0, magnitude / length)
+    stretch = torch.where(conflict, stretch, gamma if gamma_on_aligned else 1.0)
+    cosine = gram[..., 0, 1] / squares.prod(-1).sqrt().clamp(min=torch.finfo(pair.dtype).tiny)
+    return torch.where(conflict, common, total) * (stretch * scale[..., 0]), cosine
 
 
-def _norm(v: Tensor) -> Tensor:
-    """Euclidean norm, (…, 1), of vectors whose squares may underflow."""
-    largest = _largest(v)
-    return largest * torch.linalg.vector_norm(v / largest, dim=-1, keepdim=True)
+def _largest(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """The largest magnitude of an entry, kept as axes of length 1; tiny where all are 0."""
+    largest = torch.linalg.vector_norm(x, torch.inf, dim=dim, keepdim=True)
+    return largest.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def integrate_tasks(
@@ -130,41 +138,52 @@ def integrate_tasks(
     for parameter in shared:
         parameter.grad = None  # else the engine adds the plain gradient to what was kept, in place
     sum(losses).backward()
-    for parameter, before, d in zip(shared, kept, _whole(g, u, gamma, True), strict=True):
+    for parameter, before, d in zip(shared, kept, _whole(g, u, gamma, True)[0], strict=True):
         parameter.grad = d if before is None else before + d
 
 
 def _whole(
-    g: Sequence[Tensor], u: Sequence[Tensor], gamma: float, gamma_on_aligned: bool
-) -> list[Tensor]:
-    """`pareto_gradient` of an encoder's tensors taken as one vector."""
-    d = pareto_gradient(
-        gradients.flatten(g), gradients.flatten(u), gamma=gamma, gamma_on_aligned=gamma_on_aligned
-    )
-    parts = d.split([tensor.numel() for tensor in g])
-    return [part.view_as(tensor) for part, tensor in zip(parts, g, strict=True)]
+    g: Sequence[Tensor],
+    u: Sequence[Tensor],
+    gamma: float | Tensor,
+    gamma_on_aligned: bool,
+    lead: int = 0,
+) -> tuple[list[Tensor], Tensor]:
+    """`pareto_gradient` of an encoder's tensors taken as one vector, and the cosine."""
+    pair = torch.stack([gradients.flatten(g, lead), gradients.flatten(u, lead)], dim=-2)
+    d, cosine = _integrated(pair, gamma, gamma_on_aligned)
+    return gradients.unflatten(d, g), cosine
 
 
 def _by_tensor(
-    g: Sequence[Tensor], u: Sequence[Tensor], gamma: float, gamma_on_aligned: bool
-) -> list[Tensor]:
+    g: Sequence[Tensor],
+    u: Sequence[Tensor],
+    gamma: float | Tensor,
+    gamma_on_aligned: bool,
+    lead: int = 0,
+) -> tuple[list[Tensor], Tensor]:
     """The released code's rescale: the encoder's direction, each tensor's magnitude on its own.
 
     (The code also clamps w to [.001, .999] and counts a cosine of 0 as a conflict; this does not.)
 
     A factor a tensor turns the whole vector, so the result can oppose g or u.
     """
-    flat_g, flat_u = gradients.flatten(g), gradients.flatten(u)
-    conflict = torch.dot(flat_g, flat_u) < 0
-    w = torch.where(conflict, min_norm_weights(flat_g, flat_u), 0.5)
-    factor = torch.where(conflict, gamma, gamma if gamma_on_aligned else 1.0).to(w)
-    result = []
-    for x, y in zip(g, u, strict=True):
+    flat_g, flat_u = gradients.flatten(g, lead), gradients.flatten(u, lead)
+    inner = torch.linalg.vecdot(flat_g, flat_u)[..., None]
+    w = torch.where(inner < 0, min_norm_weights(flat_g, flat_u)[..., None], 0.5)
+    factor = torch.where(inner < 0, gamma, gamma if gamma_on_aligned else 1.0).to(w)
+    norm = functools.partial(torch.linalg.vector_norm, dim=-1, keepdim=True)
+    parts = []
+    for x, y in zip(_vectors(g, lead), _vectors(u, lead), strict=True):
         d = 2 * w * x + 2 * (1 - w) * y
-        length = d.norm()
-        noise = 16 * torch.finfo(d.dtype).eps * (x.norm() + y.norm())
-        result.append(torch.where(length <= noise, 0, factor * (x + y).norm() / length * d))
-    return result
+        length, noise = norm(d), 16 * torch.finfo(d.dtype).eps * (norm(x) + norm(y))
+        parts.append(torch.where(length <= noise, 0, factor * norm(x + y) / length * d))
+    lengths = (norm(flat_g) * norm(flat_u)).clamp(min=torch.finfo(w.dtype).tiny)
+    return gradients.unflatten(torch.cat(parts, dim=-1), g), (inner / lengths)[..., 0]
+
+
+def _vectors(grads: Sequence[Tensor], lead: int) -> list[Tensor]:
+    return [gradients.flatten([g], lead) for g in grads]
 
 
 class MMPareto(Balancer):
@@ -175,7 +194,8 @@ class MMPareto(Balancer):
     `pareto_gradient(g, u)`. The fusion and the heads get the plain gradient of the summed loss.
 
     Args:
-        gamma: magnitude of the integrated gradient relative to the uniform sum's.
+        gamma: magnitude of the integrated gradient relative to the uniform sum's. A tensor (R,)
+            gives each network of a stack its own.
         rescale: "encoder" sets the magnitude of the whole vector, as the paper says; "tensor" that
             of each parameter tensor, as the released code does, which can oppose one objective.
         gamma_on_aligned: whether gamma also applies without conflict, as in the released code.
@@ -196,21 +216,24 @@ class MMPareto(Balancer):
     """
 
     def __init__(
-        self, gamma: float = 1.5, rescale: str = "encoder", gamma_on_aligned: bool = True
+        self, gamma: float | Tensor = 1.5, rescale: str = "encoder", gamma_on_aligned: bool = True
     ) -> None:
-        if not gamma > 0:
-            raise ValueError(f"gamma is {gamma!r}; allowed is a number above 0")
+        check_number("gamma", gamma, above=0)
         if rescale not in ("encoder", "tensor"):
             raise ValueError(f"rescale is {rescale!r}; allowed are 'encoder' and 'tensor'")
         self.gamma, self.rescale, self.gamma_on_aligned = gamma, rescale, gamma_on_aligned
 
     def step(self, s: Step) -> Iterator[None]:
         joint = s.encoder_grads(s.losses["joint"])
-        unimodal = s.encoder_grads(sum(s.losses[m] for m in s.modalities))
+        unimodal = s.encoder_grads(s.losses.stack(*s.modalities))
         integrate = _whole if self.rescale == "encoder" else _by_tensor
-        learning = [m for m in s.modalities if joint[m]]  # a frozen encoder has no gradient
-        for m in learning:
-            g, u = joint[m], unimodal[m]
-            s.set_grad(m, integrate(g, u, self.gamma, self.gamma_on_aligned))
-        s.log(cosine={m: gradients.cosine(joint[m], unimodal[m]) for m in learning})
+        gamma = per_replica(self.gamma, s.losses["joint"][..., None])
+        cosines = {}
+        for m in s.modalities:
+            if joint[m]:  # a frozen encoder has no gradient
+                d, cosines[m] = integrate(
+                    joint[m], unimodal[m], gamma, self.gamma_on_aligned, s.lead
+                )
+                s.set_grad(m, d)
+        s.log(cosine=cosines)
         yield

@@ -4,6 +4,7 @@ Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient
 2022, arXiv 2203.15332.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mmlab import gradients
 from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_shapes
+from mmlab.balancers.shapes import check_number, check_shapes, per_replica
 
 
 def discrepancy_ratios(scores: Tensor) -> Tensor:
@@ -40,8 +41,8 @@ def discrepancy_ratios(scores: Tensor) -> Tensor:
     # (Σ_j s_j − s_m) / (M − 1) does.
     others, own = scores[..., None, :], scores[..., :, None]
     pairs = torch.where(others == own, 1, others / own)
-    itself = torch.eye(modalities, dtype=torch.bool, device=scores.device)
-    return (modalities - 1) / pairs.masked_fill(itself, 0).sum(-1)
+    pairs.diagonal(dim1=-2, dim2=-1).zero_()
+    return (modalities - 1) / pairs.sum(-1)
 
 
 def modulation_coefficients(
@@ -68,11 +69,14 @@ def modulation_coefficients(
     check_shapes(ratios=(ratios, "M"))
     if not isinstance(alpha, Tensor) and alpha < 0:
         raise ValueError(f"alpha is {alpha!r}; allowed is a number ≥ 0.")
-    finite = torch.finfo(ratios.dtype)
-    lead = ratios.clamp(max=finite.max)  # 0 · ∞ would be NaN
-    x = alpha * (lead - 1 if continuous else lead)
-    # 1 − tanh x, written so that it does not cancel to 0 for large x
-    damped = (2 / ((2 * x).exp() + 1)).clamp(min=finite.tiny)
+    if not isinstance(alpha, Tensor) and alpha == 0:
+        return torch.ones_like(ratios)  # 0 · ∞ would be NaN
+    if isinstance(alpha, Tensor):
+        ratios = ratios.clamp(max=torch.finfo(ratios.dtype).max)
+    # 1 − tanh x = 2 sigmoid(−2x), which does not cancel to 0; beyond this x it would underflow
+    least = math.log(torch.finfo(ratios.dtype).tiny)
+    lead = ratios - 1 if continuous else ratios
+    damped = 2 * (lead * (-2 * alpha)).clamp(min=least).sigmoid()
     return torch.where(ratios <= 1, 1, damped)
 
 
@@ -87,6 +91,7 @@ class OGM(Balancer):
 
     Args:
         alpha: strength of the modulation; the released code takes 0.8 on CREMA-D, 0.1 on VGGSound.
+            A tensor (R,) gives each network of a stack its own.
         enhance: add the noise (GE), to every encoder, the undamped one too.
         scope: "encoder" modulates all its parameters, as the paper says; "conv" only the 4-D
             tensors, as the released code does, and so not at all an MLP's.
@@ -111,36 +116,40 @@ class OGM(Balancer):
 
     def __init__(
         self,
-        alpha: float = 0.8,
+        alpha: float | Tensor = 0.8,
         enhance: bool = True,
         scope: str = "encoder",
         window: tuple[int, int] = (0, 50),
         continuous: bool = False,
     ) -> None:
-        if not alpha >= 0:
-            raise ValueError(f"alpha is {alpha!r}; allowed is a number ≥ 0")
+        check_number("alpha", alpha, least=0)
         if scope not in ("encoder", "conv"):
             raise ValueError(f"scope is {scope!r}; allowed are 'encoder' and 'conv'")
         self.alpha, self.enhance, self.scope = alpha, enhance, scope
         self.window, self.continuous = window, continuous
 
     def step(self, s: Step) -> Iterator[None]:
-        s.backward(s.losses["joint"])
+        loss = s.losses["joint"]
         first, last = self.window
-        if first <= s.epoch <= last:
+        modulating = first <= s.epoch <= last
+        if modulating:
             ratios = discrepancy_ratios(self.scores(s))
-            coefficients = modulation_coefficients(ratios, self.alpha, continuous=self.continuous)
-            for m, k in zip(s.modalities, coefficients, strict=True):
-                self._modulate(s, m, k)
-            s.log(
-                ratio=dict(zip(s.modalities, ratios, strict=True)),
-                coefficient=dict(zip(s.modalities, coefficients, strict=True)),
-            )
+            alpha = per_replica(self.alpha, ratios)
+            coefficients = modulation_coefficients(ratios, alpha, continuous=self.continuous)
+            k = dict(zip(s.modalities, coefficients.unbind(-1), strict=True))
+            s.log(ratio=dict(zip(s.modalities, ratios.unbind(-1), strict=True)), coefficient=k)
+        # Damping the whole encoder is damping what enters it; else parameter by parameter.
+        at_features = modulating and self.scope == "encoder" and not self.enhance
+        for m in s.modalities if at_features else ():
+            s.scale_backward(m, k[m])
+        s.backward(loss)
+        for m in s.modalities if modulating and not at_features else ():
+            self._modulate(s, m, k[m])
         yield
 
     @torch.no_grad()
     def scores(self, s: Step) -> Tensor:
-        """Mean probability of the true class from each modality's share, (M,).
+        """Mean probability of the true class from each modality's share, (..., M).
 
         The mean is over the samples that have the modality; where all have all, ratios of means
         are the paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor
@@ -154,21 +163,25 @@ class OGM(Balancer):
                 "GradientBlending"
             )
         parts = s.out.contributions
-        shares = torch.stack([parts[m] for m in s.modalities])
-        index = target.expand(len(shares), -1)[..., None]
+        shares = torch.stack([parts[m] for m in s.modalities], dim=-3)
+        index = target.unsqueeze(-2).expand(shares.shape[:-1])[..., None]
         right = shares.softmax(-1).gather(-1, index)[..., 0]
         if s.batch.present is None:
             return right.mean(-1)
-        present = torch.stack([s.batch.present[m] for m in s.modalities])
+        present = torch.stack([s.batch.present[m] for m in s.modalities], dim=-2)
         count = present.sum(-1)
         score = (right * present).sum(-1) / count.clamp(min=1)
-        return torch.where(count > 0, score, score.sum() / (count > 0).sum())
+        mean = score.sum(-1, keepdim=True) / (count > 0).sum(-1, keepdim=True)
+        return torch.where(count > 0, score, mean)
 
     def _modulate(self, s: Step, m: str, k: Tensor) -> None:
+        """Factor and noise on the gradient of each parameter that the scope takes in."""
         grads = s.gradient(m)
-        chosen = [self.scope == "encoder" or g.ndim == 4 for g in grads]
-        std = gradients.entry_std(grads) if self.enhance else ()
-        s.scale_grad(m, [k if c else torch.ones_like(k) for c in chosen])
+        if not grads:
+            return  # a frozen encoder
+        chosen = [self.scope == "encoder" or g.ndim - s.lead == 4 for g in grads]
+        std = gradients.entry_std(grads, s.lead) if self.enhance else ()
+        s.scale_grad(m, k if all(chosen) else [k if c else torch.ones_like(k) for c in chosen])
         if self.enhance:
             s.add_noise(
                 m, [d if c else torch.zeros_like(d) for c, d in zip(chosen, std, strict=True)]

@@ -1,4 +1,9 @@
-"""The shape check of the balancers' pure functions. It reads no values: no device is waited for."""
+"""Checks of what balancers and their pure functions are given, and where a replica's number goes.
+
+A check of a tensor reads no values: no device is waited for.
+"""
+
+from math import inf
 
 import torch
 from torch import Tensor
@@ -38,3 +43,27 @@ def _broadcast(shapes: list[torch.Size]) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def check_number(
+    name: str, value: float | Tensor, *, above: float = -inf, least: float = -inf
+) -> None:
+    """Check a hyper-parameter: a number in range, or a tensor (R,) of such numbers.
+
+    Raises:
+        ValueError: out of range, or a tensor of another shape. (It is read, before any training.)
+    """
+    allowed = f"a number above {above:g}" if above > -inf else f"a number ≥ {least:g}"
+    values = value if isinstance(value, Tensor) else torch.tensor(value)
+    if values.ndim > 1 or not bool(((values > above) & (values >= least)).all()):
+        raise ValueError(
+            f"{name} is {value!r}; allowed is {allowed}, or a tensor (R,) of such numbers, one for "
+            "each network of a stack"
+        )
+
+
+def per_replica(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A hyper-parameter ready to meet `like` (R, ...): (R,) becomes (R, 1, ...); a number stays."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    return value.to(like).reshape(-1, *[1] * (like.ndim - 1))

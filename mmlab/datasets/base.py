@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -48,19 +48,19 @@ class Batch:
                     "For a sample that lacks a modality, fill in zeros and say so in `present`."
                 )
         if self.present is not None:
-            self._check_present(size)
+            self._check_present()
 
-    def _check_present(self, size: int) -> None:
+    def _check_present(self) -> None:
         if set(self.present) != set(self.inputs):
             raise ValueError(
                 f"present names {sorted(self.present)}, inputs name {sorted(self.inputs)}; "
                 "give one mask for each modality, or present=None where nothing is missing"
             )
         for name, mask in self.present.items():
-            if mask.dtype != torch.bool or mask.shape != (size,):
+            if mask.dtype != torch.bool or mask.shape != self.target.shape:
                 raise ValueError(
                     f"present[{name!r}] is {mask.dtype} of shape {tuple(mask.shape)}; "
-                    f"it must be torch.bool of shape ({size},)"
+                    f"it must be torch.bool of shape {tuple(self.target.shape)}"
                 )
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Batch:
         """The mask of samples that have `modality`; None where all have it."""
         return None if self.present is None else self.present[modality]
 
-    def __getitem__(self, index: Tensor | slice) -> Batch:
+    def __getitem__(self, index: Tensor | slice | tuple) -> Batch:
         """The samples at `index` (a slice or a tensor of indices), as a Batch."""
         pick = lambda tensors: {name: tensor[index] for name, tensor in tensors.items()}  # noqa: E731
         present = None if self.present is None else pick(self.present)
@@ -84,6 +84,31 @@ class Batch:
         move = lambda tensors: {name: tensor.to(device) for name, tensor in tensors.items()}  # noqa: E731
         present = None if self.present is None else move(self.present)
         return Batch(move(self.inputs), self.target.to(device), present)
+
+
+def stack_batches(batches: Sequence[Batch]) -> Batch:
+    """R batches of one size as one, with a leading axis R in every tensor; no copy of equal ones.
+
+    Raises ValueError where sizes differ.
+    """
+    first = batches[0]
+    if all(batch is first for batch in batches):
+        join = lambda tensors: tensors[0].expand(len(tensors), *tensors[0].shape)  # noqa: E731
+    else:
+        join = torch.stack
+    sizes = {len(batch) for batch in batches}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"splits of {sorted(sizes)} samples cannot be stacked; give every seed a data set of "
+            "one size, or train the seeds one by one"
+        )
+    inputs = {m: join([batch.inputs[m] for batch in batches]) for m in first.inputs}
+    present = None
+    if any(batch.present is not None for batch in batches):
+        all_there = torch.ones_like(first.target, dtype=torch.bool)
+        has = lambda batch, m: all_there if batch.present is None else batch.present[m]  # noqa: E731
+        present = {m: join([has(batch, m) for batch in batches]) for m in first.inputs}
+    return Batch(inputs, join([batch.target for batch in batches]), present)
 
 
 @dataclass(eq=False)

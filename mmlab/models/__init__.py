@@ -2,6 +2,7 @@
 
 from mmlab.models.fusion import FUSIONS, Attention, Concat, FiLM, Fusion, Gated, Late, Sum
 from mmlab.models.network import MultimodalNet, Output
+from mmlab.models.stack import UnstackableError
 
 __all__ = [
     "FUSIONS",
@@ -14,4 +15,5 @@ __all__ = [
     "MultimodalNet",
     "Output",
     "Sum",
+    "UnstackableError",
 ]

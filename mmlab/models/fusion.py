@@ -10,6 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mmlab.models.linear import linear
+from mmlab.seeds import generator
+
 Features = Mapping[str, Tensor]
 
 
@@ -61,35 +64,70 @@ class Fusion(nn.Module):
     def _track(self, features: Features) -> None:
         for m in self.widths:
             mean = getattr(self, f"mean_{m}")
-            mean.lerp_(features[m].detach().mean(0).to(mean.dtype), self.momentum)
+            mean.lerp_(features[m].detach().mean(-2).to(mean.dtype), self.momentum)
 
     def contributions(self, features: Features) -> dict[str, Tensor]:
-        """Shapley values of the joint logits, (B, C) a modality; they sum to the joint logits."""
+        """Shapley values of the joint logits, (B, C) a modality; they sum to the joint logits.
+
+        Exact for up to 4 modalities. Above, the mean over `PAIRS` pairs of orders in which they can
+        join, the same ones every time; `contribution_error` says how far off that is.
+        """
+        values, weights = self._coalition_values(features)
+        parts = torch.einsum("pms,...sbc->m...bc", weights, values) / len(weights)
+        empty = values[..., 0, :, :] / len(self.widths)
+        return dict(zip(self.widths, parts + empty, strict=True))
+
+    def contribution_error(self, features: Features) -> dict[str, Tensor]:
+        """Standard error of `contributions` over the sampled pairs of orders, (B, C) a modality.
+
+        0 where they are exact: for an additive fusion, and for up to 4 modalities.
+        """
+        if self.additive:
+            return {m: torch.zeros_like(z) for m, z in self.contributions(features).items()}
+        values, weights = self._coalition_values(features)
+        each = torch.einsum("pms,...sbc->pm...bc", weights, values)
+        spread = each.std(0) if len(each) > 1 else torch.zeros_like(each[0])
+        return dict(zip(self.widths, spread / len(each) ** 0.5, strict=True))
+
+    def _coalition_values(self, features: Features) -> tuple[Tensor, Tensor]:
+        """The fusion's logits (S, B, C) for S coalitions, and the weights (P, M, S) they get."""
         self._check(features)
-        names = list(self.widths)
-        if len(names) > MOST_EXACT:
-            raise ValueError(
-                f"exact contributions need 2^M fused evaluations; M={len(names)} is over "
-                f"{MOST_EXACT}. Use an additive fusion (Concat, Sum, Late) for more modalities"
-            )
-        values = self._coalition_values(features, names)
-        weights = _weights(len(names), values.dtype, values.device)
-        parts = torch.einsum("ms,sbc->mbc", weights, values) + values[0] / len(names)
-        return dict(zip(names, parts, strict=True))
-
-    def _coalition_values(self, features: Features, names: list[str]) -> Tensor:
-        """The fusion's logits for every coalition, (2^M, B, C); coalition s holds bit m of s."""
-        size = len(features[names[0]])
-        coalitions = torch.arange(2 ** len(names), device=features[names[0]].device)
+        first = features[next(iter(self.widths))]
+        joined, weights = _coalitions_on(len(self.widths), first.device, first.dtype)
         mixed = {}
-        for place, m in enumerate(names):
-            joined = (coalitions >> place & 1).bool()[:, None, None]
-            mean = getattr(self, f"mean_{m}").to(features[m])
-            mixed[m] = torch.where(joined, features[m], mean).flatten(0, 1)
-        return self.forward(mixed).unflatten(0, (len(coalitions), size))
+        for m, members in zip(self.widths, joined.unbind(-1), strict=True):
+            own = features[m].unsqueeze(-3)
+            mean = getattr(self, f"mean_{m}")[..., None, None, :].to(own)
+            mixed[m] = torch.where(members[:, None, None], own, mean).flatten(-3, -2)
+        values = self.forward(mixed).unflatten(-2, (len(joined), -1))
+        return values, weights.to(values)
 
 
-MOST_EXACT = 10
+MOST_EXACT = 4
+PAIRS = 16
+"""Pairs of orders, each with its reverse, that stand for all M! orders of M > 4 modalities."""
+
+
+@functools.cache
+def _coalitions(n: int) -> tuple[Tensor, Tensor]:
+    """Coalitions (S, n), the empty one first, and weights (P, n, S) for P estimates of the values.
+
+    The mean over P of weights times coalition values are the Shapley values: P = 1 for all orders.
+    """
+    if n <= MOST_EXACT:
+        joined = torch.arange(2**n)[:, None] >> torch.arange(n) & 1
+        return joined.bool(), shapley_weights(n)[None]
+    draw = generator(0, "orders", n)
+    orders = torch.stack([torch.randperm(n, generator=draw) for _ in range(PAIRS)])
+    places = torch.stack([orders, orders.flip(-1)], dim=1).argsort(-1)  # (PAIRS, 2, n)
+    before = places[..., None, :] < torch.arange(n + 1)[:, None]  # the first k to join, k = 0..n
+    joined, where = before.flatten(0, 2).unique(dim=0, return_inverse=True)
+    where = where.unflatten(0, (PAIRS, 2, n + 1))
+    weights = torch.zeros(PAIRS, n, len(joined), dtype=torch.float64)
+    half = torch.full((PAIRS, n, 2), 0.5, dtype=torch.float64)
+    weights.scatter_add_(-1, where.gather(-1, places + 1).mT, half)
+    weights.scatter_add_(-1, where.gather(-1, places).mT, -half)
+    return joined, weights
 
 
 def shapley_weights(n: int) -> Tensor:
@@ -105,9 +143,10 @@ def shapley_weights(n: int) -> Tensor:
 
 
 @functools.cache
-def _weights(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Made once: to send it to a GPU at every step would make the host wait."""
-    return shapley_weights(n).to(dtype).to(device)
+def _coalitions_on(n: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Sent once: to send them to a GPU at every step would make the host wait."""
+    joined, weights = _coalitions(n)
+    return joined.to(device), weights.to(device, dtype)
 
 
 class Concat(Fusion):
@@ -128,9 +167,9 @@ class Concat(Fusion):
     def contributions(self, features: Features) -> dict[str, Tensor]:
         self._check(features)
         blocks = self.linear.weight.split(list(self.widths.values()), dim=-1)
-        bias = self.linear.bias / len(self.widths)
+        bias = self.linear.bias
         return {
-            m: nn.functional.linear(features[m], block, bias)
+            m: linear(features[m], block, bias, bias_scale=1 / len(self.widths))
             for m, block in zip(self.widths, blocks, strict=True)
         }
 
@@ -239,7 +278,7 @@ class Attention(Fusion):
 
     def forward(self, features: Features) -> Tensor:
         tokens = torch.stack([token(features[m]) for m, token in self.tokens.items()], dim=-2)
-        return self.linear(self.layer(tokens + self.places).mean(dim=-2))
+        return self.linear(self.layer(tokens + self.places.unsqueeze(-3)).mean(dim=-2))
 
 
 FUSIONS: dict[str, type[Fusion]] = {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mmlab.models.encoders import BUILDERS
 from mmlab.models.fusion import FUSIONS, Fusion, Late
+from mmlab.models.stack import point_at, stack_modules
 from mmlab.seeds import drawing
 
 
@@ -23,11 +24,21 @@ class LazyLogits(Mapping[str, Tensor]):
 
     def __init__(self, network: MultimodalNet, features: Mapping[str, Tensor]) -> None:
         self._network, self._features, self._known = network, features, {}
+        self._graph = torch.is_grad_enabled()
 
     def __getitem__(self, m: str) -> Tensor:
         if m not in self._known:
-            self._known[m] = self._network.head(m)(self._features[m])
+            with torch.set_grad_enabled(self._graph):
+                self._known[m] = self._network.head(m)(self._features[m])
         return self._known[m]
+
+    def together(self) -> dict[str, Tensor]:
+        """All of them; a shared head reads all modalities in one call."""
+        if self._network.shared_head and not self._known:
+            with torch.set_grad_enabled(self._graph):
+                logits = self._network.heads(torch.stack(list(self._features.values()), dim=-3))
+            self._known = dict(zip(self._features, logits.unbind(-3), strict=True))
+        return {m: self[m] for m in self}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._features)
@@ -36,26 +47,42 @@ class LazyLogits(Mapping[str, Tensor]):
         return len(self._features)
 
 
-@dataclass
 class Output:
     """One forward pass.
 
     features: (B, D) a modality.
     joint:    (B, C) fused logits.
     unimodal: (B, C) a modality, from its own head or from the shared one.
+
+    In a stack of R networks every tensor has a leading axis R.
     """
 
-    features: Mapping[str, Tensor]
-    joint: Tensor
-    unimodal: Mapping[str, Tensor]
-    fusion: Fusion | None = field(default=None, repr=False)
+    def __init__(
+        self,
+        features: Mapping[str, Tensor],
+        joint: Tensor | None = None,
+        unimodal: Mapping[str, Tensor] | None = None,
+        fusion: Fusion | None = None,
+    ) -> None:
+        self.features, self.unimodal, self.fusion = features, unimodal or {}, fusion
+        self._joint, self._graph = joint, torch.is_grad_enabled()
+
+    @property
+    def joint(self) -> Tensor:
+        if self._joint is None:
+            with torch.set_grad_enabled(self._graph):
+                self._joint = self._fused()(self.features)
+        return self._joint
 
     @property
     def contributions(self) -> dict[str, Tensor]:
         """(B, C) a modality: its part of the joint logits; the parts sum to `joint`."""
+        return self._fused().contributions(self.features)
+
+    def _fused(self) -> Fusion:
         if self.fusion is None:
             raise ValueError("this Output was made without its fusion; pass fusion=net.fusion")
-        return self.fusion.contributions(self.features)
+        return self.fusion
 
 
 class MultimodalNet(nn.Module):
@@ -64,6 +91,8 @@ class MultimodalNet(nn.Module):
     encoders: one module a modality, (B, ...) -> (B, D); their order is the modality order.
     fusion:   features -> (B, C), see mmlab.models.fusion.
     heads:    one module a modality, or one module that all modalities share (ATF, MLA).
+    replicas: R for R networks in one, as `build(..., replicas=R)` makes them: every parameter has
+              a leading axis R, and so have inputs and outputs; None for one ordinary network.
 
     Raises ValueError if encoders, fusion and heads name different modalities.
     """
@@ -88,6 +117,38 @@ class MultimodalNet(nn.Module):
                     f"{part} has the modalities {sorted(names)}, encoders have "
                     f"{sorted(self.encoders)}; give each part the same modalities"
                 )
+
+        self._lazy = False
+        self.replicas: int | None = None
+        self._one: list[MultimodalNet] = []  # in a list: not a part of the network
+
+    @classmethod
+    def stack(cls, networks: Sequence[MultimodalNet]) -> MultimodalNet:
+        """R networks of one shape as one, which trains all of them at once; they are copied.
+
+        Raises UnstackableError (a ValueError) for parts that cannot be stacked: dropout, and
+        foreign modules with buffers.
+        """
+        first, known = networks[0], {}
+        stacked = cls(
+            {m: stack_modules([n.encoders[m] for n in networks], known) for m in first.encoders},
+            stack_modules([n.fusion for n in networks], known),
+            stack_modules([n.heads for n in networks], known),
+        )
+        stacked.replicas = len(networks)
+        stacked._one = [copy.deepcopy(first)]
+        return stacked
+
+    def replica(self, index: int) -> MultimodalNet:
+        """Network `index` of a stack, as an ordinary one; its parameters are views of the stack's.
+
+        So it follows the training of the stack. Make it anew after moving the stack to a device.
+        """
+        if self.replicas is None:
+            raise ValueError("this is one network, not a stack; build(..., replicas=R) makes one")
+        one = copy.deepcopy(self._one[0])
+        point_at(one, self, index)
+        return one.train(self.training)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -115,8 +176,22 @@ class MultimodalNet(nn.Module):
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
         features = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
-        fusion = self.fusion
-        return Output(features, fusion(features), LazyLogits(self, features), fusion)
+        out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)
+        if not self._lazy:
+            _ = out.joint
+        return out
+
+    @contextlib.contextmanager
+    def lazily(self) -> Iterator[None]:
+        """Inside, a forward pass leaves the fusion to the first reader of `Output.joint`.
+
+        For who reads it before the next update, or never, as a training step does.
+        """
+        self._lazy = True
+        try:
+            yield
+        finally:
+            self._lazy = False
 
     @classmethod
     def build(
@@ -127,7 +202,8 @@ class MultimodalNet(nn.Module):
         fusion: str = "concat",
         heads: str = "own",
         width: int = 64,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
+        replicas: int | None = None,
     ) -> MultimodalNet:
         """A network that fits `data` (a MultimodalData).
 
@@ -137,10 +213,22 @@ class MultimodalNet(nn.Module):
         heads:    "own" or "shared".
         seed:     sets the initial weights, a separate stream for each part: an encoder starts the
                   same whatever the fusion and the heads are. The global generator is left alone.
+        replicas: R networks as one, started from the seeds seed, seed + 1, ..., seed + R - 1, or
+                  from the R seeds given: each starts as `build(seed=that seed)` does.
 
         Raises ValueError for an unknown name, or encoders that do not fit the data or the width;
         TypeError for an encoder that is no module.
         """
+        several = not isinstance(seed, int)
+        if replicas is not None or several:
+            seeds = list(seed) if several else [seed + r for r in range(replicas)]
+            if not seeds or replicas not in (None, len(seeds)):
+                raise ValueError(
+                    f"replicas is {replicas} and there are {len(seeds)} seeds; give one seed a "
+                    "replica, at least one, or the first seed alone"
+                )
+            shape = {"encoders": encoders, "fusion": fusion, "heads": heads, "width": width}
+            return cls.stack([cls.build(data, **shape, seed=s) for s in seeds])
         _check_choice("fusion", fusion, FUSIONS)
         _check_choice("heads", heads, ("own", "shared"))
         if isinstance(encoders, str):

@@ -62,7 +62,7 @@ def test_a_modality_alone_trains_and_predicts_alone():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="encoder_scale is 0; it must be positive"):
+    with pytest.raises(ValueError, match="encoder_scale is 0; allowed is a number above 0"):
         Uniform(encoder_scale=0)
     with pytest.raises(KeyError, match=r"unknown modality 'video'; this model has \['a', 'b'\]"):
         fit(MultimodalNet.build(DATA), DATA, Unimodal("video"), epochs=1, device="cpu")

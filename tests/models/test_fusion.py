@@ -17,10 +17,11 @@ CASES = list(itertools.product(FUSIONS, WIDTHS))
 
 def make(name, n, outputs=3):
     torch.manual_seed(n)
-    fusion = FUSIONS[name](WIDTHS[n], outputs).double().eval()
+    widths = WIDTHS.get(n) or dict.fromkeys("abcdefgh"[:n], 4)
+    fusion = FUSIONS[name](widths, outputs).double().eval()
     for buffer in fusion.buffers():
         buffer.normal_()  # an absent modality is then not simply zero
-    return fusion, {m: torch.randn(5, d, dtype=torch.float64) for m, d in WIDTHS[n].items()}
+    return fusion, {m: torch.randn(5, d, dtype=torch.float64) for m, d in widths.items()}
 
 
 class PlainLinear(Fusion):
@@ -219,8 +220,20 @@ def test_a_fusion_of_nothing_is_refused():
         FUSIONS["sum"]({"a": 2}, 0)
 
 
-def test_too_many_modalities_for_exact_values_are_refused():
-    widths = {f"m{i}": 1 for i in range(MOST_EXACT + 1)}
-    fusion = FUSIONS["gated"](widths, 2)
-    with pytest.raises(ValueError, match=r"M=11 is over 10\. Use an additive fusion"):
-        fusion.contributions({m: torch.zeros(1, 1) for m in widths})
+@pytest.mark.parametrize("name", GENERAL)
+def test_above_four_modalities_sampled_values_sum_to_the_logits_and_state_their_error(name):
+    fusion, features = make(name, MOST_EXACT + 2)
+    fusion.eval()
+    parts, errors = fusion.contributions(features), fusion.contribution_error(features)
+    torch.testing.assert_close(sum(parts.values()), fusion(features), rtol=0, atol=1e-12)
+    exact = over_orders(fusion, features)
+    off = torch.stack([(parts[m] - exact[m]) / errors[m].clamp(min=1e-12) for m in features])
+    assert 0.3 < off.square().mean().sqrt() < 3, "the stated error is not the size of the error"
+    assert max(e.max() for e in errors.values()) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["concat", "gated"])
+def test_exact_contributions_have_no_error(name):
+    fusion, features = make(name, 3)
+    for error in fusion.contribution_error(features).values():
+        assert error.shape == (len(features["a"]), fusion.n_outputs) and not error.any()

@@ -1,0 +1,124 @@
+"""R networks of one shape as one network: every parameter carries a leading axis R.
+
+Ordinary modules with batched matrix products and ordinary autograd. What the modules here cannot
+stack themselves goes through `torch.func.vmap`, which is slower but right.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from mmlab.models.fusion import FUSIONS
+from mmlab.models.linear import StackedLinear
+
+ELEMENTWISE = (
+    *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus),
+    *(nn.Sigmoid, nn.Tanh),
+)
+RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+
+class UnstackableError(ValueError):
+    """These modules cannot be stacked; the message names the module and what to do."""
+
+
+class Vmapped(nn.Module):
+    """R modules of any kind without buffers, called through `torch.func.vmap`."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.names = [name for name, _ in modules[0].named_parameters()]
+        self.stacked = nn.ParameterList(_parameters([list(m.parameters()) for m in modules]))
+        self.template = [copy.deepcopy(modules[0]).to("meta")]  # in a list: not a submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        def one(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(self.template[0], parameters, (x,))
+
+        # a dropout of rate 0 calls for random numbers that it does not use
+        together = vmap(one, randomness="different")
+        return together(dict(zip(self.names, self.stacked, strict=True)), x)
+
+    def train(self, mode: bool = True) -> Vmapped:
+        self.template[0].train(mode)
+        return super().train(mode)
+
+
+def stack_modules(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Module:
+    """One module that does to (R, B, ...) what `modules`, R of one shape, do to (B, ...) each.
+
+    known: what has been stacked, by the first module's id, so that what was shared stays shared.
+    Raises UnstackableError for buffers in foreign modules, and for random layers: R networks in one
+    program cannot draw what each would have drawn alone.
+    """
+    first = modules[0]
+    if id(first) not in known:
+        known[id(first)] = _stacked(modules, known)
+    return known[id(first)]
+
+
+def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Module:
+    first = modules[0]
+    kind = type(first)
+    if kind in ELEMENTWISE:
+        return first
+    if kind is nn.Linear:
+        bias = None if first.bias is None else _parameter([m.bias for m in modules])
+        return StackedLinear(_parameter([m.weight for m in modules]), bias)
+    if kind is nn.Flatten:
+        return nn.Flatten(_shifted(first.start_dim), first.end_dim)
+    if kind is nn.Unflatten:
+        return nn.Unflatten(_shifted(first.dim), first.unflattened_size)
+    if kind in (nn.Sequential, nn.ModuleDict, *FUSIONS.values()):
+        return _composite(modules, known)
+    for part in first.modules():
+        if isinstance(part, RANDOM) and part.p > 0:
+            raise UnstackableError(f"{part} draws random numbers, so it cannot be stacked; {FIX}")
+    if next(first.buffers(), None) is not None:
+        raise UnstackableError(f"{kind.__name__} has buffers, so it cannot be stacked; {FIX}")
+    return Vmapped(modules)
+
+
+FIX = "train the seeds one by one: a loop over fit(..., seed=s)"
+
+
+def _composite(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Module:
+    """A module that is only its parts, and whose own axes all count from the end."""
+    result = copy.copy(modules[0])
+    result._parameters = {
+        name: _parameter([m._parameters[name] for m in modules]) for name in result._parameters
+    }
+    result._buffers = {
+        name: torch.stack([m._buffers[name] for m in modules]) for name in result._buffers
+    }
+    result._modules = {
+        name: stack_modules([m._modules[name] for m in modules], known) for name in result._modules
+    }
+    return result
+
+
+def _parameters(lists: Sequence[Sequence[nn.Parameter]]) -> list[nn.Parameter]:
+    return [_parameter(group) for group in zip(*lists, strict=True)]
+
+
+def _parameter(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    stacked = torch.stack([p.detach() for p in parameters])
+    return nn.Parameter(stacked, requires_grad=parameters[0].requires_grad)
+
+
+def _shifted(dim: int) -> int:
+    return dim + 1 if dim > 0 else dim
+
+
+def point_at(module: nn.Module, stacked: nn.Module, index: int) -> None:
+    """Let the parameters and buffers of `module` be views of those of `stacked` at `index`."""
+    for own, theirs in zip(module.parameters(), stacked.parameters(), strict=True):
+        own.data = theirs.data[index]
+    slots = [(part, name) for part in module.modules() for name in part._buffers]
+    for (part, name), theirs in zip(slots, stacked.buffers(), strict=True):
+        part._buffers[name] = theirs[index]
