@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mmlab.balancers.base import Balancer
+from mmlab.balancers.base import Balancer, is_stackable
 from mmlab.datasets.base import MultimodalData
 from mmlab.evaluation import share_accuracy, test_scores
 from mmlab.models.network import MultimodalNet
@@ -39,11 +39,12 @@ def compare(
     Raises ValueError for no method, TypeError for a balancer where its maker is wanted.
 
     At one seed all methods start from the same encoders and see the batches in the same order. The
-    seeds of a method train at once, as one program, where that can be done and pays (linear layers
-    on a CPU, anything on a GPU), else one by one; column "replicas" says how many at once.
+    seeds of a method train at once, as one program, where that can be done (`Balancer.stackable`)
+    and pays (linear layers on a CPU, anything on a GPU), else one by one; `attrs["at once"]` of the
+    table says how many at once for each method.
     Columns: method, seed, accuracy (test, of the balancer's own prediction), "share m" (test
-    accuracy of modality m's part of the joint logits), what `measure` returns, and replicas. For
-    regression the columns of `regression_metrics` stand in place of accuracy and shares.
+    accuracy of modality m's part of the joint logits), and what `measure` returns. For regression
+    the columns of `regression_metrics` stand in place of accuracy and shares.
     """
     import pandas as pd
 
@@ -59,15 +60,19 @@ def compare(
             )
     seeds = list(seeds)
     datasets = [data(seed) if callable(data) else data for seed in seeds]
-    rows = []
+    rows: dict[tuple[int, str], dict] = {}
+    at_once = {}
     for name, make in methods.items():
-        for run, together in _train_seeds(make, datasets, seeds, epochs, build, training):
+        runs, at_once[name] = _train_seeds(make, datasets, seeds, epochs, build, training)
+        for place, run in enumerate(runs):
             row = {"method": name, "seed": run.seed} | test_scores(run)
             if run.data.task == "classification":
                 shares = share_accuracy(run.model, run.data.test)
                 row |= {f"share {m}": value for m, value in shares.items()}
-            rows.append(row | dict(measure(run) if measure else {}) | {"replicas": together})
-    return pd.DataFrame(rows)
+            rows[place, name] = row | dict(measure(run) if measure else {})
+    table = pd.DataFrame([rows[place, name] for place in range(len(seeds)) for name in methods])
+    table.attrs["at once"] = at_once
+    return table
 
 
 AT_ONCE = 16
@@ -81,16 +86,19 @@ def _train_seeds(
     epochs: int,
     build: Mapping[str, object] | None,
     training: Mapping[str, object],
-) -> Iterator[tuple[Run, int]]:
-    """A Run a seed, and how many were trained at once with it."""
+) -> tuple[list[Run], int]:
+    """A Run a seed, and how many were trained at once."""
+    runs, most = [], 1
     for start in range(0, len(seeds), AT_ONCE):
         some, theirs = seeds[start : start + AT_ONCE], datasets[start : start + AT_ONCE]
-        runs = _together(make(), theirs, some, epochs, build, training)
-        if runs is not None:
-            yield from ((run, len(runs)) for run in runs)
-            continue
-        for seed, data in zip(some, theirs, strict=True):
-            yield train_once(make(), data, seed=seed, epochs=epochs, build=build, **training), 1
+        together = _together(make(), theirs, some, epochs, build, training)
+        if together is None:
+            settings = {"epochs": epochs, "build": build, **training}
+            pairs = zip(some, theirs, strict=True)
+            runs += [train_once(make(), data, seed=seed, **settings) for seed, data in pairs]
+        else:
+            runs, most = runs + together, max(most, len(together))
+    return runs, most
 
 
 def _together(
@@ -103,7 +111,7 @@ def _together(
 ) -> list[Run] | None:
     """The Runs of one program for all seeds; None where it cannot be, or would not pay."""
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
-    if len(seeds) < 2 or len(sizes) > 1:
+    if len(seeds) < 2 or len(sizes) > 1 or not is_stackable(balancer):
         return None
     settings = {**balancer.network, **(build or {})}
     try:

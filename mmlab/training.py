@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmlab.balancers.base import Balancer, Loss, Losses, Parameters, Step, default_loss
+from mmlab.balancers.base import (
+    Balancer,
+    Loss,
+    Losses,
+    Parameters,
+    Step,
+    default_loss,
+    is_stackable,
+)
 from mmlab.balancers.joint import Joint
 from mmlab.balancers.shapes import check_number
 from mmlab.datasets.base import Batch, MultimodalData, stack_batches
@@ -184,7 +192,7 @@ def fit(
     RuntimeError for a step that never yields, ValueError for arguments out of range.
     """
     balancer = Joint() if balancer is None else balancer
-    datasets = [data] if isinstance(data, MultimodalData) else data
+    datasets = data if seeds is not None and isinstance(data, Sequence) else [data]
     for dataset in datasets:
         _check_arguments(model, dataset, balancer, epochs, batch_size)
     check_number("lr", lr, above=0)
@@ -216,6 +224,12 @@ def _split_up(
             f"the model is {f'a stack of {count} networks' if count else 'one network'}, and seeds "
             f"is {seeds}; give one seed a network: MultimodalNet.build(data, replicas=R) and "
             "fit(..., seeds=[...]) with R seeds"
+        )
+    if not is_stackable(run.balancer):
+        raise UnstackableError(
+            f"{run.balancer.name} does not say that it can train a stack of networks, where every "
+            "loss is (R,); train the seeds one by one, or let the modalities be the last axis in "
+            "its step (s.losses.stack) and set `stackable = True` in its class"
         )
     datasets = [run.data] * count if isinstance(run.data, MultimodalData) else list(run.data)
     if len(datasets) != count:

@@ -118,6 +118,7 @@ class ATF(Balancer):
     2.0
     """
 
+    stackable = True
     heads = "shared"
 
     def __init__(

@@ -36,10 +36,13 @@ class Balancer:
     """Plain joint training, and the base of every method: override what differs.
 
     heads, fusion: the network the paper assumes; `MultimodalNet.build(data, **balancer.network)`.
+    stackable:     whether this very class also trains a stack of R networks (`fit(seeds=[...])`),
+                   where losses are (R,). A subclass says it again, for what it overrides may not.
     """
 
     heads = "own"
     fusion = "concat"
+    stackable = True
 
     @property
     def network(self) -> dict[str, str]:
@@ -64,6 +67,11 @@ class Balancer:
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
         """The prediction at test time, (B, C); present: masks (B,) of the samples' modalities."""
         return out.joint
+
+
+def is_stackable(balancer: Balancer) -> bool:
+    """Whether the balancer's own class, not only one it derives from, says `stackable`."""
+    return bool(vars(type(balancer)).get("stackable", False))
 
 
 class Parameters:

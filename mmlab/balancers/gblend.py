@@ -175,6 +175,8 @@ class GradientBlending(Balancer):
     [1.0, 1.0]
     """
 
+    stackable = True
+
     def __init__(
         self, mode: str = "online", warmup: int = 10, super_epoch: int = 5, floor: float = 0.1
     ) -> None:

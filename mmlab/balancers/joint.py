@@ -12,6 +12,8 @@ from mmlab.models.network import Output
 class Joint(Balancer):
     """One loss on the fused logits: the baseline that the five papers set out from."""
 
+    stackable = True
+
 
 class Uniform(Balancer):
     """Joint loss plus all unimodal losses, each with weight 1: the fair control.
@@ -20,6 +22,8 @@ class Uniform(Balancer):
                    sum at MMPareto's encoder rate. The heads are not touched. A tensor (R,) gives
                    each network of a stack its own.
     """
+
+    stackable = True
 
     def __init__(self, encoder_scale: float | Tensor = 1.0) -> None:
         check_number("encoder_scale", encoder_scale, above=0)
@@ -39,6 +43,8 @@ class Unimodal(Balancer):
 
     Raises KeyError at the first step if the model has no modality `m`.
     """
+
+    stackable = True
 
     def __init__(self, m: str) -> None:
         self.m = m

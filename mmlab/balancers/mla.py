@@ -170,6 +170,7 @@ class MLA(Balancer):
     (1000, 10)
     """
 
+    stackable = True
     heads = "shared"
     fusion = "late"
 

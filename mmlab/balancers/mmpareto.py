@@ -215,6 +215,8 @@ class MMPareto(Balancer):
     (True, ['audio', 'image'])
     """
 
+    stackable = True
+
     def __init__(
         self, gamma: float | Tensor = 1.5, rescale: str = "encoder", gamma_on_aligned: bool = True
     ) -> None:

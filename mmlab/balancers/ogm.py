@@ -114,6 +114,8 @@ class OGM(Balancer):
     (True, ['audio', 'image'])
     """
 
+    stackable = True
+
     def __init__(
         self,
         alpha: float | Tensor = 0.8,
