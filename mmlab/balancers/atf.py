@@ -43,7 +43,7 @@ def ace_update(factors: Tensor, losses: Tensor, rate: float | Tensor) -> Tensor:
     """
     check_shapes(factors=(factors, "M"), losses=(losses, "M"))
     _check_rate(rate)
-    return _simplex(factors + rate * losses)
+    return _simplex(_plus(factors, rate, losses))
 
 
 def bdo_update(
@@ -73,13 +73,20 @@ def bdo_update(
         losses_after=(losses_after, "M"),
     )
     _check_rate(rate)
-    return _simplex((preliminary + rate * (losses_after - losses_before)).clamp(min=0))
+    return _simplex(_plus(preliminary, rate, losses_after - losses_before).clamp(min=0))
 
 
 def _simplex(x: Tensor) -> Tensor:
     """x ≥ 0 over its sum; uniform where every entry is 0."""
     total = x.sum(-1, keepdim=True)
-    return torch.where(total == 0, 1 / x.shape[-1], x / total)
+    return (x / total).masked_fill(total == 0, 1 / x.shape[-1])
+
+
+def _plus(factors: Tensor, rate: float | Tensor, change: Tensor) -> Tensor:
+    """factors + rate · change, in one call where the rate is a number."""
+    if isinstance(rate, Tensor):
+        return factors + rate * change
+    return torch.add(factors, change, alpha=rate)
 
 
 def _check_rate(rate: float | Tensor) -> None:

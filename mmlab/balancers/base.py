@@ -299,9 +299,7 @@ class Step:
         """
         if self.optimizer is None:
             raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
-        parameters = self.parameters(m)
-        if parameters:  # else a frozen encoder
-            _scale_next_update(self.optimizer, parameters, k)
+        _scale_next_update(self.optimizer, self.parameters(m), k)
 
     def scale_all_updates(self, k: Tensor) -> None:
         """Multiply the next update of all parameters by k: a learning rate a replica, if (R,)."""
@@ -400,33 +398,42 @@ class Losses(Mapping[str, Tensor]):
         return (losses * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-Scaled = tuple[list[Tensor], list[Tensor], list[float | Tensor]]
-"""Parameters, what they were before the step, and 1 - k for each."""
+Waiting = list[tuple[Tensor, float | Tensor]]
 
-_waiting: WeakKeyDictionary[torch.optim.Optimizer, list[Scaled]] = WeakKeyDictionary()
+_waiting: WeakKeyDictionary[torch.optim.Optimizer, Waiting] = WeakKeyDictionary()
+"""The parameters whose next update is to be scaled, each with its factor."""
 
 
 def _scale_next_update(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], k: float | Tensor
 ) -> None:
-    """Once, right after the optimiser's next step. (A hook cannot remove itself.)"""
+    """Ask for it; the optimiser's hooks, which stay on it, do it at its next step."""
     if optimizer not in _waiting:
         _waiting[optimizer] = []
-        optimizer.register_step_post_hook(_scale_updates)
-    values = [p.detach() for p in parameters]
-    back = 1 - torch.as_tensor(k, dtype=values[0].dtype, device=values[0].device)
-    before = list(torch._foreach_add(values, 0))  # a copy of each
-    _waiting[optimizer].append((values, before, [_beside(back, v) for v in values]))
+        before: list[Tensor] = []
+        optimizer.register_step_pre_hook(lambda own, *_: _keep(own, before))
+        optimizer.register_step_post_hook(lambda own, *_: _scale_updates(own, before))
+    _waiting[optimizer] += [(p.detach(), k) for p in parameters]
+
+
+def _keep(optimizer: torch.optim.Optimizer, before: list[Tensor]) -> None:
+    """Copy, in one call, what is about to change."""
+    waiting = _waiting.get(optimizer)  # a copy of an optimiser has its hooks, and asks for nothing
+    before[:] = torch._foreach_add([p for p, _ in waiting], 0) if waiting else []
 
 
 @torch.no_grad()
-def _scale_updates(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """after + (1 - k)(before - after): for k = 1 exactly `after`."""
-    waiting, _waiting[optimizer] = _waiting[optimizer], []
-    for values, before, back in waiting:
-        torch._foreach_sub_(before, values)
-        torch._foreach_mul_(before, back)
-        torch._foreach_add_(values, before)
+def _scale_updates(optimizer: torch.optim.Optimizer, before: list[Tensor]) -> None:
+    """before + k (after - before), which for k = 1 is exactly `after`."""
+    waiting = _waiting.pop(optimizer, None)
+    if waiting is None:
+        return
+    _waiting[optimizer] = []
+    if waiting:
+        after = [p for p, _ in waiting]
+        factors = [_beside(torch.as_tensor(k).to(p), p) for p, k in waiting]
+        torch._foreach_copy_(after, torch._foreach_lerp(before, after, factors))
+        before.clear()
 
 
 def default_loss(target: Tensor) -> Loss:

@@ -37,10 +37,13 @@ def discrepancy_ratios(scores: Tensor) -> Tensor:
     modalities = scores.shape[-1]
     if modalities < 2:
         raise ValueError(f"scores has shape {tuple(scores.shape)}; allowed is (…, M) with M ≥ 2.")
+    if modalities == 2:
+        other = scores.flip(-1)
+        return (scores / other).masked_fill(scores == other, 1)
     # The reciprocal, mean_j s_j / s_m, neither cancels nor rounds for equal scores, as
     # (Σ_j s_j − s_m) / (M − 1) does.
     others, own = scores[..., None, :], scores[..., :, None]
-    pairs = torch.where(others == own, 1, others / own)
+    pairs = (others / own).masked_fill(others == own, 1)
     pairs.diagonal(dim1=-2, dim2=-1).zero_()
     return (modalities - 1) / pairs.sum(-1)
 
@@ -77,7 +80,7 @@ def modulation_coefficients(
     least = math.log(torch.finfo(ratios.dtype).tiny)
     lead = ratios - 1 if continuous else ratios
     damped = 2 * (lead * (-2 * alpha)).clamp(min=least).sigmoid()
-    return torch.where(ratios <= 1, 1, damped)
+    return damped.masked_fill(ratios <= 1, 1)
 
 
 class OGM(Balancer):
