@@ -184,7 +184,7 @@ class Step:
         if encoders:
             torch.autograd.backward(loss, torch.ones_like(loss), retain_graph=True)
         else:
-            self._accumulate(loss, [])
+            self.grads(loss, [])
         while self._hooks:
             self._hooks.pop().remove()
 
@@ -195,11 +195,14 @@ class Step:
         The fusion and the heads get their gradients in `.grad` as from `backward`.
         """
         parameters = self._parameters.encoders
-        grads = iter(self._accumulate(loss, [p for own in parameters.values() for p in own]))
+        grads = iter(self.grads(loss, [p for own in parameters.values() for p in own]))
         return {m: [next(grads) for _ in own] for m, own in parameters.items()}
 
-    def _accumulate(self, loss: Tensor, wanted: list[nn.Parameter]) -> list[Tensor]:
-        """Gradients of `wanted`; those of all parameters outside the encoders go into `.grad`."""
+    def grads(self, loss: Tensor, wanted: list[Tensor]) -> list[Tensor]:
+        """Gradients of `loss` for the tensors `wanted`, zeros where it does not depend on them.
+
+        Those of all parameters outside the encoders go into `.grad`, as from `backward`.
+        """
         others = self._parameters.others
         if not wanted + others:
             return []
@@ -398,42 +401,85 @@ class Losses(Mapping[str, Tensor]):
         return (losses * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-Waiting = list[tuple[Tensor, float | Tensor]]
+Waiting = list[tuple[list[Tensor], float | Tensor]]
 
 _waiting: WeakKeyDictionary[torch.optim.Optimizer, Waiting] = WeakKeyDictionary()
-"""The parameters whose next update is to be scaled, each with its factor."""
+"""Groups of parameters whose next update is to be scaled, each with its factor."""
+
+LINEAR_IN_LR = tuple(
+    getattr(torch.optim, name)
+    for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad")
+)
+"""Optimisers that multiply the whole update by the learning rate, and use it for nothing else."""
 
 
 def _scale_next_update(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], k: float | Tensor
 ) -> None:
     """Ask for it; the optimiser's hooks, which stay on it, do it at its next step."""
+    if not parameters:
+        return  # a frozen encoder
     if optimizer not in _waiting:
         _waiting[optimizer] = []
-        before: list[Tensor] = []
-        optimizer.register_step_pre_hook(lambda own, *_: _keep(own, before))
-        optimizer.register_step_post_hook(lambda own, *_: _scale_updates(own, before))
-    _waiting[optimizer] += [(p.detach(), k) for p in parameters]
+        optimizer.register_step_pre_hook(_before_step)
+        optimizer.register_step_post_hook(_after_step)
+    _waiting[optimizer].append((list(parameters), k))
 
 
-def _keep(optimizer: torch.optim.Optimizer, before: list[Tensor]) -> None:
-    """Copy, in one call, what is about to change."""
+_undo: WeakKeyDictionary[torch.optim.Optimizer, Callable[[], None]] = WeakKeyDictionary()
+
+
+def _before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
     waiting = _waiting.get(optimizer)  # a copy of an optimiser has its hooks, and asks for nothing
-    before[:] = torch._foreach_add([p for p, _ in waiting], 0) if waiting else []
-
-
-@torch.no_grad()
-def _scale_updates(optimizer: torch.optim.Optimizer, before: list[Tensor]) -> None:
-    """before + k (after - before), which for k = 1 is exactly `after`."""
-    waiting = _waiting.pop(optimizer, None)
-    if waiting is None:
+    if not waiting:
         return
     _waiting[optimizer] = []
-    if waiting:
-        after = [p for p, _ in waiting]
-        factors = [_beside(torch.as_tensor(k).to(p), p) for p, k in waiting]
+    # To read a factor is free on a CPU only, and a group has one learning rate.
+    cheap = type(optimizer) in LINEAR_IN_LR and all(
+        not isinstance(k, Tensor) or (not k.ndim and k.is_cpu) for _, k in waiting
+    )
+    _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, waiting)
+
+
+def _after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    if optimizer in _undo:
+        _undo.pop(optimizer)()
+
+
+def _by_learning_rate(optimizer: torch.optim.Optimizer, waiting: Waiting) -> Callable[[], None]:
+    """Groups of their own for one step, at k times the learning rate: no parameter is touched."""
+    groups = optimizer.param_groups
+    factor: dict[nn.Parameter, float] = {}
+    for parameters, k in waiting:
+        # the memory that a tensor on the CPU shares with numpy: nothing is waited for
+        k = float(k.detach().numpy()) if isinstance(k, Tensor) else k
+        for p in parameters:
+            factor[p] = factor.get(p, 1.0) * float(k)
+    optimizer.param_groups = [
+        {**group, "lr": group["lr"] * k, "params": own}
+        for group in groups
+        for k in dict.fromkeys(factor.get(p, 1.0) for p in group["params"])
+        if (own := [p for p in group["params"] if factor.get(p, 1.0) == k])
+    ]
+
+    def restore() -> None:
+        optimizer.param_groups = groups
+
+    return restore
+
+
+def _by_interpolation(optimizer: torch.optim.Optimizer, waiting: Waiting) -> Callable[[], None]:
+    """Copies of the parameters, and after the step before + k (after - before)."""
+    after = [p.detach() for parameters, _ in waiting for p in parameters]
+    factors = [
+        _beside(torch.as_tensor(k).to(p), p) for parameters, k in waiting for p in parameters
+    ]
+    before = torch._foreach_add(after, 0)
+
+    def interpolate() -> None:
         torch._foreach_copy_(after, torch._foreach_lerp(before, after, factors))
-        before.clear()
+
+    return torch.no_grad()(interpolate)
 
 
 def default_loss(target: Tensor) -> Loss:

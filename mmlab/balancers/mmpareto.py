@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmlab import gradients
 from mmlab.balancers.base import Balancer, Step
 from mmlab.balancers.shapes import check_number, check_shapes, per_replica
+from mmlab.factors import Tape
 
 
 def min_norm_weights(g: Tensor, u: Tensor) -> Tensor:
@@ -98,6 +99,23 @@ def _integrated(
     stretch = torch.where(conflict, stretch, gamma if gamma_on_aligned else 1.0)
     cosine = gram[..., 0, 1] / squares.prod(-1).sqrt().clamp(min=torch.finfo(pair.dtype).tiny)
     return torch.where(conflict, common, total) * (stretch * scale[..., 0]), cosine
+
+
+def _weights(gram: Tensor, gamma: float | Tensor, gamma_on_aligned: bool) -> tuple[Tensor, Tensor]:
+    """`pareto_gradient` as weights (…, 2) of g and u, from their inner products (…, 2, 2).
+
+    Lengths come from squares here: gradients within about 0.003 of opposite (float32) count as
+    exactly opposite.
+    """
+    squares, inner = gram.diagonal(dim1=-2, dim2=-1), gram[..., :1, 1]
+    conflict, pulls = inner < 0, squares.flip(-1) - inner
+    length = (pulls[..., None, :] @ gram @ pulls[..., None])[..., 0]
+    noise = 64 * torch.finfo(gram.dtype).eps * (pulls.square() * squares).sum(-1, keepdim=True)
+    stretch = gamma * (gram.sum((-2, -1)).clamp(min=0)[..., None] / length).sqrt()
+    blend = torch.where(length <= noise, 0, pulls * stretch)
+    weights = torch.where(conflict, blend, gamma if gamma_on_aligned else 1.0)
+    lengths = squares.prod(-1).sqrt().clamp(min=torch.finfo(gram.dtype).tiny)
+    return weights, inner[..., 0] / lengths
 
 
 def _largest(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
@@ -191,7 +209,9 @@ class MMPareto(Balancer):
 
     Two engine runs and two backward passes through each encoder, for any number of modalities:
     each encoder meets the joint gradient g and its own unimodal gradient u, and gets
-    `pareto_gradient(g, u)`. The fusion and the heads get the plain gradient of the summed loss.
+    `pareto_gradient(g, u)`. In encoders of linear layers both passes stop short of the weight
+    gradients: norms and inner products come from their factors (`mmlab.factors`). The fusion and
+    the heads get the plain gradient of the summed loss.
 
     Args:
         gamma: magnitude of the integrated gradient relative to the uniform sum's. A tensor (R,)
@@ -226,16 +246,46 @@ class MMPareto(Balancer):
         self.gamma, self.rescale, self.gamma_on_aligned = gamma, rescale, gamma_on_aligned
 
     def step(self, s: Step) -> Iterator[None]:
-        joint = s.encoder_grads(s.losses["joint"])
-        unimodal = s.encoder_grads(s.losses.stack(*s.modalities))
-        integrate = _whole if self.rescale == "encoder" else _by_tensor
-        gamma = per_replica(self.gamma, s.losses["joint"][..., None])
-        cosines = {}
-        for m in s.modalities:
-            if joint[m]:  # a frozen encoder has no gradient
-                d, cosines[m] = integrate(
-                    joint[m], unimodal[m], gamma, self.gamma_on_aligned, s.lead
-                )
-                s.set_grad(m, d)
+        gamma = per_replica(self.gamma, s.batch.target)
+        encoders = s.model.encoders if self.rescale == "encoder" else {}
+        with Tape(encoders, s.batch.target.shape[-1]) as tape:
+            _ = s.out
+        cosines = self._by_factors(s, tape, gamma) if tape.layers else self._whole(s, gamma)
         s.log(cosine=cosines)
         yield
+
+    def _whole(self, s: Step, gamma: float | Tensor) -> dict[str, Tensor]:
+        """The parameters' gradients under both losses, combined."""
+        joint = s.encoder_grads(s.losses["joint"])
+        unimodal = s.encoder_grads(s.losses.stack(*s.modalities))
+        return {
+            m: self._combine(s, m, joint[m], unimodal[m], gamma)
+            for m in s.modalities
+            if joint[m]  # a frozen encoder has no gradient
+        }
+
+    def _combine(
+        self, s: Step, m: str, g: list[Tensor], u: list[Tensor], gamma: float | Tensor
+    ) -> Tensor:
+        integrate = _whole if self.rescale == "encoder" else _by_tensor
+        d, cosine = integrate(g, u, gamma, self.gamma_on_aligned, s.lead)
+        s.set_grad(m, d)
+        return cosine
+
+    def _by_factors(self, s: Step, tape: Tape, gamma: float | Tensor) -> dict[str, Tensor]:
+        """The same for linear encoders, which needs only one gradient of each weight."""
+        wanted = {m: tape.wanted(m) if m in tape.layers else s.parameters(m) for m in s.modalities}
+        flat = [x for own in wanted.values() for x in own]
+        joint = iter(s.grads(s.losses["joint"], flat))
+        unimodal = iter(s.grads(s.losses.stack(*s.modalities), flat))
+        cosines = {}
+        for m, own in wanted.items():
+            g, u = [next(joint) for _ in own], [next(unimodal) for _ in own]
+            if m not in tape.layers:
+                if own:
+                    cosines[m] = self._combine(s, m, g, u, gamma)
+                continue
+            deltas = [torch.stack(pair, dim=-3) for pair in zip(g, u, strict=True)]
+            weights, cosines[m] = _weights(tape.gram(m, deltas), gamma, self.gamma_on_aligned)
+            s.set_grad(m, tape.blend(m, deltas, weights))
+        return cosines

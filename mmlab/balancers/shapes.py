@@ -28,7 +28,7 @@ def check_shapes(**tensors: tuple[Tensor, str]) -> None:
         leading.append(tensor.shape[: max(split, 0)])
         for axis, size in zip(axes, tensor.shape[max(split, 0) :], strict=False):
             fits = fits and size > 0 and sizes.setdefault(axis, size) == size
-    if not (fits and _broadcast(leading)):
+    if not (fits and (len(set(leading)) == 1 or _broadcast(leading))):
         given = ", ".join(f"{name} {tuple(tensor.shape)}" for name, (tensor, _) in tensors.items())
         allowed = ", ".join(f"{name} (…, {', '.join(axes)})" for name, (_, axes) in tensors.items())
         raise ValueError(

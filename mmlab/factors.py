@@ -1,0 +1,97 @@
+"""Gradients of linear layers as the two factors they are made of: W's is δᵀx.
+
+x is what went into the layer, δ the gradient of the loss with respect to what came out, both with
+one row a sample. Inner products of such gradients need no weight gradient: ⟨δᵀx, εᵀx⟩ is the sum of
+δεᵀ times xxᵀ, entry by entry. Cheaper while a batch has fewer samples than a layer has features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from mmlab.models.linear import StackedLinear
+from mmlab.models.stack import ELEMENTWISE
+
+LAYERS = (nn.Linear, StackedLinear)
+BETWEEN = (*ELEMENTWISE, nn.Flatten, nn.Unflatten)
+
+
+@dataclass
+class Tape:
+    """The inputs and outputs of the linear layers of some encoders, during one forward pass.
+
+    Takes the encoders that are linear layers with entrywise functions between them, all trainable,
+    where the factors are the cheaper way for batches of `size` samples. Others are left out.
+    """
+
+    encoders: Mapping[str, nn.Module]
+    size: int
+    layers: dict[str, list[nn.Module]] = field(default_factory=dict)
+    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+    outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def __enter__(self) -> Tape:
+        for m, encoder in self.encoders.items():
+            layers = linear_layers(encoder)
+            if layers and _pays(layers, self.size):
+                self.layers[m] = layers
+        every = {layer for layers in self.layers.values() for layer in layers}
+        self._hooks = [layer.register_forward_hook(self._note) for layer in every]
+        return self
+
+    def _note(self, layer: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
+        self.inputs[layer], self.outputs[layer] = given[0].detach(), result
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        rows = lambda layer: self.inputs[layer].ndim == layer.weight.ndim  # noqa: E731
+        self.layers = {m: own for m, own in self.layers.items() if all(map(rows, own))}
+
+    def wanted(self, m: str) -> list[Tensor]:
+        """What to differentiate with respect to, for encoder m: its layers' outputs."""
+        return [self.outputs[layer] for layer in self.layers[m]]
+
+    def gram(self, m: str, deltas: list[Tensor]) -> Tensor:
+        """Inner products (…, K, K) of K gradients of encoder m; deltas: a layer (…, K, B, D)."""
+        total = 0
+        for layer, delta in zip(self.layers[m], deltas, strict=True):
+            x = self.inputs[layer]
+            samples = x @ x.mT
+            if layer.bias is not None:
+                samples = samples + 1  # the bias is the weight of a constant 1
+            seen = samples.unsqueeze(-3) @ delta
+            total = total + delta.flatten(-2) @ seen.flatten(-2).mT
+        return total
+
+    def blend(self, m: str, deltas: list[Tensor], weights: Tensor) -> list[Tensor]:
+        """The gradient of encoder m: the K gradients blended with weights (…, K)."""
+        grads = []
+        for layer, delta in zip(self.layers[m], deltas, strict=True):
+            mixed = (weights.unsqueeze(-2) @ delta.flatten(-2)).view(delta.select(-3, 0).shape)
+            grads.append(mixed.mT @ self.inputs[layer])
+            if layer.bias is not None:
+                grads.append(mixed.sum(-2))
+        return grads
+
+
+def linear_layers(encoder: nn.Module) -> list[nn.Module]:
+    """The linear layers of an encoder that has no other parameters; empty for any other encoder."""
+    parts = list(encoder) if type(encoder) is nn.Sequential else [encoder]
+    if not all(type(part) in (*LAYERS, *BETWEEN) for part in parts):
+        return []
+    layers = [part for part in parts if type(part) in LAYERS]
+    once = len(set(layers)) == len(layers)
+    trainable = all(p.requires_grad for layer in layers for p in layer.parameters())
+    return layers if once and trainable else []
+
+
+def _pays(layers: list[nn.Module], size: int) -> bool:
+    """Whether products of samples are fewer than those of features, up to a factor 2."""
+    shapes = [layer.weight.shape[-2:] for layer in layers]
+    return sum(size * (2 * out + into) for out, into in shapes) <= 2 * sum(
+        out * into for out, into in shapes
+    )
