@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from mmlab.notebooks.catalogue import ROOT
 from mmlab.notebooks.worker import kill_family
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 START = 120
 """Seconds that JupyterLab may take to start; a few are the rule."""
@@ -53,7 +56,16 @@ class Lab(NamedTuple):
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+def programs() -> list[str]:
+    """Where Chromium and its driver are; a test that asks for them is skipped where they are not."""
+    found = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(found):
+        pytest.skip("no chromium and chromedriver on the path (Debian: chromium-driver)")
+    return found
+
+
+@pytest.fixture
+def lab(programs: list[str], tmp_path: Path) -> Iterator[Lab]:
     """JupyterLab on this machine's own address, with its defaults."""
     folder, token = tmp_path / "work", secrets.token_hex(16)
     folder.mkdir()
@@ -97,12 +109,10 @@ def _address(server: subprocess.Popen, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator:
-    """A headless Chromium with a new profile, driven by Selenium."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if not all(programs):
-        pytest.skip("no chromium and chromedriver on the path (Debian: chromium-driver)")
+def browser(lab: Lab, programs: list[str], tmp_path: Path) -> Iterator["Chrome"]:
+    """A headless Chromium with a new profile, driven by Selenium; it ends before the server."""
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = programs[0]
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):

@@ -24,7 +24,10 @@ DEADLINE = 180
 """Seconds that the notebook may take; every other wait is far shorter."""
 
 SMALL = """
+from mmlab import plotting
 from mmlab.teaching import explore
+
+plotting.style()
 
 
 def draw(ax, slope):
@@ -41,8 +44,7 @@ READY = """
     const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
     return kernel?.connectionStatus === "connected" && kernel.status === "idle";
 """
-HANDLE = ".jp-NotebookPanel .widget-vbox .noUi-handle"
-PICTURE = ".jp-NotebookPanel .widget-vbox:has(.noUi-handle) img"
+BOX = ".jp-NotebookPanel .widget-vbox:has(.noUi-handle)"
 RUN_ALL = '[data-command="runmenu:run-all"]'
 PROMPTS = "return [...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].map({})"
 TEXT = "e => e.textContent.trim()"
@@ -93,16 +95,17 @@ def run_all(browser: WebDriver) -> None:
     def ended(browser: WebDriver) -> bool:
         prompts = browser.execute_script(PROMPTS.format(TEXT))
         numbered = all(re.fullmatch(r"\[\d+\]:", prompt) for prompt in prompts)
-        return bool(prompts and numbered or browser.execute_script(ERRORS))
+        return bool((prompts and numbered) or browser.execute_script(ERRORS))
 
     wait(browser, ended, DEADLINE)
+    wait(browser, lambda b: b.execute_script(READY))
 
 
-def picture(browser: WebDriver) -> str | None:
+def picture(box: WebElement) -> str | None:
     """The source of the one picture under the sliders, once it has been loaded."""
-    images = browser.find_elements(By.CSS_SELECTOR, PICTURE)
+    images = box.find_elements(By.TAG_NAME, "img")
     assert len(images) <= 1
-    loaded = images and browser.execute_script(LOADED, images[0])
+    loaded = images and box.parent.execute_script(LOADED, images[0])
     return images[0].get_attribute("src") if loaded else None
 
 
@@ -113,14 +116,16 @@ def test_a_slider_under_the_keyboard_redraws_the_picture(lab, browser) -> None:
     run_all(browser)
     assert browser.execute_script(ERRORS) == []
 
-    before = wait(browser, picture)
-    handle = wait(browser, lambda b: one(b, HANDLE))
+    box = wait(browser, lambda b: one(b, BOX))
+    before = wait(browser, lambda _: picture(box))
+    handle = box.find_element(By.CSS_SELECTOR, ".noUi-handle")
     value = float(handle.get_attribute("aria-valuenow"))
     at_end = value == float(handle.get_attribute("aria-valuemax"))
     handle.send_keys(Keys.ARROW_LEFT if at_end else Keys.ARROW_RIGHT)
-    after = wait(browser, lambda b: (now := picture(b)) != before and now)
+    after = wait(browser, lambda _: (now := picture(box)) != before and now)
     assert after.startswith("data:image/png;base64,")
     assert float(handle.get_attribute("aria-valuenow")) != value
+    browser.execute_script("arguments[0].scrollIntoView()", box)  # for the screenshot
 
     assert browser.execute_script(ERRORS) == []
     assert one(browser, ".jp-Dialog") is None
