@@ -57,7 +57,7 @@ class Lab(NamedTuple):
 
 @pytest.fixture
 def programs() -> list[str]:
-    """Where Chromium and its driver are; a test that asks for them is skipped where they are not."""
+    """Where Chromium and its driver are; where they are not, the test is skipped."""
     found = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if not all(found):
         pytest.skip("no chromium and chromedriver on the path (Debian: chromium-driver)")

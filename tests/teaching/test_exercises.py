@@ -96,6 +96,11 @@ def test_what_has_no_bytecode_is_no_stub(strict):
         check(mine)
 
 
+def test_a_constant_may_be_the_answer(strict, capsys):
+    check(lambda x: 2.0, lambda x: x.ndim, [torch.ones(2, 2)])
+    assert "✓" in capsys.readouterr().out
+
+
 def unwritten_helper(x):
     raise NotImplementedError("not for this kind of tensor")
 
