@@ -6,6 +6,8 @@ torch loads on first use, as everywhere in `mmlab.teaching`.
 from __future__ import annotations
 
 import copy
+import dis
+import inspect
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +15,9 @@ from typing import Any
 
 UNWRITTEN = (None, ..., NotImplemented)
 """What a function returns whose body is still a stub."""
+
+IDLE = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+"""The bytecode of a body that computes nothing, such as `...`, `pass` or a docstring alone."""
 
 
 def exercise(
@@ -28,10 +33,11 @@ def exercise(
     mistakes:  what may have gone wrong -> a function that goes wrong in this way.
     tolerance: absolute and relative, for every number.
 
-    Not written yet (it returns None, or raises NotImplementedError): says so, and gives
-    `reference`, so that the cells below run. Right: says so. Wrong: names the case and the likely
-    mistake; raises AssertionError where MMLAB_STRICT=1, as in a run without a reader.
-    Every call gets its own copy of the arguments and the same random numbers.
+    Not written yet (the body is `...`, `pass` or a docstring and no more, or it raises
+    NotImplementedError itself, which may follow lines that are given): says so, and gives
+    `reference`, so that the cells below run. Right: says so. Wrong: names the case, the worst entry
+    and the likely mistake; raises AssertionError where MMLAB_STRICT=1, as in a run without a
+    reader. Every call gets its own copy of the arguments and the same random numbers.
     Raises ValueError for no case.
     """
     named = dict(cases if isinstance(cases, Mapping) else enumerate(cases, start=1))
@@ -39,32 +45,53 @@ def exercise(
         raise ValueError("cases is empty; an exercise needs at least one case to be checked on")
 
     def check(mine: Callable) -> Callable:
-        for count, (case, given) in enumerate(named.items()):
+        for passed, (case, given) in enumerate(named.items()):
             arguments = given if isinstance(given, tuple) else (given,)
             expected = _call(reference, arguments)
             try:
-                got = _call(mine, arguments)
-                if count == 0 and any(got is stub for stub in UNWRITTEN):
-                    raise NotImplementedError
-                problem = _difference(got, expected, tolerance)
-                if problem is None:
-                    continue
-                lines = [problem, f"got       {_short(got)}", f"expected  {_short(expected)}"]
-                lines += _likely(got, arguments, mistakes or {}, tolerance)
+                problem = _problem(mine, arguments, expected, mistakes or {}, tolerance)
             except NotImplementedError:
-                print(f"{mine.__name__}: not written yet (it returns nothing); going on with ours")
+                print(f"{mine.__name__}: not written yet; going on with ours")
                 return reference
-            except Exception as error:
-                lines = [f"{type(error).__name__}: {error}", *_line_of(error, mine)]
-            message = "\n    ".join([f"✗ {mine.__name__}, case {case!r}: {lines[0]}", *lines[1:]])
-            if os.environ.get("MMLAB_STRICT") == "1":
-                raise AssertionError(message)
-            print(message)
-            return mine
+            if problem:
+                lines = [f"✗ {mine.__name__}, case {case!r}: {problem[0]}", *problem[1:]]
+                message = "\n    ".join([*lines, f"passed before: {passed} of {len(named)}"])
+                if os.environ.get("MMLAB_STRICT") == "1":
+                    raise AssertionError(message)
+                print(message)
+                return mine
         print(f"✓ {mine.__name__}: right in {len(named)} case{'s' * (len(named) > 1)}")
         return mine
 
     return check
+
+
+def _problem(
+    mine: Callable, arguments: tuple, expected: Any, mistakes: Mapping, tolerance: float
+) -> list[str]:
+    """What is wrong with a reader's function, in lines; none if it is right.
+
+    Raises NotImplementedError for a stub.
+    """
+    try:
+        got = _call(mine, arguments)
+    except Exception as error:
+        places = _places(error, mine)
+        if isinstance(error, NotImplementedError) and places and places[-1]:
+            raise
+        own = [f"in the line: {place.line}" for place in places if place]
+        return [f"{type(error).__name__}: {error}", *own[-1:]]
+    if any(got is stub for stub in UNWRITTEN) and _computes_nothing(mine):
+        raise NotImplementedError
+    lines = _difference(got, expected, tolerance)
+    if not lines:
+        return []
+    if got is None:
+        lines.append("forgot `return`?")
+    shown = [" ".join(repr(value).split()) for value in (got, expected)]
+    if max(map(len, shown)) <= 150:
+        lines += [f"got       {shown[0]}", f"expected  {shown[1]}"]
+    return lines + _likely(got, arguments, mistakes, tolerance)
 
 
 def _call(function: Callable, arguments: tuple) -> Any:
@@ -75,53 +102,89 @@ def _call(function: Callable, arguments: tuple) -> Any:
         return function(*copy.deepcopy(arguments))
 
 
+def _computes_nothing(function: Callable) -> bool:
+    """Whether the body is a stub. What has no bytecode (a builtin, a `partial`) is none."""
+    code = _code(function)
+    return code is not None and {step.opname for step in dis.get_instructions(code)} <= IDLE
+
+
+def _code(function: Callable) -> Any:
+    return getattr(inspect.unwrap(function), "__code__", None)
+
+
+def _places(error: Exception, mine: Callable) -> list[traceback.FrameSummary | None]:
+    """Where the error passed through, from the outside in; None outside the reader's function."""
+    frames = traceback.walk_tb(error.__traceback__)
+    summaries = traceback.extract_tb(error.__traceback__)
+    return [
+        place if frame.f_code is _code(mine) else None
+        for (frame, _), place in zip(frames, summaries, strict=True)
+    ]
+
+
 def _likely(got: Any, arguments: tuple, mistakes: Mapping, tolerance: float) -> list[str]:
     """The mistakes that lead to just this result."""
     found = []
     for name, wrong in mistakes.items():
         try:
-            if _difference(got, _call(wrong, arguments), tolerance) is None:
+            if not _difference(got, _call(wrong, arguments), tolerance):
                 found.append(f"likely mistake: {name}")
         except Exception:  # this mistake cannot be made on this case
             continue
     return found
 
 
-def _difference(got: Any, expected: Any, tolerance: float) -> str | None:
-    """In what two results differ; None if they agree. Looks into dicts, tuples and lists."""
-    import torch
-
+def _difference(got: Any, expected: Any, tolerance: float) -> list[str]:
+    """In what two results differ, in lines; none if they agree. Looks into dicts and sequences."""
     if isinstance(expected, Mapping):
         if not isinstance(got, Mapping) or set(got) != set(expected):
-            return f"it should be a dict with the keys {list(expected)}"
+            return [f"it should be a dict with the keys {list(expected)}"]
         pairs = [(f"[{key!r}]", got[key], expected[key]) for key in expected]
     elif isinstance(expected, tuple | list):
         if not isinstance(got, tuple | list) or len(got) != len(expected):
-            return f"it should be a {type(expected).__name__} of {len(expected)}"
+            return [f"it should be a {type(expected).__name__} of {len(expected)}"]
         pairs = [(f"[{i}]", *pair) for i, pair in enumerate(zip(got, expected, strict=True))]
+    elif isinstance(expected, str | None):
+        return (
+            [] if type(got) is type(expected) and got == expected else [f"it is not {expected!r}"]
+        )
     else:
-        pairs = []
-        try:
-            mine, ours = (torch.as_tensor(x).detach().cpu().double() for x in (got, expected))
-        except (TypeError, ValueError, RuntimeError):
-            return f"it is a {type(got).__name__}, where a {type(expected).__name__} should be"
-        if mine.shape != ours.shape:
-            return f"wrong shape: {tuple(mine.shape)} instead of {tuple(ours.shape)}"
-        if not torch.allclose(mine, ours, rtol=tolerance, atol=tolerance, equal_nan=True):
-            return f"right shape, wrong values (off by up to {(mine - ours).abs().max():.3g})"
+        return _difference_in_numbers(got, expected, tolerance)
     for place, one, other in pairs:
         if problem := _difference(one, other, tolerance):
-            return f"in {place}: {problem}"
-    return None
+            return [f"in {place}: {problem[0]}", *problem[1:]]
+    return []
 
 
-def _short(value: Any, width: int = 150) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= width else f"{text[: width - 2]} …"
+def _difference_in_numbers(got: Any, expected: Any, tolerance: float) -> list[str]:
+    """As `_difference`, for what torch takes as numbers; names the worst entry."""
+    import torch
+
+    try:
+        mine, ours = (torch.as_tensor(x).detach().cpu().double() for x in (got, expected))
+    except (TypeError, ValueError, RuntimeError):
+        return [f"it is a {type(got).__name__}, where a {type(expected).__name__} should be"]
+    if mine.shape != ours.shape:
+        return [f"wrong shape: {tuple(mine.shape)} instead of {tuple(ours.shape)}"]
+    wrong = ~torch.isclose(mine, ours, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if not wrong.any():
+        return []
+    gap = (mine - ours).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+    off = torch.where(wrong, gap, 0)
+    worst = tuple((off == off.max()).nonzero()[0].tolist())
+    entry = f"worst entry {list(worst)}: got {mine[worst]:.6g}, expected {ours[worst]:.6g}"
+    return [f"right shape, {_in_words(mine, wrong, off.max())}", *[entry] * (mine.ndim > 0)]
 
 
-def _line_of(error: Exception, mine: Callable) -> list[str]:
-    """The line of the reader's function where the error arose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.name == mine.__name__]
-    return [f"in the line: {own[-1].line}"] if own else []
+def _in_words(values: Any, wrong: Any, off: Any) -> str:
+    """How the entries marked in `wrong` are wrong; `off` is by how much at the worst."""
+    for name, count, cause in (
+        ("NaN", (wrong & values.isnan()).sum(), "0/0, ∞ − ∞, log or root of a number below 0?"),
+        ("infinity", (wrong & values.isinf()).sum(), "a division by 0, log 0, a large exponent?"),
+    ):
+        if count:
+            where = f" in {count} of {values.numel()} entries" if values.ndim else ""
+            return f"but {name}{where} ({cause})"
+    if off.isinf():
+        return "wrong values (finite where they should not be)"
+    return f"wrong values (off by up to {off:.3g})"

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def explore(
@@ -21,52 +28,139 @@ def explore(
     strip:    the settings of the small multiples, each a value for every control; the sliders
               start at the first.
     name, alt: file name and alt text of the strip, as for `plotting.show`.
-    controls: one a keyword of `draw`: (low, high, step) for a slider, a list for a choice, True
-              or False for a box to tick (ipywidgets' own abbreviations).
+    controls: one a keyword of `draw`: (low, high, step) or (low, high, step, unit) for a slider, a
+              list for a choice, True or False for a box to tick. Three integers make a slider of
+              integers; the unit is a text for its label.
 
     A run without a reader (MMLAB_STRICT=1) makes no widget, so its page has no empty box.
-    Raises ValueError where a setting does not name just the controls.
+    Raises ValueError for an empty strip, for a setting that does not name just the controls, for
+    a control of another form, and where the first setting is none that its control allows.
     """
     from mmlab import plotting
 
+    _check(strip, controls)
+    with _drawn(draw, strip) as figure:
+        plotting.show(figure, name, alt)
+    if os.environ.get("MMLAB_STRICT") != "1":
+        _sliders(draw, strip[0], controls)
+
+
+def _check(strip: Sequence[Mapping[str, Any]], controls: Mapping[str, Any]) -> None:
+    """Find out before anything is drawn, and without a widget, what a reader would stumble on."""
+    if not strip:
+        raise ValueError("strip is empty; give at least one setting: a dict with every control")
     for settings in strip:
         if settings.keys() != controls.keys():
             raise ValueError(
                 f"a setting of the strip names {sorted(settings)}, the controls are "
                 f"{sorted(controls)}; give each setting one value for every control"
             )
+    for key, control in controls.items():
+        start = strip[0][key]
+        fits, allowed = _allowed(key, control, start)
+        if not fits:  # the widget would take the nearest value and say nothing
+            raise ValueError(
+                f"the strip starts at {key}={start!r}, but its control allows {allowed}; "
+                "begin the strip with another setting, or widen the control"
+            )
+
+
+def _allowed(key: str, control: Any, start: Any) -> tuple[bool, str]:
+    """Whether a control can stand at `start`, and what it allows in words."""
+    if isinstance(control, bool):
+        return isinstance(start, bool), "True or False"
+    if isinstance(control, list) and control:
+        return start in control, f"one of {control}"
+    if not _is_range(control):
+        raise ValueError(
+            f"the control {key}={control!r} is none; give (low, high, step) with low < high and "
+            "step > 0, also with a unit as a fourth, or a list of choices, or True or False"
+        )
+    low, high = control[:2]
+    number, words = (Integral, "integers") if _is_whole(control) else (Real, "numbers")
+    fits = isinstance(start, number) and low <= start <= high
+    return fits, f"{words} from {low} to {high}"
+
+
+def _is_range(control: Any) -> bool:
+    """Whether it is (low, high, step) or (low, high, step, unit)."""
+    if not isinstance(control, tuple) or len(control) not in (3, 4):
+        return False
+    low, high, step, *unit = control
+    numbers = all(isinstance(number, Real) for number in (low, high, step))
+    return numbers and low < high and step > 0 and all(isinstance(text, str) for text in unit)
+
+
+def _is_whole(control: tuple) -> bool:
+    return all(isinstance(number, Integral) for number in control[:3])
+
+
+@contextlib.contextmanager
+def _drawn(draw: Callable[..., None], strip: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
+    """A figure with one panel a setting, which is closed in the end whatever happens."""
+    from mmlab import plotting
+
     figure, axes = plotting.canvas(len(strip))
-    for ax, settings in zip(axes, strip, strict=True):
-        draw(ax, **settings)
-    plotting.show(figure, name, alt)
-    if os.environ.get("MMLAB_STRICT") != "1":
-        _sliders(draw, strip[0], controls)
+    try:
+        for ax, settings in zip(axes, strip, strict=True):
+            draw(ax, **settings)
+        yield figure
+    finally:
+        plotting.plt.close(figure)
 
 
 def _sliders(draw: Callable[..., None], start: Mapping[str, Any], controls: Mapping) -> None:
-    """One picture that is drawn anew whenever a control is released."""
+    """One picture that is drawn anew, in its place, whenever a control is released."""
     import ipywidgets
     from IPython.display import display
 
-    from mmlab import plotting
-
     widgets = {key: _widget(key, control, start[key]) for key, control in controls.items()}
+    output = ipywidgets.Output()
 
-    def redraw(**values: Any) -> None:
-        figure, (ax,) = plotting.canvas()
-        draw(ax, **values)
-        display(figure)
-        figure.clear()
+    def redraw(_: Any = None) -> None:
+        # one assignment is one message: the page never stands empty between two pictures
+        output.outputs = (_picture(draw, {key: widget.value for key, widget in widgets.items()}),)
 
-    output = ipywidgets.interactive_output(redraw, widgets)
+    for widget in widgets.values():
+        widget.observe(redraw, "value")
+    redraw()
     display(ipywidgets.VBox([*widgets.values(), output]))
 
 
+def _picture(draw: Callable[..., None], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The drawing as a notebook's output; an error in its place, for a callback raises unseen."""
+    from mmlab import plotting
+
+    alt = "The picture at " + ", ".join(f"{key} = {value}" for key, value in values.items())
+    try:
+        with _drawn(draw, [values]) as figure:
+            png = plotting._rendered(figure, "png", {"Software": None})
+    except Exception as error:
+        lines = traceback.format_exception(error)
+        names = {"ename": type(error).__name__, "evalue": str(error)}
+        return {"output_type": "error", **names, "traceback": lines}
+    return {"output_type": "display_data", "data": plotting._output(png, alt), "metadata": {}}
+
+
 def _widget(key: str, control: Any, start: Any) -> Any:
+    """The control with its name beside it, at `start`."""
     import ipywidgets
 
-    widget = ipywidgets.interactive.widget_from_abbrev(control)
-    widget.value, widget.description = start, key
-    if hasattr(widget, "continuous_update"):
-        widget.continuous_update = False  # a picture a move would lag behind the hand
-    return widget
+    look = {
+        "value": start,
+        "description": key.replace("_", " "),
+        "style": {"description_width": "initial"},  # long names are not cut
+        "layout": {"width": "min(100%, 480px)"},
+    }
+    if isinstance(control, bool):
+        return ipywidgets.Checkbox(indent=False, **look)
+    if isinstance(control, list):
+        return ipywidgets.Dropdown(options=[(str(choice), choice) for choice in control], **look)
+    low, high, step, *unit = control
+    look["description"] = ", ".join([look["description"], *unit])
+    bounds = {"min": low, "max": high, "step": step}
+    bounds["continuous_update"] = False  # a picture a move would lag behind the hand
+    if _is_whole(control):
+        return ipywidgets.IntSlider(**bounds, **look)
+    digits = max(-Decimal(str(number)).as_tuple().exponent for number in (low, step, 0))
+    return ipywidgets.FloatSlider(readout_format=f".{digits}f", **bounds, **look)

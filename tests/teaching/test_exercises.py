@@ -1,13 +1,11 @@
 """Exercises: what a reader is told, what the cells below get, and when it raises."""
 
-import subprocess
-import sys
-from importlib import metadata
+import functools
 
 import pytest
 import torch
 
-from mmlab.teaching import environment, exercise, surroundings
+from mmlab.teaching import exercise
 
 
 def shares(x):
@@ -46,18 +44,79 @@ def test_right_is_said_and_kept(capsys):
 def nothing(x): ...
 
 
+def described(x):
+    """x, each row divided by its sum."""
+
+
+def passed(x):
+    pass
+
+
 def todo(x):
     raise NotImplementedError
+
+
+def begun(x):
+    total = x.sum(-1, keepdim=True)
+    raise NotImplementedError(f"divide by {total}")
 
 
 def stub(x):
     return ...
 
 
-@pytest.mark.parametrize("mine", [nothing, todo, stub])
+without_source = eval("lambda x: None")
+
+
+@pytest.mark.parametrize("mine", [nothing, described, passed, todo, begun, stub, without_source])
 def test_not_written_goes_on_with_the_reference_and_never_raises(mine, strict, capsys):
     assert check(mine) is shares
     assert "not written yet" in capsys.readouterr().out
+
+
+def no_return(x):
+    x / x.sum(-1, keepdim=True)
+
+
+def half_a_return(x):
+    if x.std() > 1e9:
+        return x
+
+
+@pytest.mark.parametrize("mine", [no_return, half_a_return])
+def test_a_body_that_returns_nothing_is_wrong_and_asked_for_its_return(mine, strict):
+    with pytest.raises(AssertionError, match="case 'equal rows': it is a NoneType") as raised:
+        check(mine)
+    assert "\n    forgot `return`?\n    got       None\n" in str(raised.value)
+
+
+def test_what_has_no_bytecode_is_no_stub(strict):
+    mine = functools.wraps(print)(functools.partial(print, end=""))
+    with pytest.raises(AssertionError, match=r"✗ print, .*NoneType"):
+        check(mine)
+
+
+def test_a_constant_may_be_the_answer(strict, capsys):
+    check(lambda x: 2.0, lambda x: x.ndim, [torch.ones(2, 2)])
+    assert "✓" in capsys.readouterr().out
+
+
+def unwritten_helper(x):
+    raise NotImplementedError("not for this kind of tensor")
+
+
+def test_not_implemented_further_down_is_an_error_of_ones_own(strict):
+    def mine(x):
+        return unwritten_helper(x)
+
+    with pytest.raises(AssertionError, match="NotImplementedError: not for this kind") as raised:
+        check(mine)
+    assert "in the line: return unwritten_helper(x)" in str(raised.value)
+
+
+def test_the_reference_may_not_be_unwritten():
+    with pytest.raises(NotImplementedError):
+        check(shares, reference=todo)
 
 
 def test_wrong_names_case_results_and_mistake(capsys):
@@ -69,13 +128,56 @@ def test_wrong_names_case_results_and_mistake(capsys):
     assert "✗ mine, case 'uneven rows': right shape, wrong values" in text  # the first one passes
     assert "got       tensor([[0.3333, 0.6000]" in text
     assert "expected  tensor([[0.2500, 0.7500]" in text
+    assert "(off by up to 0.167)\n    worst entry [1, 0]: got 0.666667, expected 0.5\n" in text
     assert "likely mistake: you sum over the wrong axis" in text
     assert "everything" not in text
+    assert text.endswith("passed before: 1 of 2\n")
 
 
 def test_wrong_raises_where_nobody_reads(strict):
     with pytest.raises(AssertionError, match="case 'equal rows': right shape, wrong values"):
         check(lambda x: x)
+
+
+def test_of_a_large_result_the_worst_entry_is_shown_alone(capsys):
+    def mine(x):
+        x[3, 1, 7] += 0.5
+        return x
+
+    check(mine, lambda x: x, {"large": torch.zeros(4, 5, 9)})
+    assert capsys.readouterr().out.splitlines() == [
+        "✗ mine, case 'large': right shape, wrong values (off by up to 0.5)",
+        "    worst entry [3, 1, 7]: got 0.5, expected 0",
+        "    passed before: 0 of 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.0, float("nan"), float("inf")], "but NaN in 1 of 3 entries (0/0"),
+        ([0.0, 2.0, float("-inf")], "but infinity in 1 of 3 entries (a division by 0"),
+    ],
+)
+def test_what_is_no_number_is_said_in_words(values, said, capsys):
+    check(lambda x: torch.tensor(values), lambda x: x, [torch.zeros(3)])
+    text = capsys.readouterr().out
+    assert f"right shape, {said}" in text
+    worst = values.index(next(v for v in values if v not in (0.0, 2.0)))
+    assert f"worst entry [{worst}]: got {values[worst]}, expected 0\n" in text
+    assert "off by" not in text
+
+
+def test_a_single_nan_counts_no_entries(capsys):
+    check(lambda x: x / x, lambda x: x, [torch.tensor(0.0)])
+    assert "right shape, but NaN (0/0" in capsys.readouterr().out
+
+
+def test_nan_and_infinity_are_right_where_they_are_expected(strict):
+    expected = torch.tensor([float("nan"), float("inf"), 1.0])
+    check(lambda x: expected.clone(), lambda x: expected, [0])
+    with pytest.raises(AssertionError, match="finite where they should not be"):
+        check(lambda x: torch.tensor([float("nan"), 1.0, 1.0]), lambda x: expected, [0])
 
 
 def test_wrong_shape_is_told_from_wrong_values(capsys):
@@ -112,6 +214,8 @@ def test_a_mistake_that_cannot_be_made_is_passed_over(capsys):
         ({"a": 1.0}, {"b": 1.0}, r"keys \['a'\]"),
         ({"a": 1.0}, {"a": [2.0]}, r"in \['a'\]: wrong shape"),
         (1.0, "one", "it is a str, where a float"),
+        ({"a": "one"}, {"a": "two"}, r"in \['a'\]: it is not 'one'"),
+        ({"a": torch.zeros(2)}, {"a": torch.ones(2)}, r"worst entry \[0\]: got 1, expected 0"),
         (torch.tensor(float("nan")), torch.tensor(1.0), "wrong values"),
     ],
 )
@@ -152,41 +256,3 @@ def test_a_tuple_is_several_arguments(strict):
 def test_no_case_is_refused():
     with pytest.raises(ValueError, match="cases is empty"):
         exercise(shares, [])
-
-
-def test_environment_shows_versions_device_and_threads(capsys):
-    environment()
-    text = capsys.readouterr().out
-    assert f"torch                   {torch.__version__}" in text
-    assert "device" in text and "threads" in text
-    assert text.endswith("All is there.\n")
-
-
-def test_environment_hints_at_what_is_missing_or_old(monkeypatch, capsys):
-    real = metadata.version
-
-    def version(name):
-        if name == "seaborn":
-            raise metadata.PackageNotFoundError(name)
-        return "1.2.3" if name == "pandas" else real(name)
-
-    monkeypatch.setattr(surroundings.metadata, "version", version)
-    environment()
-    text = capsys.readouterr().out
-    assert "seaborn is missing: set it up with" in text
-    assert "pandas is 1.2.3, too old: at least 2.2" in text
-    assert "All is there" not in text
-
-
-def test_environment_works_without_torch():
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from importlib import metadata; real = metadata.version\n"
-        "def version(name):\n"
-        "    if name == 'torch': raise metadata.PackageNotFoundError(name)\n"
-        "    return real(name)\n"
-        "metadata.version = version\n"
-        "from mmlab.teaching import environment; environment()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "torch is missing" in done.stdout

@@ -1,0 +1,131 @@
+"""A notebook in the hands of a reader: JupyterLab in a real browser, a slider under the arrow keys.
+
+The notebook is number 05; where the collection has none yet, a small one with the same parts.
+"""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from mmlab.notebooks.catalogue import NOTEBOOKS
+
+pytest.importorskip("selenium")
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+DEADLINE = 180
+"""Seconds that the notebook may take; every other wait is far shorter."""
+
+SMALL = """
+from mmlab import plotting
+from mmlab.teaching import explore
+
+plotting.style()
+
+
+def draw(ax, slope):
+    ax.plot([0, 1], [0, slope])
+    ax.set(title=f"slope {slope:.2f}", xlabel="x", ylabel="y", ylim=(-1, 1))
+
+
+strip = [{"slope": slope} for slope in (0.5, 0.0, -0.5)]
+explore(draw, strip=strip, name="browser-test", alt="Three lines.", slope=(-1.0, 1.0, 0.05))
+"""
+
+# the page calls a kernel idle before it is connected to it, and what is run by then is lost
+READY = """
+    const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
+    return kernel?.connectionStatus === "connected" && kernel.status === "idle";
+"""
+BOX = ".jp-NotebookPanel .widget-vbox:has(.noUi-handle)"
+RUN_ALL = '[data-command="runmenu:run-all"]'
+PROMPTS = "return [...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].map({})"
+TEXT = "e => e.textContent.trim()"
+ERRORS = """
+    const failed = '.jp-NotebookPanel [data-mime-type="application/vnd.jupyter.error"]';
+    return [...document.querySelectorAll(failed)].map(e => e.textContent);
+"""
+LOADED = "return arguments[0].complete && arguments[0].naturalWidth"
+
+
+def place_notebook(folder: Path) -> str:
+    """Put a copy of the notebook into `folder`, its profile set to smoke; gives its name."""
+    if files := [*NOTEBOOKS.glob("05-*.ipynb")]:
+        notebook = nbformat.read(files[0], as_version=4)
+        (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+        cell.source, found = re.subn(
+            r"^profile = .*$", 'profile = "smoke"', cell.source, flags=re.MULTILINE
+        )
+        assert found == 1
+    else:
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        cells = [v4.new_code_cell('profile = "smoke"'), v4.new_code_cell(SMALL.strip())]
+        notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    return "notebook.ipynb"
+
+
+def wait(browser: WebDriver, condition, seconds: float = 60):
+    return WebDriverWait(browser, seconds, poll_frequency=0.2).until(condition)
+
+
+def one(browser: WebDriver, selector: str) -> WebElement | None:
+    """The first element of this kind that can be seen."""
+    found = browser.find_elements(By.CSS_SELECTOR, selector)
+    return next((element for element in found if element.is_displayed()), None)
+
+
+def run_all(browser: WebDriver) -> None:
+    """Run > Run All Cells, by mouse, and wait until each cell has its number or one has failed."""
+    (menu,) = (
+        item
+        for item in browser.find_elements(By.CSS_SELECTOR, ".lm-MenuBar-item")
+        if item.text == "Run"
+    )
+    menu.click()
+    wait(browser, lambda b: one(b, RUN_ALL)).click()
+
+    def ended(browser: WebDriver) -> bool:
+        prompts = browser.execute_script(PROMPTS.format(TEXT))
+        numbered = all(re.fullmatch(r"\[\d+\]:", prompt) for prompt in prompts)
+        return bool((prompts and numbered) or browser.execute_script(ERRORS))
+
+    wait(browser, ended, DEADLINE)
+    wait(browser, lambda b: b.execute_script(READY))
+
+
+def picture(box: WebElement) -> str | None:
+    """The source of the one picture under the sliders, once it has been loaded."""
+    images = box.find_elements(By.TAG_NAME, "img")
+    assert len(images) <= 1
+    loaded = images and box.parent.execute_script(LOADED, images[0])
+    return images[0].get_attribute("src") if loaded else None
+
+
+def test_a_slider_under_the_keyboard_redraws_the_picture(lab, browser) -> None:
+    name = place_notebook(lab.folder)
+    browser.get(f"{lab.url}lab/tree/{name}?token={lab.token}")
+    wait(browser, lambda b: b.execute_script(READY))
+    run_all(browser)
+    assert browser.execute_script(ERRORS) == []
+
+    box = wait(browser, lambda b: one(b, BOX))
+    before = wait(browser, lambda _: picture(box))
+    handle = box.find_element(By.CSS_SELECTOR, ".noUi-handle")
+    value = float(handle.get_attribute("aria-valuenow"))
+    at_end = value == float(handle.get_attribute("aria-valuemax"))
+    handle.send_keys(Keys.ARROW_LEFT if at_end else Keys.ARROW_RIGHT)
+    after = wait(browser, lambda _: (now := picture(box)) != before and now)
+    assert after.startswith("data:image/png;base64,")
+    assert float(handle.get_attribute("aria-valuenow")) != value
+    browser.execute_script("arguments[0].scrollIntoView()", box)  # for the screenshot
+
+    assert browser.execute_script(ERRORS) == []
+    assert one(browser, ".jp-Dialog") is None

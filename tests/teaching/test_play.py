@@ -1,0 +1,226 @@
+"""`explore` without a reader and with one: ipywidgets' controls can be moved without a browser."""
+
+import re
+from html.parser import HTMLParser
+
+import ipywidgets
+import pytest
+
+from mmlab import plotting
+from mmlab.teaching import explore
+
+plt = plotting.plt
+CONTROLS = {"angle": (0, 180, 5, "degrees"), "gamma_rate": (0.0, 2.0, 0.25), "raw": False}
+CONTROLS["kind"] = ["sum", "concat"]
+START = {"angle": 90, "gamma_rate": 1.5, "raw": False, "kind": "concat"}
+STRIP = [START, {**START, "angle": 45}, {**START, "raw": True}]
+
+
+class Drawing:
+    """Draws a line, and notes with which values."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, ax, **values):
+        self.calls.append(values)
+        if values["angle"] == 180:
+            raise ZeroDivisionError("nothing is there at 180")
+        ax.plot([0, values["angle"]])
+        ax.set_title(" ".join(map(str, values.values())))
+
+
+@pytest.fixture
+def draw():
+    return Drawing()
+
+
+@pytest.fixture
+def shown(monkeypatch, tmp_path):
+    """What is displayed, in order."""
+    found = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: found.append(what))
+    monkeypatch.setattr(plotting, "FIGURES", tmp_path)
+    monkeypatch.setitem(plt.rcParams, "savefig.dpi", 30)  # quick
+    return found
+
+
+@pytest.fixture
+def headless(monkeypatch, shown):
+    monkeypatch.setenv("MMLAB_STRICT", "1")
+
+
+@pytest.fixture
+def live(monkeypatch, shown):
+    monkeypatch.delenv("MMLAB_STRICT", raising=False)
+
+
+def play(draw, strip=STRIP, **controls):
+    explore(draw, strip=strip, name="play", alt="Three lines.", **(controls or CONTROLS))
+
+
+def parts(box):
+    """The controls by name, and the output under them."""
+    *controls, output = box.children
+    assert isinstance(output, ipywidgets.Output)
+    return dict(zip(CONTROLS, controls, strict=True)), output
+
+
+def image(output):
+    """Source and alt text of the one image in an output."""
+    (shown,) = output.outputs
+    found = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append(dict(attributes))
+    parser.feed(shown["data"]["text/html"])
+    (tag,) = found
+    assert tag["src"] == f"data:image/png;base64,{shown['data']['image/png']}"
+    return tag["src"], tag["alt"]
+
+
+# --- nobody there ------------------------------------------------------------------------------
+
+
+def test_without_a_reader_there_is_the_strip_and_no_widget_at_all(draw, headless, shown, tmp_path):
+    before = len(ipywidgets.widgets.widget._instances)
+    play(draw)
+    assert len(ipywidgets.widgets.widget._instances) == before
+    assert draw.calls == STRIP
+    (strip,) = shown
+    assert strip["text/plain"] == "Three lines."
+    assert {path.name for path in tmp_path.iterdir()} == {"play.png", "play.svg"}
+    assert plt.get_fignums() == []
+
+
+def test_the_strip_is_one_row_of_panels(draw, headless, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plotting, "show", lambda figure, *_: seen.append(figure))
+    play(draw)
+    (figure,) = seen
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["90 1.5 False concat", "45 1.5 False concat", "90 1.5 True concat"]
+
+
+def test_an_error_in_the_strip_is_raised_and_leaves_no_figure(draw, headless):
+    with pytest.raises(ZeroDivisionError):
+        play(draw, [{**START, "angle": 180}])
+    assert plt.get_fignums() == []
+
+
+# --- somebody there ----------------------------------------------------------------------------
+
+
+def test_the_first_picture_is_drawn_once_at_the_first_setting(draw, live, shown):
+    play(draw)
+    assert draw.calls == [*STRIP, START]
+    strip, box = shown
+    assert strip["text/plain"] == "Three lines."
+    _, output = parts(box)
+    _, alt = image(output)
+    assert alt == "The picture at angle = 90, gamma_rate = 1.5, raw = False, kind = concat"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("angle", 95), ("gamma_rate", 0.25), ("raw", True), ("kind", "sum")]
+)
+def test_each_control_redraws_the_one_output_in_its_place(draw, live, shown, key, value):
+    play(draw)
+    controls, output = parts(shown[-1])
+    first, _ = image(output)
+    states = []
+    output.observe(lambda change: states.append(len(change.new)), "outputs")
+    controls[key].value = value
+    assert draw.calls[len(STRIP) :] == [START, {**START, key: value}]
+    second, alt = image(output)
+    assert second != first and f"{key} = {value}" in alt
+    assert states == [1]  # never empty, never two
+    assert len(shown) == 2
+    controls[key].value = START[key]
+    assert image(output)[0] == first
+
+
+def test_moving_leaves_no_figure_behind(draw, live, shown):
+    play(draw)
+    controls, _ = parts(shown[-1])
+    for angle in range(0, 30, 5):
+        controls["angle"].value = angle
+    assert plt.get_fignums() == []
+
+
+def test_others_figures_are_left_alone(draw, live, shown):
+    mine = plt.figure()
+    play(draw)
+    assert plt.get_fignums() == [mine.number]
+    plt.close(mine)
+
+
+def test_an_error_shows_in_the_picture_s_place_and_passes(draw, live, shown):
+    play(draw)
+    controls, output = parts(shown[-1])
+    controls["angle"].value = 180
+    (error,) = output.outputs
+    assert (error["output_type"], error["ename"]) == ("error", "ZeroDivisionError")
+    assert error["evalue"] == "nothing is there at 180"
+    assert "in __call__" in "".join(error["traceback"])
+    assert plt.get_fignums() == []
+    controls["angle"].value = 90
+    image(output)
+
+
+def test_controls_say_their_name_unit_and_value(draw, live, shown):
+    play(draw)
+    controls, _ = parts(shown[-1])
+    labels = [widget.description for widget in controls.values()]
+    assert labels == ["angle, degrees", "gamma rate", "raw", "kind"]
+    assert all(widget.style.description_width == "initial" for widget in controls.values())
+    angle, rate, raw, kind = controls.values()
+    assert isinstance(angle, ipywidgets.IntSlider) and isinstance(rate, ipywidgets.FloatSlider)
+    assert isinstance(raw, ipywidgets.Checkbox) and isinstance(kind, ipywidgets.Dropdown)
+    assert angle.readout and rate.readout and rate.readout_format == ".2f"
+    assert not angle.continuous_update and not rate.continuous_update
+    assert (rate.min, rate.max, rate.step) == (0.0, 2.0, 0.25)
+
+
+def test_choices_need_not_be_texts(live, shown):
+    drawn = []
+    strip = [{"size": None}]
+    explore(
+        lambda ax, size: drawn.append(size), strip=strip, name="n", alt="a", size=[None, (1, 2)]
+    )
+    choice, _ = shown[-1].children
+    choice.value = (1, 2)
+    assert drawn == [None, None, (1, 2)]
+
+
+# --- what an author can get wrong --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strip", "said"),
+    [
+        ([], "strip is empty; give at least one setting"),
+        ([START, {"angle": 3}], r"names \['angle'\], the controls are \['angle', 'gamma_rate'"),
+        ([{**START, "size": 3}], "give each setting one value for every control"),
+        ([{**START, "angle": 181}], "angle=181, but its control allows integers from 0 to 180;"),
+        ([{**START, "angle": 22.5}], r"angle=22\.5, but its control allows integers from 0 to 180"),
+        ([{**START, "gamma_rate": -0.1}], r"gamma_rate=-0\.1, .* numbers from 0\.0 to 2\.0;"),
+        ([{**START, "gamma_rate": "1"}], "gamma_rate='1', .* begin the strip with another"),
+        ([{**START, "raw": 1}], "raw=1, but its control allows True or False"),
+        ([{**START, "kind": "film"}], r"kind='film', .* allows one of \['sum', 'concat'\]"),
+    ],
+)
+def test_a_strip_that_does_not_fit_is_refused_before_anything_is_drawn(strip, said, headless, draw):
+    with pytest.raises(ValueError, match=said):
+        play(draw, strip)
+    assert draw.calls == [] and plt.get_fignums() == []
+
+
+WRONG = [3, "a", None, [], (1,), (0, 1), (1, 0, 0.1), (0, 1, 0), (0, 1, 0.1, 5), ("a", "b", "c")]
+
+
+@pytest.mark.parametrize("control", [*WRONG, ipywidgets.IntSlider, range(3), {"a": 1}])
+def test_a_control_of_another_form_is_refused(control, headless, draw):
+    said = f"the control angle={re.escape(repr(control))} is none; give .low, high, step."
+    with pytest.raises(ValueError, match=said):
+        play(draw, [{"angle": 1}], angle=control)
+    assert draw.calls == []
