@@ -125,7 +125,7 @@ class Step:
         self.logged: dict[str, object] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    @property
+    @cached_property
     def modalities(self) -> tuple[str, ...]:
         return self.model.modalities
 
