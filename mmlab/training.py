@@ -15,6 +15,7 @@ from mmlab.balancers.base import Balancer, Loss, Losses, Step, default_loss
 from mmlab.balancers.joint import Joint
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.network import MultimodalNet
+from mmlab.optimizers import SGD
 from mmlab.seeds import drawing, generator
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def fit(
     _check_arguments(model, data, balancer, epochs, batch_size, lr)
     device = find_device(device)
     model.to(device).train()
-    make = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=0.9))
+    make = optimizer or (lambda parameters: SGD(parameters, lr=lr, momentum=0.9))
     run = Run(
         model, data, balancer, make(model.parameters()), epochs, batch_size, device, seed, loss
     )
