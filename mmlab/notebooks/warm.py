@@ -41,13 +41,14 @@ class WarmParent:
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "mmlab.notebooks.warm_parent", str(theirs.fileno())],
+                [sys.executable, "-m", "mmlab.notebooks.warm_parent", str(theirs.fileno())],
                 env=environment(threads=1) | ONE_THREAD,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # and stderr is ours: it says what could not be loaded
                 start_new_session=True,  # Ctrl-C is the runner's to handle
             )
+        self.pid = self._process.pid
 
     def __enter__(self) -> Self:
         try:

@@ -108,7 +108,8 @@ def become_kernel(command: Sequence[str], environment: Mapping[str, str], folder
     os.chdir(folder)
     for name in [name for name in sys.modules if name.split(".")[0] in LOOK_AROUND]:
         del sys.modules[name]
-    sys.path.insert(0, os.getcwd())  # as `python -m` has it; the launcher takes it away again
+    if not sys.flags.safe_path:
+        sys.path[0] = os.getcwd()  # as `python -m` has it; the launcher takes it away again
     sys.argv[1:] = command[command.index(LAUNCHER) + 1 :]
     atexit.register(end_at_once)  # before all that the kernel registers, so it comes after them
     runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)

@@ -78,9 +78,12 @@ def fork_on_request(control: socket.socket) -> socket.socket:
 def main() -> None:
     """The parent's life; and a worker's and a kernel's, from where each was forked."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    environment = dict(os.environ)
     load()
     control.sendall(b"!")
     line = fork_on_request(control)
+    os.environ.clear()  # some packages set variables as they are imported
+    os.environ.update(environment)
     os.dup2(1, 2)  # nobody reads what a kernel prints past Jupyter
     if not warm_kernel.fork(line):
         return  # we were the kernel

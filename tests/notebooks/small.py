@@ -1,0 +1,37 @@
+"""Small notebooks for the tests of the runner."""
+
+import re
+from pathlib import Path
+
+import nbformat
+from nbformat import v4
+
+PARAMETERS = 'profile = "smoke"\nseed = 0\nrate = 0.5\nflag = False\ndevice = "cpu"'
+SHARE_PID = "import os, pathlib\n_ = pathlib.Path('{}').write_text(str(os.getpid()))"
+SLEEP = "import time\ntime.sleep(300)"
+
+
+def write_notebook(folder: Path, name: str, *code: str, parameters: str = PARAMETERS) -> Path:
+    """A notebook of a title, a parameters cell, and these code cells (the first is cell 3)."""
+    cells = [v4.new_markdown_cell("# 00 · A title\n\nAbout 3 minutes on a CPU.")]
+    cells.append(v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    cells.extend(v4.new_code_cell(source) for source in code)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def outputs(path: Path) -> list[list[object]]:
+    """What each code cell of an executed notebook shows: text, errors, and figures as they are.
+
+    Without the number of the process, which names the file of a cell in a warning.
+    """
+    text = re.sub(r"ipykernel_\d+", "ipykernel", path.read_text("utf-8"))
+    notebook = nbformat.reads(text, as_version=4)
+    return [
+        [output.get("text") or output.get("data") or output for output in cell.outputs]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
