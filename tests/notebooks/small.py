@@ -24,14 +24,17 @@ def write_notebook(folder: Path, name: str, *code: str, parameters: str = PARAME
 
 
 def outputs(path: Path) -> list[list[object]]:
-    """What each code cell of an executed notebook shows: text, errors, and figures as they are.
+    """What each code cell of an executed notebook shows: printed text, results, figures as they are.
 
-    Without the number of the process, which names the file of a cell in a warning.
+    Printed text is joined, for where it is cut is chance. It is without the number of the process,
+    which names the file of a cell in a warning.
     """
     text = re.sub(r"ipykernel_\d+", "ipykernel", path.read_text("utf-8"))
-    notebook = nbformat.reads(text, as_version=4)
+    cells = [c for c in nbformat.reads(text, as_version=4).cells if c.cell_type == "code"]
     return [
-        [output.get("text") or output.get("data") or output for output in cell.outputs]
-        for cell in notebook.cells
-        if cell.cell_type == "code"
+        [
+            "".join(o.text for o in cell.outputs if o.output_type == "stream"),
+            *(o.get("data", o) for o in cell.outputs if o.output_type != "stream"),
+        ]
+        for cell in cells
     ]

@@ -45,11 +45,11 @@ def test_a_notebook_says_the_same_in_a_plain_run(
 ) -> None:
     """The reference: each process from nothing. Every text, number and figure is compared."""
     for way, parent in (("plain", None), ("warm", warm_parent)):
-        (result,) = run([1], profile="smoke", out=tmp_path / way, timeout=300, warm=parent)
+        (result,) = run([0], profile="smoke", out=tmp_path / way, timeout=300, warm=parent)
         assert result.ok, f"{result}\n{result.detail}"
     (name,) = (tmp_path / "plain/notebooks").glob("*.ipynb")
     plain, warm = outputs(name), outputs(tmp_path / "warm/notebooks" / name.name)
-    assert len(plain) > 20
+    assert any("image/" in str(cell) for cell in plain)
     assert warm == plain
 
 

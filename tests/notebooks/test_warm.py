@@ -99,7 +99,7 @@ def test_kernels_of_one_parent_share_nothing(folder, tmp_path, warm_parent):
     results = run(folder=folder, out=out, warm=warm_parent, jobs=1)
     assert [result.cause for result in results] == ["", ""]
     first, second = (outputs(out / f"notebooks/{name}.ipynb")[1] for name in ("00-a", "01-b"))
-    first, second = (eval(drawn[0]["text/plain"]) for drawn in (first, second))
+    first, second = (eval(drawn[1]["text/plain"]) for drawn in (first, second))
     assert all(a != b for a, b in zip(first, second, strict=True))
 
 
