@@ -4,7 +4,9 @@ A plain run starts each notebook from nothing, and spends seconds on the same im
 `warm_parent` pays for them once; each notebook gets a copy of it made by `fork`, which takes
 milliseconds. What a notebook prints is the same; the plain run stays the reference for it.
 
-A fork copies one thread only, so all computation under a warm parent is in one thread.
+All computation under a warm parent is in one thread, because a process with threads cannot be
+forked safely. The kernels share the order in which this Python's sets of strings are walked
+(PYTHONHASHSEED), which fresh processes draw anew.
 """
 
 import os

@@ -24,7 +24,7 @@ def write_notebook(folder: Path, name: str, *code: str, parameters: str = PARAME
 
 
 def outputs(path: Path) -> list[list[object]]:
-    """What each code cell of an executed notebook shows: printed text, results, figures as they are.
+    """What each code cell of an executed notebook shows: its text, its results, its figures.
 
     Printed text is joined, for where it is cut is chance. It is without the number of the process,
     which names the file of a cell in a warning.
