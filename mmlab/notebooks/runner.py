@@ -30,6 +30,7 @@ from mmlab.notebooks.processes import environment, kill_family
 from mmlab.notebooks.progress import Progress
 from mmlab.notebooks.warm import WarmParent
 
+ENDED = "the process that executes it ended early (killed, or out of memory)"
 Worker = AbstractAsyncContextManager[tuple[StreamWriter, StreamReader]]
 """A process that executes one notebook: where it reads its job, and what it writes."""
 
@@ -103,7 +104,7 @@ async def _listen(news: StreamReader, result: Result) -> str | None:
                 for name, value in message.items():
                     setattr(result, name, value)
                 return None
-    result.cause = "the process that executes it ended early (killed, or out of memory)"
+    result.cause = ENDED
     return None
 
 
@@ -142,6 +143,8 @@ async def _execute(
             return await _listen(news, result)
     except TimeoutError:
         result.cause = f"the notebook passed its deadline of {timeout:g} s (--timeout)"
+    except ConnectionError:
+        result.cause = ENDED
     except NotebookError as error:
         result.cause = str(error)
     return None
