@@ -18,6 +18,7 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from IPython import get_ipython
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
@@ -108,6 +109,7 @@ def become_kernel(command: Sequence[str], environment: Mapping[str, str], folder
     os.chdir(folder)
     for name in [name for name in sys.modules if name.split(".")[0] in LOOK_AROUND]:
         del sys.modules[name]
+    pd.set_option("display.max_columns", 20)  # what pandas takes if imported in a notebook
     if not sys.flags.safe_path:
         sys.path[0] = os.getcwd()  # as `python -m` has it; the launcher takes it away again
     sys.argv[1:] = command[command.index(LAUNCHER) + 1 :]

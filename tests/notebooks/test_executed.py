@@ -7,7 +7,7 @@ import pytest
 from small import outputs, write_notebook
 
 from mmlab.notebooks import run
-from mmlab.notebooks.warm import WarmParent
+from mmlab.notebooks.warm import ONE_THREAD, WarmParent
 
 FETCH = """
 import socket
@@ -41,14 +41,19 @@ def alt_texts(output: nbformat.NotebookNode) -> list[str]:
 
 
 def test_a_notebook_says_the_same_in_a_plain_run(
-    tmp_path: Path, warm_parent: WarmParent, no_network: None
+    tmp_path: Path,
+    warm_parent: WarmParent,
+    no_network: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The reference: each process from nothing. Every text, number and figure is compared."""
+    for name, value in ONE_THREAD.items():
+        monkeypatch.setenv(name, value)
     for way, parent in (("plain", None), ("warm", warm_parent)):
         (result,) = run([0], profile="smoke", out=tmp_path / way, timeout=300, warm=parent)
         assert result.ok, f"{result}\n{result.detail}"
-    (name,) = (tmp_path / "plain/notebooks").glob("*.ipynb")
-    plain, warm = outputs(name), outputs(tmp_path / "warm/notebooks" / name.name)
+    (path,) = (tmp_path / "plain/notebooks").glob("*.ipynb")
+    plain, warm = outputs(path), outputs(tmp_path / "warm/notebooks" / path.name)
     assert any("image/" in str(cell) for cell in plain)
     assert warm == plain
 

@@ -31,6 +31,7 @@ SURROUNDINGS = [
     "import torch\ntorch.manual_seed(0)\nx = torch.randn(200, 200)\n"
     "print((x @ x).sum(), torch.get_num_threads())",
     "import numpy as np\nnp.random.seed(0)\nprint(np.random.normal(size=3), np.geterr())",
+    "import pandas as pd\nprint(pd.get_option('display.max_columns'))",
     "from tqdm.auto import tqdm\nprint(tqdm.__module__)",
     "import ipywidgets\nprint(sorted(get_ipython().kernel.comm_manager.targets))",
     "import warnings\nwarnings.warn('mind', DeprecationWarning)",
