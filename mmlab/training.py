@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, optim
 
 from mmlab.balancers.base import (
     Balancer,
@@ -26,6 +26,7 @@ from mmlab.datasets.base import Batch, MultimodalData, stack_batches
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import UnstackableError
 from mmlab.normals import AHEAD, Normals
+from mmlab.optimizers import SGD
 from mmlab.seeds import drawing, generator
 
 if TYPE_CHECKING:
@@ -33,12 +34,9 @@ if TYPE_CHECKING:
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
-ENTRY_BY_ENTRY = tuple(
-    getattr(torch.optim, name)
-    for name in (
-        *("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax"),
-        *("Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD"),
-    )
+ENTRY_BY_ENTRY = (
+    *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
+    *(optim.Adagrad, optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
 )
 """Optimisers under which replicas in one tensor do not see each other."""
 
@@ -202,7 +200,7 @@ def fit(
     rate, rate_share = (float(torch.as_tensor(lr).max()), None)
     if isinstance(lr, Tensor) and lr.ndim:
         rate_share = lr.to(device) / rate
-    make = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9))
+    make = optimizer or (lambda parameters: SGD(parameters, lr=rate, momentum=0.9))
     run = Run(model, data, balancer, make(model.parameters()), seed=seed, **shared)
     if seeds is not None or model.replicas is not None:
         _split_up(run, seeds, rate_share, shared)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from mmlab.datasets.base import Batch
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.normals import Normals
+from mmlab.optimizers import SGD
 
 if TYPE_CHECKING:
     from mmlab.training import Run
@@ -108,7 +109,7 @@ class Step:
         self,
         model: MultimodalNet,
         batch: Batch,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: optim.Optimizer | None = None,
         epoch: int = 0,
         progress: float = 0.0,
         loss: Loss | None = None,
@@ -403,18 +404,18 @@ class Losses(Mapping[str, Tensor]):
 
 Waiting = list[tuple[list[Tensor], float | Tensor]]
 
-_waiting: WeakKeyDictionary[torch.optim.Optimizer, Waiting] = WeakKeyDictionary()
+_waiting: WeakKeyDictionary[optim.Optimizer, Waiting] = WeakKeyDictionary()
 """Groups of parameters whose next update is to be scaled, each with its factor."""
 
-LINEAR_IN_LR = tuple(
-    getattr(torch.optim, name)
-    for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad")
+LINEAR_IN_LR = (
+    *(SGD, optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
+    *(optim.RMSprop, optim.Adagrad),
 )
 """Optimisers that multiply the whole update by the learning rate, and use it for nothing else."""
 
 
 def _scale_next_update(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], k: float | Tensor
+    optimizer: optim.Optimizer, parameters: Sequence[nn.Parameter], k: float | Tensor
 ) -> None:
     """Ask for it; the optimiser's hooks, which stay on it, do it at its next step."""
     if not parameters:
@@ -426,10 +427,10 @@ def _scale_next_update(
     _waiting[optimizer].append((list(parameters), k))
 
 
-_undo: WeakKeyDictionary[torch.optim.Optimizer, Callable[[], None]] = WeakKeyDictionary()
+_undo: WeakKeyDictionary[optim.Optimizer, Callable[[], None]] = WeakKeyDictionary()
 
 
-def _before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
     waiting = _waiting.get(optimizer)  # a copy of an optimiser has its hooks, and asks for nothing
     if not waiting:
         return
@@ -441,12 +442,12 @@ def _before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
     _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, waiting)
 
 
-def _after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
     if optimizer in _undo:
         _undo.pop(optimizer)()
 
 
-def _by_learning_rate(optimizer: torch.optim.Optimizer, waiting: Waiting) -> Callable[[], None]:
+def _by_learning_rate(optimizer: optim.Optimizer, waiting: Waiting) -> Callable[[], None]:
     """Groups of their own for one step, at k times the learning rate: no parameter is touched."""
     groups = optimizer.param_groups
     factor: dict[nn.Parameter, float] = {}
@@ -468,7 +469,7 @@ def _by_learning_rate(optimizer: torch.optim.Optimizer, waiting: Waiting) -> Cal
     return restore
 
 
-def _by_interpolation(optimizer: torch.optim.Optimizer, waiting: Waiting) -> Callable[[], None]:
+def _by_interpolation(optimizer: optim.Optimizer, waiting: Waiting) -> Callable[[], None]:
     """Copies of the parameters, and after the step before + k (after - before)."""
     after = [p.detach() for parameters, _ in waiting for p in parameters]
     factors = [

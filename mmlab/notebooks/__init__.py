@@ -6,6 +6,10 @@ What papermill lets pass is refused here: parameters are checked before anything
 has one deadline as a whole, and success is told by the process that executed it, never by the file
 it left. Each failure is reported as notebook, cell number, source line, cause.
 
+With ``--warm`` the kernels are forked from one process that has loaded everything, which spares the
+seconds of imports (not on Windows; tried on Linux). Without it each process starts from nothing:
+that is the reference, and a test holds the two against each other.
+
 ``run`` leaves ``NN-name.ipynb`` (only if all went well) and ``NN-name.json`` (what happened, with
 which versions) in ``build/notebooks/`` and an HTML site in ``build/site/``.
 """

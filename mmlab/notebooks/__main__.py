@@ -5,6 +5,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from mmlab.files import UnwritableError
@@ -18,6 +19,7 @@ from mmlab.notebooks.catalogue import (
     parse_assignment,
 )
 from mmlab.notebooks.runner import run
+from mmlab.notebooks.warm import WarmParent
 
 
 def _someone_is_there() -> bool:
@@ -39,6 +41,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("-p", dest="parameters", action="append", default=[], metavar="name=value")
     add("--jobs", type=int, default=2, help="how many at a time (2)")
     add("--timeout", type=float, default=3600, help="seconds for one whole notebook (3600)")
+    add("--warm", action="store_true", help="fork the kernels: no imports, one thread; not Windows")
     add("--out", type=Path, default=ROOT / "build", help="folder for the results (build/)")
     add("--no-open", action="store_true", help="never open the browser")
     return parser.parse_args(argv)
@@ -48,15 +51,17 @@ def _run_command(args: argparse.Namespace, folder: Path) -> int:
     """Run, say where to look, and open it if somebody is there; 0 if all went well."""
     notebooks = choose(args.numbers, folder)
     parameters = dict(parse_assignment(text, notebooks) for text in args.parameters)
-    results = run(
-        args.numbers,
-        profile=args.profile,
-        parameters=parameters,
-        jobs=args.jobs,
-        timeout=args.timeout,
-        out=args.out,
-        folder=folder,
-    )
+    with WarmParent() if args.warm else nullcontext() as warm:
+        results = run(
+            args.numbers,
+            profile=args.profile,
+            parameters=parameters,
+            jobs=args.jobs,
+            timeout=args.timeout,
+            out=args.out,
+            folder=folder,
+            warm=warm,
+        )
     failed = [result for result in results if not result.ok]
     index = args.out.resolve() / "site/index.html"
     read = "What there is to read" if failed else "Read them"

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
+from mmlab.notebooks.startup import without
+
+# The checks of JSON under nbformat build a grammar of web addresses as they are imported, 1.7 s of
+# work in every process. It is optional there, and no notebook's schema asks for it.
+with without("rfc3987_syntax"):
+    import nbformat
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"

@@ -7,7 +7,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,7 +18,6 @@ from typing import Any
 
 import mmlab
 from mmlab.files import UnwritableError, write_atomically
-from mmlab.notebooks import site
 from mmlab.notebooks.catalogue import (
     NOTEBOOKS,
     ROOT,
@@ -25,8 +26,13 @@ from mmlab.notebooks.catalogue import (
     check_parameters,
     choose,
 )
+from mmlab.notebooks.processes import environment, kill_family
 from mmlab.notebooks.progress import Progress
-from mmlab.notebooks.worker import kill_family
+from mmlab.notebooks.warm import WarmParent
+
+ENDED = "the process that executes it ended early (killed, or out of memory)"
+Worker = AbstractAsyncContextManager[tuple[StreamWriter, StreamReader]]
+"""A process that executes one notebook: where it reads its job, and what it writes."""
 
 
 @dataclass
@@ -78,23 +84,16 @@ def _versions() -> dict[str, str]:
 
 def _device(asked: str) -> str:
     """What ``device="auto"`` means on this machine; any other name as it is."""
-    from mmlab.training import find_device
+    if asked != "auto":
+        return asked
+    from mmlab.training import find_device  # loads torch, which the runner does not need
 
-    return str(find_device()) if asked == "auto" else asked
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: our package first, its share of the cores, inline figures."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    ours = {"PYTHONPATH": path, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONIOENCODING": "utf-8"}
-    inline = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    strict = {"MMLAB_STRICT": "1"}  # nobody reads along: a wrong exercise is an error
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, **ours, **inline, **strict}
+    return str(find_device())
 
 
-async def _listen(worker: asyncio.subprocess.Process, result: Result) -> str | None:
+async def _listen(news: StreamReader, result: Result) -> str | None:
     """Follow a worker to its end; the executed notebook, or None with the cause in ``result``."""
-    async for line in worker.stdout:
+    async for line in news:
         message = json.loads(line)
         match message.pop("event"):
             case "cell":
@@ -105,47 +104,65 @@ async def _listen(worker: asyncio.subprocess.Process, result: Result) -> str | N
                 for name, value in message.items():
                     setattr(result, name, value)
                 return None
-    result.cause = f"the process that executes it ended with exit code {await worker.wait()}"
+    result.cause = ENDED
     return None
 
 
-async def _execute(notebook: Notebook, result: Result, timeout: float, threads: int) -> str | None:
-    """Execute one notebook in a worker process, which never outlives this call."""
+@asynccontextmanager
+async def _fresh_worker(threads: int) -> AsyncIterator[tuple[StreamWriter, StreamReader]]:
+    """Start a worker, which never outlives this block: where it reads, and what it writes."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mmlab.notebooks.worker"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(threads),
+        limit=2**30,  # a finished notebook comes as one line
+        start_new_session=True,  # Ctrl-C is ours to handle
+    )
+    try:
+        yield worker.stdin, worker.stdout
+    finally:
+        kill_family(worker.pid)
+        await worker.wait()
+
+
+async def _execute(
+    notebook: Notebook, result: Result, worker: Worker, timeout: float
+) -> str | None:
+    """Execute one notebook in this worker; the notebook, or None with the cause in ``result``."""
     changed = {k: v for k, v in result.parameters.items() if notebook.defaults.get(k) != v}
     job = {
         "path": str(notebook.path),
         "folder": str(notebook.path.parent),
         "parameters": changed,  # those alone show up on the page, in a cell of their own
     }
-    worker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "mmlab.notebooks.worker"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_environment(threads),
-        limit=2**30,  # a finished notebook comes as one line
-        start_new_session=True,  # Ctrl-C is ours to handle
-    )
     try:
-        worker.stdin.write(f"{job!r}\n".encode())
-        async with asyncio.timeout(timeout):
-            return await _listen(worker, result)
+        async with worker as (orders, news), asyncio.timeout(timeout):
+            orders.write(f"{job!r}\n".encode())
+            return await _listen(news, result)
     except TimeoutError:
         result.cause = f"the notebook passed its deadline of {timeout:g} s (--timeout)"
-        return None
-    finally:
-        kill_family(worker.pid)
-        await worker.wait()
+    except ConnectionError:
+        result.cause = ENDED
+    except NotebookError as error:
+        result.cause = str(error)
+    return None
 
 
 async def _run_one(
-    notebook: Notebook, result: Result, out: Path, timeout: float, threads: int, progress: Progress
+    notebook: Notebook,
+    result: Result,
+    out: Path,
+    timeout: float,
+    worker: Worker,
+    progress: Progress,
 ) -> None:
     """Run one notebook and write its result and record."""
     start = time.monotonic()
     progress.running[notebook.name] = result, start
     try:
-        executed = await _execute(notebook, result, timeout, threads)
+        executed = await _execute(notebook, result, worker, timeout)
     finally:
         del progress.running[notebook.name]
     result.seconds = round(time.monotonic() - start, 1)
@@ -166,7 +183,12 @@ async def _run_one(
 
 
 async def _run_all(
-    notebooks: Sequence[Notebook], results: Sequence[Result], out: Path, timeout: float, jobs: int
+    notebooks: Sequence[Notebook],
+    results: Sequence[Result],
+    out: Path,
+    timeout: float,
+    jobs: int,
+    warm: WarmParent | None,
 ) -> None:
     """Run notebooks, ``jobs`` at a time."""
     jobs = min(jobs, len(notebooks))
@@ -175,7 +197,8 @@ async def _run_all(
 
     async def when_free(notebook: Notebook, result: Result) -> None:
         async with gate:
-            await _run_one(notebook, result, out, timeout, threads, progress)
+            worker = warm.worker() if warm else _fresh_worker(threads)
+            await _run_one(notebook, result, out, timeout, worker, progress)
 
     drawing = asyncio.create_task(progress.keep_drawing())
     async with asyncio.TaskGroup() as group:
@@ -193,6 +216,7 @@ def run(
     timeout: float = 3600,
     out: Path = ROOT / "build",
     folder: Path = NOTEBOOKS,
+    warm: WarmParent | None = None,
 ) -> list[Result]:
     """Execute notebooks headlessly and build the site; all of them if no number is given.
 
@@ -204,6 +228,7 @@ def run(
         timeout: seconds that one notebook may take as a whole.
         out: the folder for ``notebooks/`` and ``site/``.
         folder: where the notebooks lie; their kernels work there, as in JupyterLab.
+        warm: a process to fork the kernels from; without it each starts from nothing.
 
     Raises:
         NotebookError: before anything runs, for an unknown notebook, an unknown or ill-typed
@@ -223,6 +248,8 @@ def run(
     ]
     for notebook in notebooks:
         _forget(notebook.name, out)
-    asyncio.run(_run_all(notebooks, results, out, timeout, jobs))
+    asyncio.run(_run_all(notebooks, results, out, timeout, jobs, warm))
+    from mmlab.notebooks import site  # loads nbconvert, which no worker needs
+
     site.build(out, folder)
     return results

@@ -1,7 +1,8 @@
 """The child process that executes one notebook and tells its parent how it goes.
 
 A process of its own makes a deadline simple: the parent kills it, and with it the kernel. The job
-comes in as one line on stdin (a Python literal); what happens goes out as JSON lines on stdout:
+comes in as one line (a Python literal); what happens goes out as JSON lines, in a plain run through
+stdin and stdout, in a warm one through a socket:
 
 - ``{"event": "cell", "number": 3, "line": "loss.backward()"}`` as cell 3 starts, counted from 1,
 - ``{"event": "failed", "cause": …, "line": …, "detail": …}`` if a cell raised or the kernel died,
@@ -20,10 +21,11 @@ from typing import Any, TextIO
 
 import nbformat
 import papermill
-import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+
+from mmlab.notebooks.processes import kill_family
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -34,21 +36,6 @@ def tell(event: str, **facts: Any) -> None:
     """Send one JSON line to the parent."""
     channel.write(json.dumps({"event": event, **facts}) + "\n")
     channel.flush()
-
-
-def kill_family(pid: int) -> None:
-    """Kill a process and all its descendants (a kernel lives in a session of its own)."""
-    try:
-        root = psutil.Process(pid)
-        family = [*root.children(recursive=True), root]
-    except psutil.NoSuchProcess:
-        return
-    for process in family:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family[:-1], timeout=5)  # the root is its own parent's to wait for
 
 
 def first_line(source: str) -> str:
@@ -138,21 +125,28 @@ def execute(job: dict[str, Any]) -> None:
         tell("done", notebook=nbformat.writes(notebook))
 
 
-def end_with_parent() -> None:
-    """Wait until the parent is gone (its end of our stdin closes), then take the kernel along."""
-    sys.stdin.read()
+def end_with_parent(orders: TextIO) -> None:
+    """Wait until the parent is gone (its end of our line closes), then take the kernel along."""
+    orders.read()
     kill_family(os.getpid())
 
 
-def main() -> None:
-    """Read the job, keep stdout for the parent alone, execute."""
+def serve(orders: TextIO, news: TextIO) -> None:
+    """Read the job from ``orders``, execute it, and write to ``news`` how it goes."""
     global channel
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a kernel prints past Jupyter goes to stderr, not between our lines
-    job = ast.literal_eval(sys.stdin.readline())
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    channel = news
+    if not (job := orders.readline()):
+        return  # the parent was gone before it said what to do
+    threading.Thread(target=end_with_parent, args=[orders], daemon=True).start()
     papermill_engines.register("mmlab", ReportingEngine)
-    execute(job)
+    execute(ast.literal_eval(job))
+
+
+def main() -> None:
+    """Serve the parent that started us; keep stdout for it alone."""
+    news = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a kernel prints past Jupyter goes to stderr, not between our lines
+    serve(sys.stdin, news)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import nbformat
-from nbformat import v4
+import pytest
+from small import outputs, write_notebook
 
 from mmlab.notebooks import run
+from mmlab.notebooks.warm import ONE_THREAD, WarmParent
 
 FETCH = """
 import socket
@@ -17,8 +19,8 @@ except OSError as error:
 """
 
 
-def test_notebook_runs(path: Path, tmp_path: Path, no_network: None) -> None:
-    (result,) = run([path.stem[:2]], profile="smoke", out=tmp_path, timeout=300)
+def test_notebook_runs(path: Path, tmp_path: Path, warm_parent: WarmParent) -> None:
+    (result,) = run([path.stem[:2]], profile="smoke", out=tmp_path, timeout=300, warm=warm_parent)
     assert result.ok, f"{result}\n{result.detail}"
     text = (tmp_path / f"notebooks/{path.stem}.ipynb").read_text("utf-8")
     notebook = nbformat.reads(text, as_version=4)
@@ -38,11 +40,29 @@ def alt_texts(output: nbformat.NotebookNode) -> list[str]:
     return [output.metadata.get(kind, {}).get("alt", "") for kind in kinds]
 
 
-def test_kernels_have_no_network_here(tmp_path: Path, no_network: None) -> None:
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    fetch = v4.new_notebook(cells=[v4.new_code_cell(FETCH)], metadata={"kernelspec": kernel})
-    nbformat.write(fetch, folder / "00-fetch.ipynb")
-    (result,) = run(folder=folder, out=tmp_path / "build")
+def test_a_notebook_says_the_same_in_a_plain_run(
+    tmp_path: Path,
+    warm_parent: WarmParent,
+    no_network: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The reference: each process from nothing. Every text, number and figure is compared."""
+    for name, value in ONE_THREAD.items():
+        monkeypatch.setenv(name, value)
+    for way, parent in (("plain", None), ("warm", warm_parent)):
+        (result,) = run([0], profile="smoke", out=tmp_path / way, timeout=300, warm=parent)
+        assert result.ok, f"{result}\n{result.detail}"
+    (path,) = (tmp_path / "plain/notebooks").glob("*.ipynb")
+    plain, warm = outputs(path), outputs(tmp_path / "warm/notebooks" / path.name)
+    assert any("image/" in str(cell) for cell in plain)
+    assert warm == plain
+
+
+@pytest.mark.parametrize("way", ["plain", "warm"])
+def test_kernels_have_no_network_here(
+    tmp_path: Path, way: str, no_network: None, request: pytest.FixtureRequest
+) -> None:
+    parent = request.getfixturevalue("warm_parent") if way == "warm" else None
+    write_notebook(tmp_path / "notebooks", "00-fetch", FETCH)
+    (result,) = run(folder=tmp_path / "notebooks", out=tmp_path / "build", warm=parent)
     assert result.ok, result

@@ -11,28 +11,19 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from nbformat import v4
+from small import SHARE_PID, SLEEP, write_notebook
 
 from mmlab.files import UnwritableError
 from mmlab.notebooks import run
 from mmlab.notebooks.__main__ import main
 from mmlab.notebooks.catalogue import NotebookError, choose, parse_assignment, read
-
-PARAMETERS = 'profile = "smoke"\nseed = 0\nrate = 0.5\nflag = False\ndevice = "cpu"'
-SHARE_PID = "import os, pathlib\n_ = pathlib.Path('{}').write_text(str(os.getpid()))"
-SLEEP = "import time\ntime.sleep(300)"
+from mmlab.notebooks.warm import WarmParent
 
 
-def write_notebook(folder: Path, name: str, *code: str, parameters: str = PARAMETERS) -> Path:
-    """A notebook of a title, a parameters cell, and these code cells (the first is cell 3)."""
-    cells = [v4.new_markdown_cell("# 00 · A title\n\nAbout 3 minutes on a CPU.")]
-    cells.append(v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
-    cells.extend(v4.new_code_cell(source) for source in code)
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.ipynb"
-    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-    return path
+@pytest.fixture(params=["plain", "warm"])
+def warm(request: pytest.FixtureRequest) -> WarmParent | None:
+    """None for a plain run, or a process to fork from. What uses this must hold for both."""
+    return request.getfixturevalue("warm_parent") if request.param == "warm" else None
 
 
 @pytest.fixture
@@ -203,26 +194,26 @@ def test_an_error_is_named_by_notebook_cell_line_and_cause(folder, out, capsys):
 
 
 @pytest.mark.parametrize("death", ["os._exit(0)", "os.kill(os.getpid(), 9)"])
-def test_kernel_death_is_a_failure(folder, out, death):
+def test_kernel_death_is_a_failure(folder, out, death, warm):
     write_notebook(folder, "00-a", "import os", f"# the end\n{death}", "after = 1")
-    (result,) = run(folder=folder, out=out)
+    (result,) = run(folder=folder, out=out, warm=warm)
     assert not result.ok
     assert (result.cell, result.line) == (4, death)
     assert "kernel died" in result.cause
     assert not (out / "notebooks/00-a.ipynb").exists()
 
 
-def test_a_notebook_that_exits_early_has_not_succeeded(folder, out):
+def test_a_notebook_that_exits_early_has_not_succeeded(folder, out, warm):
     write_notebook(folder, "00-a", "import sys\nsys.exit(0)", "after = 1")
-    (result,) = run(folder=folder, out=out)
+    (result,) = run(folder=folder, out=out, warm=warm)
     assert not result.ok and result.cell == 3
     assert "SystemExit" in result.cause
 
 
-def test_deadline_within_a_cell_leaves_no_kernel(folder, out, tmp_path):
+def test_deadline_within_a_cell_leaves_no_kernel(folder, out, tmp_path, warm):
     pid = tmp_path / "pid"
     write_notebook(folder, "00-a", SHARE_PID.format(pid), SLEEP)
-    (result,) = run(folder=folder, out=out, timeout=10)
+    (result,) = run(folder=folder, out=out, timeout=10, warm=warm)
     assert not result.ok
     assert (result.cell, result.line) == (4, "import time")
     assert "deadline of 10 s" in result.cause
@@ -259,29 +250,40 @@ def test_a_full_disk_leaves_nothing_half_written(folder, out, monkeypatch):
 # ---------------------------------------------------------------- a run that is killed
 
 
-def start_run(folder: Path, out: Path) -> subprocess.Popen:
+def start_run(folder: Path, out: Path, options: list[str]) -> subprocess.Popen:
     """A run of all notebooks in a process of its own."""
     code = f"""
 import sys
 from pathlib import Path
 from mmlab.notebooks.__main__ import main
-sys.exit(main(["run", "--out", {str(out)!r}], Path({str(folder)!r})))
+sys.exit(main(["run", "--out", {str(out)!r}, *{options!r}], Path({str(folder)!r})))
 """
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_killed_run_leaves_neither_kernel_nor_result(folder, out, tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [
+        (signal.SIGKILL, []),
+        (signal.SIGINT, []),
+        (signal.SIGTERM, []),
+        (signal.SIGKILL, ["--warm"]),
+        (signal.SIGINT, ["--warm"]),
+    ],
+)
+def test_a_killed_run_leaves_neither_process_nor_result(folder, out, tmp_path, how, options):
     pid = tmp_path / "pid"
     write_notebook(folder, "00-a", SHARE_PID.format(pid), SLEEP)
     pretend_earlier_success(out, "00-a")
-    process = start_run(folder, out)
+    process = start_run(folder, out, options)
     wait_for(lambda: pid.exists() and pid.read_text())
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert int(pid.read_text()) in [member.pid for member in family]
     process.send_signal(how)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     assert ("interrupted" in errors) == (how == signal.SIGINT)
-    wait_for(lambda: not psutil.pid_exists(int(pid.read_text())))
+    wait_for(lambda: not any(member.is_running() for member in family))
     assert list((out / "notebooks").iterdir()) == []
     assert list((out / "site").iterdir()) == []

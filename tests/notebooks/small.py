@@ -1,0 +1,40 @@
+"""Small notebooks for the tests of the runner."""
+
+import re
+from pathlib import Path
+
+import nbformat
+from nbformat import v4
+
+PARAMETERS = 'profile = "smoke"\nseed = 0\nrate = 0.5\nflag = False\ndevice = "cpu"'
+SHARE_PID = "import os, pathlib\n_ = pathlib.Path('{}').write_text(str(os.getpid()))"
+SLEEP = "import time\ntime.sleep(300)"
+
+
+def write_notebook(folder: Path, name: str, *code: str, parameters: str = PARAMETERS) -> Path:
+    """A notebook of a title, a parameters cell, and these code cells (the first is cell 3)."""
+    cells = [v4.new_markdown_cell("# 00 · A title\n\nAbout 3 minutes on a CPU.")]
+    cells.append(v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    cells.extend(v4.new_code_cell(source) for source in code)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def outputs(path: Path) -> list[list[object]]:
+    """What each code cell of an executed notebook shows: its text, its results, its figures.
+
+    Printed text is joined, for where it is cut is chance. It is without the number of the process,
+    which names the file of a cell in a warning.
+    """
+    text = re.sub(r"ipykernel_\d+", "ipykernel", path.read_text("utf-8"))
+    cells = [c for c in nbformat.reads(text, as_version=4).cells if c.cell_type == "code"]
+    return [
+        [
+            "".join(o.text for o in cell.outputs if o.output_type == "stream"),
+            *(o.get("data", o) for o in cell.outputs if o.output_type != "stream"),
+        ]
+        for cell in cells
+    ]
