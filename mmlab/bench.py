@@ -36,6 +36,7 @@ from mmlab.balancers.base import Parameters
 from mmlab.datasets import Batch, MultimodalData, load
 from mmlab.models import MultimodalNet
 from mmlab.normals import AHEAD, Normals
+from mmlab.optimizers import SGD
 from mmlab.seeds import drawing, generator
 from mmlab.training import find_device, fit
 
@@ -203,7 +204,7 @@ def stepping(
             batch.target.expand(replicas, -1).clone(),
         )
     model, batch = model.to(device), batch.to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    optimizer = SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     draws = [generator(0, "bench", r, device=device) for r in range(replicas or 1)]
     noise = Normals(draws if replicas else draws[0], AHEAD)
     parameters = Parameters(model)
@@ -279,7 +280,7 @@ def hand_loop(
 
     It takes the data order of `fit`, so both end at the same weights.
     """
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    optimizer = SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     order = generator(seed, "order")
     model.train()
     history = []

@@ -197,9 +197,8 @@ def fit(
     device = find_device(device)
     model.to(device).train()
     shared = {"epochs": epochs, "batch_size": batch_size, "device": device, "loss": loss}
-    rate, rate_share = (float(torch.as_tensor(lr).max()), None)
-    if isinstance(lr, Tensor) and lr.ndim:
-        rate_share = lr.to(device) / rate
+    rate = float(lr.max()) if isinstance(lr, Tensor) else lr
+    rate_share = lr.to(device) / rate if isinstance(lr, Tensor) and lr.ndim else None
     make = optimizer or (lambda parameters: SGD(parameters, lr=rate, momentum=0.9))
     run = Run(model, data, balancer, make(model.parameters()), seed=seed, **shared)
     if seeds is not None or model.replicas is not None:

@@ -439,7 +439,16 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
     cheap = type(optimizer) in LINEAR_IN_LR and all(
         not isinstance(k, Tensor) or (not k.ndim and k.is_cpu) for _, k in waiting
     )
-    _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, waiting)
+    if cheap:  # the memory that a tensor on the CPU shares with numpy: nothing is waited for
+        read = lambda k: float(k.detach().numpy()) if isinstance(k, Tensor) else k  # noqa: E731
+        waiting = [(parameters, read(k)) for parameters, k in waiting]
+    factor: dict[nn.Parameter, float | Tensor] = {}
+    for parameters, k in waiting:
+        for p in parameters:
+            if p.grad is not None:  # else it stays as it is
+                factor[p] = factor[p] * k if p in factor else k
+    if factor:
+        _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, factor)
 
 
 def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
@@ -447,15 +456,12 @@ def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
         _undo.pop(optimizer)()
 
 
-def _by_learning_rate(optimizer: optim.Optimizer, waiting: Waiting) -> Callable[[], None]:
+Factors = Mapping[nn.Parameter, float | Tensor]
+
+
+def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[[], None]:
     """Groups of their own for one step, at k times the learning rate: no parameter is touched."""
     groups = optimizer.param_groups
-    factor: dict[nn.Parameter, float] = {}
-    for parameters, k in waiting:
-        # the memory that a tensor on the CPU shares with numpy: nothing is waited for
-        k = float(k.detach().numpy()) if isinstance(k, Tensor) else k
-        for p in parameters:
-            factor[p] = factor.get(p, 1.0) * float(k)
     optimizer.param_groups = [
         {**group, "lr": group["lr"] * k, "params": own}
         for group in groups
@@ -469,16 +475,14 @@ def _by_learning_rate(optimizer: optim.Optimizer, waiting: Waiting) -> Callable[
     return restore
 
 
-def _by_interpolation(optimizer: optim.Optimizer, waiting: Waiting) -> Callable[[], None]:
+def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[[], None]:
     """Copies of the parameters, and after the step before + k (after - before)."""
-    after = [p.detach() for parameters, _ in waiting for p in parameters]
-    factors = [
-        _beside(torch.as_tensor(k).to(p), p) for parameters, k in waiting for p in parameters
-    ]
+    after = [p.detach() for p in factor]
+    weights = [_beside(torch.as_tensor(k).to(p.detach()), p) for p, k in factor.items()]
     before = torch._foreach_add(after, 0)
 
     def interpolate() -> None:
-        torch._foreach_copy_(after, torch._foreach_lerp(before, after, factors))
+        torch._foreach_copy_(after, torch._foreach_lerp(before, after, weights))
 
     return torch.no_grad()(interpolate)
 

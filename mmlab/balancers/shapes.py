@@ -66,4 +66,6 @@ def per_replica(value: float | Tensor, like: Tensor) -> float | Tensor:
     """A hyper-parameter ready to meet `like` (R, ...): (R,) becomes (R, 1, ...); a number stays."""
     if not isinstance(value, Tensor) or not value.ndim:
         return value
-    return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
+    if like.is_floating_point():
+        value = value.to(like.dtype)
+    return value.to(like.device).reshape(-1, *[1] * (like.ndim - 1))

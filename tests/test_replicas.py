@@ -1,0 +1,253 @@
+"""R seeds as one program end where R runs on their own would."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlab import (
+    ATF,
+    MLA,
+    OGM,
+    Balancer,
+    GradientBlending,
+    Joint,
+    MMPareto,
+    MultimodalNet,
+    Step,
+    Uniform,
+    Unimodal,
+    fit,
+)
+from mmlab.datasets import Batch, MultimodalData, drop
+from mmlab.datasets.synthetic import synthetic
+from mmlab.evaluation import Curves
+from mmlab.models import FUSIONS, UnstackableError
+
+SEEDS = [3, 5, 8]
+METHODS = {
+    "joint": Joint,
+    "uniform": lambda: Uniform(encoder_scale=1.5),
+    "unimodal": lambda: Unimodal("a"),
+    "gblend": lambda: GradientBlending(warmup=1, super_epoch=1),
+    "gblend offline": lambda: GradientBlending(mode="offline"),
+    "ace": lambda: ATF("ace"),
+    "bdo": lambda: ATF("bdo", total="one"),
+    "decoupled": lambda: ATF("ace", decoupled=True),
+    "ogm": lambda: OGM(enhance=False),
+    "ogm-ge": OGM,
+    "continuous": lambda: OGM(continuous=True, enhance=False),
+    "mmpareto": MMPareto,
+    "by tensor": lambda: MMPareto(rescale="tensor"),
+    "mla": MLA,
+    "rls": lambda: MLA("rls"),
+    "none": lambda: MLA("none"),
+}
+
+
+def datasets(**options) -> list[MultimodalData]:
+    """A data set of its own for each seed, all of one size, the last batch a short one."""
+    return [synthetic(n=(90, 20, 30), dims=5, seed=seed, **options) for seed in SEEDS]
+
+
+def train(make, data, **options):
+    balancer, settings = make(), {"epochs": 2, "batch_size": 16, "device": "cpu", "lr": 0.05}
+    build = {**balancer.network, "width": 8, **options.pop("build", {})}
+    net = MultimodalNet.build(data[0], seed=SEEDS, **build)
+    return fit(net, data, balancer, seeds=SEEDS, **settings | options)
+
+
+def alone(make, data, r, **options):
+    balancer, settings = make(), {"epochs": 2, "batch_size": 16, "device": "cpu", "lr": 0.05}
+    build = {**balancer.network, "width": 8, **options.pop("build", {})}
+    net = MultimodalNet.build(data[r], seed=SEEDS[r], **build)
+    return fit(net, data[r], balancer, seed=SEEDS[r], **settings | options)
+
+
+def assert_same(run, one, r):
+    replica = run.replicas[r]
+    state = one.model.state_dict()
+    for name, value in replica.model.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=1e-5, msg=name)
+    mine, theirs = replica.history, one.history
+    keys = ["epoch", "split", "output", "metric"]
+    assert mine[keys].equals(theirs[keys])
+    # gains and overfits are differences of losses: their last digits are rounding
+    assert mine.value.to_numpy() == pytest.approx(theirs.value.to_numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_replicas_equal_separate_runs(method):
+    data = datasets()
+    run = train(METHODS[method], data)
+    starts = [MultimodalNet.build(d, width=8, seed=s) for d, s in zip(data, SEEDS, strict=True)]
+    for r in range(len(SEEDS)):
+        assert_same(run, alone(METHODS[method], data, r), r)
+        before = next(starts[r].encoders["a"].parameters())
+        after = next(run.replicas[r].model.encoders["a"].parameters())
+        assert not torch.equal(before, after)
+    first, second = (next(run.replicas[r].model.encoders["a"].parameters()) for r in (0, 1))
+    assert (first - second).abs().max() > 0.01  # they are different seeds
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("method", ["ogm-ge", "mmpareto"])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_under_every_fusion(fusion, method):
+    data = datasets()
+    run = train(METHODS[method], data, build={"fusion": fusion})
+    assert_same(run, alone(METHODS[method], data, 1, build={"fusion": fusion}), 1)
+
+
+def convolution() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(1)
+    )
+
+
+@pytest.mark.parametrize("method", ["joint", "ogm-ge", "mmpareto", "bdo"])
+def test_under_encoders_that_are_not_linear_layers(method):
+    data, build = datasets(), {"encoders": {m: convolution() for m in "ab"}, "width": 24}
+    run = train(METHODS[method], data, build=build)
+    assert_same(run, alone(METHODS[method], data, 2, build=build), 2)
+
+
+@pytest.mark.parametrize("method", ["joint", "uniform", "ace", "bdo", "ogm-ge", "mmpareto"])
+def test_with_modalities_missing(method):
+    data = []
+    for d, s in zip(datasets(), SEEDS, strict=True):
+        splits = {k: drop(b, {"a": 0.3, "b": 0.2}, s) for k, b in d.splits.items()}
+        data.append(MultimodalData(**splits, n_classes=d.n_classes))
+    run = train(METHODS[method], data)
+    assert_same(run, alone(METHODS[method], data, 1), 1)
+
+
+@pytest.mark.parametrize("method", ["joint", "gblend", "bdo", "mmpareto", "mla"])
+def test_in_regression(method):
+    def numbers(batch: Batch) -> Batch:
+        return Batch(batch.inputs, batch.target.float() + batch.inputs["a"][:, 0])
+
+    data = [
+        MultimodalData(**{k: numbers(b) for k, b in d.splits.items()}, task="regression")
+        for d in datasets()
+    ]
+    run = train(METHODS[method], data)
+    assert_same(run, alone(METHODS[method], data, 0), 0)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.RMSprop])
+def test_under_other_optimisers(optimizer):
+    data, make = datasets(), lambda parameters: optimizer(parameters, lr=1e-3, weight_decay=0.1)
+    run = train(METHODS["ace"], data, optimizer=make)
+    assert_same(run, alone(METHODS["ace"], data, 1, optimizer=make), 1)
+
+
+GRIDS = {
+    "alpha of OGM": (lambda v: OGM(alpha=v), [0.1, 0.5, 2.0]),
+    "rate of ACE": (lambda v: ATF("ace", rate=v), [0.0, 0.1, 1.0]),
+    "rate of BDO": (lambda v: ATF("bdo", rate=v), [0.0, 0.1, 1.0]),
+    "gamma of MMPareto": (lambda v: MMPareto(gamma=v), [0.5, 1.0, 2.0]),
+    "gamma of MMPareto by tensor": (lambda v: MMPareto(gamma=v, rescale="tensor"), [0.5, 1.0, 2.0]),
+    "alpha of MLA": (lambda v: MLA(alpha=v), [0.01, 0.1, 10.0]),
+    "alpha of MLA, rls": (lambda v: MLA("rls", alpha=v), [0.01, 0.1, 10.0]),
+    "scale of the uniform sum": (lambda v: Uniform(encoder_scale=v), [0.5, 1.0, 1.5]),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_grid_of_a_hyper_parameter_is_one_run(grid):
+    make, values = GRIDS[grid]
+    data = datasets()
+    run = train(lambda: make(torch.tensor(values)), data)
+    for r, value in enumerate(values):
+        assert_same(run, alone(lambda value=value: make(value), data, r), r)
+
+
+@pytest.mark.parametrize("method", ["joint", "ace", "mla"])
+def test_a_grid_of_learning_rates_is_one_run(method):
+    data, rates = datasets(), [0.01, 0.05, 0.2]
+    run = train(METHODS[method], data, lr=torch.tensor(rates))
+    for r, rate in enumerate(rates):
+        assert_same(run, alone(METHODS[method], data, r, lr=rate), r)
+
+
+def test_one_data_set_serves_all_seeds_and_observers_see_each_of_them():
+    data, seen = datasets()[0], []
+    net = MultimodalNet.build(data, width=8, seed=SEEDS)
+    observers = [Curves(), lambda run: seen.append((run.epoch, run.seed))]
+    options = {"epochs": 1, "device": "cpu", "observers": observers}
+    run = fit(net, data, seeds=SEEDS, **options)
+    assert seen == [(epoch, seed) for epoch in (0, 1) for seed in SEEDS]
+    for r, seed in enumerate(SEEDS):
+        one = fit(MultimodalNet.build(data, width=8, seed=seed), data, seed=seed, **options)
+        assert_same(run, one, r)
+    assert set(run.history.seed) == set(SEEDS)
+    assert len(run.history) == 3 * len(run.replicas[0].history)
+
+
+def test_a_stack_is_built_from_the_first_seed_on():
+    data = datasets()[0]
+    net = MultimodalNet.build(data, replicas=2, seed=4, fusion="gated", heads="shared")
+    inputs = {m: x[None].expand(2, -1, -1) for m, x in data.test.inputs.items()}
+    for r in (0, 1):
+        one = MultimodalNet.build(data, seed=4 + r, fusion="gated", heads="shared")
+        torch.testing.assert_close(net(inputs).joint[r], one(data.test.inputs).joint)
+        replica = net.replica(r)
+        assert replica.state_dict().keys() == one.state_dict().keys()
+        torch.testing.assert_close(replica(data.test.inputs).joint, one(data.test.inputs).joint)
+
+
+class Own(Balancer):
+    """A step that sums over whatever axes there are."""
+
+    def step(self, s):
+        s.backward(sum(s.losses.values()))
+        yield
+
+
+class Unknown(torch.optim.Optimizer):
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+
+
+def test_what_cannot_be_stacked_is_refused():
+    data = datasets()
+    net = MultimodalNet.build(data[0], seed=SEEDS)
+    with pytest.raises(UnstackableError, match=r"Own does not say .* set `stackable = True`"):
+        fit(net, data, Own(), epochs=1, seeds=SEEDS)
+    with pytest.raises(UnstackableError, match="Unknown is not known to treat every entry"):
+        fit(net, data, epochs=1, seeds=SEEDS, optimizer=Unknown)
+    with pytest.raises(ValueError, match=r"is a stack of 3 networks, and seeds is \[1, 2\]"):
+        fit(net, data, epochs=1, seeds=[1, 2])
+    with pytest.raises(ValueError, match="is a stack of 3 networks, and seeds is None"):
+        fit(net, data[0], epochs=1)
+    with pytest.raises(ValueError, match="2 data sets for 3 seeds"):
+        fit(net, data[:2], epochs=1, seeds=SEEDS)
+    with pytest.raises(ValueError, match=r"is one network, and seeds is \[0\]"):
+        fit(MultimodalNet.build(data[0]), data[0], epochs=1, seeds=[0])
+    with pytest.raises(ValueError, match="replicas is 2 and there are 3 seeds"):
+        MultimodalNet.build(data[0], seed=SEEDS, replicas=2)
+    short = synthetic(n=(80, 20, 30), dims=5)
+    with pytest.raises(ValueError, match=r"splits of \[80, 90\] samples cannot be stacked"):
+        fit(net, [*data[:2], short], epochs=1, seeds=SEEDS, device="cpu")
+
+
+@pytest.mark.parametrize("part", [nn.Dropout(0.1), nn.BatchNorm1d(8)])
+def test_random_layers_and_foreign_buffers_are_refused(part):
+    encoders = {m: nn.Sequential(nn.Linear(5, 8), part) for m in "ab"}
+    with pytest.raises(UnstackableError, match=r"(random numbers|buffers).*one by one"):
+        MultimodalNet.build(datasets()[0], encoders=encoders, width=8, replicas=2)
+
+
+def test_in_mla_replicas_must_agree_on_what_a_batch_lacks():
+    absent = torch.zeros(2, 4, dtype=torch.bool)
+    absent[0] = True
+    data = datasets()[0]
+    batch = Batch(
+        {m: x[None, :4].expand(2, -1, -1) for m, x in data.train.inputs.items()},
+        data.train.target[None, :4].expand(2, -1),
+        {"a": torch.ones(2, 4, dtype=torch.bool), "b": absent},
+    )
+    balancer = MLA()
+    net = MultimodalNet.build(data, replicas=2, **balancer.network)
+    with pytest.raises(ValueError, match="some replicas have no sample with 'b'"):
+        list(balancer.step(Step(net, batch)))
