@@ -1,0 +1,132 @@
+"""What a step costs, counted: kernels, waits for the host, engine runs. No clock is read.
+
+Kernels are calls that reach torch's dispatcher in a warm step with its optimiser, without those
+that only look at memory differently.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmlab import (
+    ATF,
+    MLA,
+    OGM,
+    Batch,
+    GradientBlending,
+    Joint,
+    MMPareto,
+    MultimodalNet,
+    Step,
+    Uniform,
+    load,
+)
+from mmlab.bench import METHODS
+from mmlab.datasets.base import stack_batches
+from mmlab.optimizers import SGD
+
+DATA = load("av-digits", seed=0)
+WAITS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal"}
+
+
+class Kernels(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view:
+            self.names[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def kernels(make, size: int = 64, replicas: int | None = None, network=None) -> Counter[str]:
+    """Of one step, after two that warm up."""
+    balancer = make()
+    net = MultimodalNet.build(DATA, replicas=replicas, **balancer.network, **(network or {}))
+    batch: Batch = DATA.train[:size]
+    if replicas:
+        batch = stack_batches([batch] * replicas)
+    optimizer = SGD(net.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        for _ in balancer.step(Step(net, batch, optimizer)):
+            optimizer.step()
+            optimizer.zero_grad()
+
+    for _ in range(2):
+        step()
+    with Kernels() as counted:
+        step()
+    return counted.names
+
+
+def more_than_joint(make) -> int:
+    return kernels(make).total() - kernels(Joint).total()
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda: OGM(enhance=False), 20),
+        (lambda: ATF("ace"), 30),
+        (GradientBlending, 30),
+        (Uniform, 30),
+        (lambda: ATF("bdo"), 50),
+        (MLA, 50),
+    ],
+)
+def test_a_step_makes_few_kernels_more_than_joint_training(make, most):
+    assert 0 < more_than_joint(make) <= most
+
+
+@pytest.mark.parametrize("network", [{}, {"encoders": "cnn"}])
+def test_mmpareto_makes_at_most_three_times_the_kernels(network):
+    joint, pareto = kernels(Joint, network=network), kernels(MMPareto, network=network)
+    assert joint.total() < pareto.total() <= 3 * joint.total()
+
+
+ALL = {"Joint": (Joint, 1), **METHODS}
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_no_step_waits_for_the_host(method):
+    for network in ({}, {"encoders": "cnn"}):
+        assert not WAITS & kernels(ALL[method][0], network=network).keys()
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_the_count_does_not_hang_on_the_batch(method):
+    make = ALL[method][0]
+    assert kernels(make, size=32) == kernels(make, size=48)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_the_count_does_not_hang_on_the_number_of_replicas(method):
+    make = ALL[method][0]
+    assert kernels(make, replicas=2) == kernels(make, replicas=5)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_stack_makes_about_the_kernels_of_one(method):
+    make = ALL[method][0]
+    assert kernels(make, replicas=5).total() <= 1.3 * kernels(make).total()
+
+
+@pytest.mark.parametrize(("method", "runs"), [("MMPareto", 2), ("MLA", 2), ("OGM", 1)])
+def test_the_engine_runs_no_more_than_needed(method, runs, monkeypatch):
+    engine = torch.autograd.Variable._execution_engine
+    seen = []
+
+    class Counting:
+        def run_backward(self, *args, **kwargs):
+            seen.append(1)
+            return engine.run_backward(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd.Variable, "_execution_engine", Counting())
+    balancer = METHODS[method][0]()
+    net = MultimodalNet.build(DATA, **balancer.network)
+    list(balancer.step(Step(net, DATA.train[:8], SGD(net.parameters(), lr=0.1))))
+    assert len(seen) == runs
