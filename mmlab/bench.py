@@ -69,10 +69,11 @@ class Network:
     shapes: Mapping[str, tuple[int, ...]]
     width: int
     steps: int
+    size: int = BATCH_SIZE
 
-    def data(self, size: int = BATCH_SIZE) -> MultimodalData:
-        """Random inputs: what they say does not change what a step costs."""
-        draw = torch.Generator().manual_seed(0)
+    def data(self) -> MultimodalData:
+        """One batch of random inputs: what they say does not change what a step costs."""
+        draw, size = torch.Generator().manual_seed(0), self.size
         inputs = {m: torch.randn(size, *s, generator=draw) for m, s in self.shapes.items()}
         batch = Batch(inputs, torch.randint(10, (size,), generator=draw))
         return MultimodalData(batch, batch[:2], batch[:2], n_classes=10)
@@ -256,6 +257,66 @@ def replicas_over_sequential(rounds: int, device: torch.device) -> Iterator[tupl
         yield f"times as fast as one seed after the other, {title}", table
 
 
+SCALED = ("Uniform", "OGM", "OGM-GE", "ATF-ACE", "ATF-BDO", "MMPareto", "MLA")
+MODALITIES, WIDTHS, BATCHES = (2, 3, 4, 6, 8), (32, 128, 512, 1536), (16, 64, 256, 1024)
+
+
+def scaling(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
+    """Cost over joint training against modalities, parameters and batch, each from one middle."""
+
+    def pair(count: int = 2, width: int = 128, batch: int = BATCH_SIZE) -> Network:
+        shapes = {f"m{i}": (width,) for i in range(count)}
+        steps = max(1, 4_000_000 // (count * width * width + count * width * batch))
+        return Network(mlp(width, width), shapes, width, min(20, steps), batch)
+
+    rows = {
+        "modalities": {n: pair(count=n) for n in MODALITIES},
+        "parameters": {2 * 2 * (w * w + w): pair(width=w) for w in WIDTHS},
+        "batch": {b: pair(batch=b) for b in BATCHES},
+    }
+    for what, networks in rows.items():
+        table = {}
+        for size, network in networks.items():
+            ready = {"Joint": stepping(network, Joint(), device)}
+            ready |= {name: stepping(network, METHODS[name][0](), device) for name in SCALED}
+            for name, row in ratios(ready, "Joint", rounds, device).items():
+                table[f"{name}, {size}"] = row
+        yield f"a step over joint training, by {what}", table
+
+
+def draw_scaling(tables: Mapping[str, Table], name: str = "cost") -> None:
+    """The tables of `scaling` as figures/<name>.png and .svg, medians with quartiles."""
+    from mmlab import plotting
+
+    plotting.style()
+    figure, axes = plotting.canvas(len(tables), sharey=True)
+    looks = plotting.looks(SCALED)
+    for ax, (title, table) in zip(axes, tables.items(), strict=True):
+        for method in SCALED:
+            rows = {
+                int(k.rpartition(" ")[2]): r for k, r in table.items() if k.startswith(method + ",")
+            }
+            low, middle, high = (
+                [row[key] for row in rows.values()]
+                for key in ("lower quartile", "median", "upper quartile")
+            )
+            ax.plot(list(rows), middle, label=method, **looks[method]._asdict())
+            ax.fill_between(list(rows), low, high, color=looks[method].color, alpha=0.15, lw=0)
+        what = title.rpartition(" ")[2]
+        ax.set_xscale("log", base=2 if what != "parameters" else 10)
+        ax.set_xlabel({"batch": "samples in a batch"}.get(what, what))
+        if what == "modalities":
+            ax.set_xticks(MODALITIES, map(str, MODALITIES))
+    axes[0].set_ylabel("time of a step, joint training = 1")
+    axes[-1].legend(fontsize=7)
+    plotting.show(
+        figure,
+        name,
+        "Time of a step of each method over one of joint training, against the number of "
+        "modalities, of parameters and of samples in a batch; medians with quartiles.",
+    )
+
+
 class PlainNet(nn.Module):
     """Encoders and one linear layer, as one would write them without mmlab."""
 
@@ -393,11 +454,12 @@ def imports(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
 
 
 TABLES = {
-    "methods": methods_over_joint,
-    "replicas": replicas_over_sequential,
     "loop": fit_over_a_hand_loop,
     "loader": loader,
     "imports": imports,
+    "replicas": replicas_over_sequential,
+    "scaling": scaling,
+    "methods": methods_over_joint,
 }
 
 
@@ -420,6 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=25, help="timed rounds, at least 2")
     parser.add_argument("--device", default="cpu", help="where the steps run (cpu)")
+    parser.add_argument("--figure", action="store_true", help="draw `scaling`: figures/cost.png")
     options = parser.parse_args(arguments)
     if options.rounds < 2:
         parser.error(f"--rounds is {options.rounds}; quartiles need at least 2")
@@ -428,6 +491,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = find_device(options.device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU thread"
     results = run(options.tables or tuple(TABLES), options.rounds, options.device)
+    if options.figure:
+        results = list(run(["scaling"], options.rounds, options.device))
+        draw_scaling(dict(results))
     if options.json:
         print(json.dumps({"where": where, "rounds": options.rounds, **dict(results)}, indent=2))
         return

@@ -79,7 +79,12 @@ class Tape:
 
 
 def linear_layers(encoder: nn.Module) -> list[nn.Module]:
-    """The linear layers of an encoder that has no other parameters; empty for any other encoder."""
+    """The linear layers of an encoder that has no other parameters; empty for any other encoder.
+
+    And for a compiled one, whose layers nobody sees.
+    """
+    if encoder._compiled_call_impl is not None:
+        return []
     parts = list(encoder) if type(encoder) is nn.Sequential else [encoder]
     if not all(type(part) in (*LAYERS, *BETWEEN) for part in parts):
         return []

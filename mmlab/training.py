@@ -167,6 +167,8 @@ def fit(
     seeds: Sequence[int] | None = None,
     loss: Loss | None = None,
     observers: Sequence[Observer] = (),
+    autocast: bool = False,
+    compile: bool | str = False,
 ) -> Run:
     """Train `model` in place on `data.train`.
 
@@ -184,6 +186,9 @@ def fit(
     loss:      loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
     observers: called with the Run before the first epoch and after each; of R seeds, with each
                one's own Run in turn.
+    autocast:  let the encoders compute in bfloat16 where that is safe; pays for big ones on a GPU.
+    compile:   True, or a backend of torch.compile such as "cudagraphs": compile the encoders. Needs
+               a C++ compiler on a CPU, and pays in long runs alone.
 
     The history holds the training loss of every output that the balancer computed, and what it
     logged, as means over the epoch. Raises FloatingPointError for a loss that is not finite,
@@ -196,6 +201,9 @@ def fit(
     check_number("lr", lr, above=0)
     device = find_device(device)
     model.to(device).train()
+    model.autocast = torch.bfloat16 if autocast else None
+    for encoder in model.encoders.values() if compile else ():
+        encoder.compile(backend="inductor" if compile is True else compile)
     shared = {"epochs": epochs, "batch_size": batch_size, "device": device, "loss": loss}
     rate = float(lr.max()) if isinstance(lr, Tensor) else lr
     rate_share = lr.to(device) / rate if isinstance(lr, Tensor) and lr.ndim else None

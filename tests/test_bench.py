@@ -1,28 +1,61 @@
-"""The benchmark's output has its shape, and its two loops do the same work. No time is asserted."""
+"""The benchmark's tables have their shape, and its loops do the same work. No time is asserted."""
 
 import json
 
 import pytest
 import torch
+from torch import nn
 
 from mmlab import balancers, bench, load
 from mmlab.balancers import Joint
 from mmlab.models import MultimodalNet
 
+TINY = bench.Network(lambda size: nn.Linear(size, 4), {"a": (3,), "v": (2,)}, 4, steps=1, size=8)
 
-def test_the_table_has_a_median_and_quartiles_for_every_method(capsys):
-    bench.main(["--json", "--rounds", "2"])
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(bench, "NETWORKS", {"tiny MLPs": TINY})
+    for name, values in (("MODALITIES", (2, 3)), ("WIDTHS", (4, 8)), ("BATCHES", (4, 8))):
+        monkeypatch.setattr(bench, name, values)
+
+
+def tables(capsys, *names):
+    bench.main([*names, "--json", "--rounds", "2"])
     result = json.loads(capsys.readouterr().out)
-    tables = [result[key] for key in result if key != "rounds"]
-    assert result["rounds"] == 2 and list(tables[0]) == ["on a plain module", "fit"]
-    assert list(tables[1]) == list(bench.BALANCERS)
-    for row in (tables[0] | tables[1]).values():
-        assert 0 < row["lower quartile"] <= row["median"] <= row["upper quartile"]
+    assert result.pop("rounds") == 2 and result.pop("where") == "one CPU thread"
+    for table in result.values():
+        for row in table.values():
+            assert 0 < row["lower quartile"] <= row["median"] <= row["upper quartile"]
+    return result
 
 
-def test_every_method_is_timed():
-    methods = set(balancers.__all__) - {"Balancer", "Step", "Joint"}
-    assert {type(make()).__name__ for make in bench.BALANCERS.values()} == methods
+def test_every_method_stands_beside_its_floor(capsys):
+    (table,) = tables(capsys, "methods").values()
+    assert table.keys() == bench.METHODS.keys()
+    assert table["MMPareto"]["floor"] == pytest.approx(5 / 3)
+    methods = set(balancers.__all__) - {"Balancer", "Step", "Joint", "Unimodal"}
+    assert {type(make()).__name__ for make, _ in bench.METHODS.values()} == methods
+
+
+def test_scaling_is_drawn(capsys, monkeypatch, tmp_path):
+    from mmlab import plotting
+
+    monkeypatch.setattr(plotting, "FIGURES", tmp_path)
+    result = tables(capsys, "scaling")
+    assert [title.rpartition(" ")[2] for title in result] == ["modalities", "parameters", "batch"]
+    assert all(len(table) == 2 * len(bench.SCALED) for table in result.values())
+    bench.draw_scaling(result)
+    assert (tmp_path / "cost.png").stat().st_size > 10_000
+
+
+def test_replicas_loop_and_loader_have_their_rows(capsys):
+    names = next(iter(tables(capsys, "replicas").values()))
+    assert "MMPareto, R = 32" in names
+    result = tables(capsys, "loop", "loader")
+    assert list(result["fit over a hand-written loop"]) == ["on a plain module", "fit"]
+    assert list(result["a whole run over joint training"]) == ["GradientBlending, online"]
+    assert list(result["batches, over slices of what was shuffled once"]) == ["DataLoader"]
 
 
 def test_both_loops_end_at_the_same_weights(monkeypatch):
@@ -37,7 +70,14 @@ def test_both_loops_end_at_the_same_weights(monkeypatch):
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_too_few_rounds_are_refused(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "1"], "--rounds is 1; quartiles need at least 2"),
+        (["speed"], "unknown table speed; allowed: loop, loader"),
+    ],
+)
+def test_bad_requests_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        bench.main(["--rounds", "1"])
-    assert "--rounds is 1; quartiles need at least 2" in capsys.readouterr().err
+        bench.main(arguments)
+    assert message in capsys.readouterr().err

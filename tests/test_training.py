@@ -1,5 +1,7 @@
 """`fit` is the loop one would write by hand, bit for bit, and it says what is wrong."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -492,3 +494,32 @@ def test_cuda_starts_from_the_weights_of_the_cpu_and_sees_the_same_batches(metho
 def test_two_runs_on_cuda_are_equal(method):
     runs = [trained_on("cuda", method, epochs=2)[0] for _ in range(2)]
     assert same(*(weights(run.model) for run in runs))
+
+
+@pytest.mark.parametrize("method", ["joint", "ogm-ge", "mmpareto", "atf-bdo"])
+def test_under_autocast_encoders_compute_in_bfloat16_and_gradients_stay_float32(method):
+    balancer, seen = METHODS[method](), []
+    net = MultimodalNet.build(DATA, **balancer.network)
+    layer = net.encoders["a"][1]
+    layer.register_forward_hook(lambda _, given, result: seen.append(result.dtype))
+    plain = fit(copy.deepcopy(net), DATA, METHODS[method](), epochs=1, device="cpu")
+    run = fit(net, DATA, balancer, epochs=1, device="cpu", autocast=True)
+    assert torch.bfloat16 in seen
+    assert net(DATA.test.inputs).features["a"].dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+    gap = (layer.weight - plain.model.encoders["a"][1].weight).abs().max()
+    assert 0 < gap < 0.05
+    assert run.history.value.to_numpy() == pytest.approx(plain.history.value.to_numpy(), abs=0.3)
+
+
+@pytest.mark.parametrize("method", ["joint", "mmpareto"])
+def test_compiled_encoders_train_to_the_same_weights(method):
+    ends = []
+    for compile in (False, "eager"):
+        balancer = METHODS[method]()
+        net = MultimodalNet.build(DATA, **balancer.network)
+        fit(net, DATA, balancer, epochs=1, device="cpu", compile=compile)
+        assert (net.encoders["a"]._compiled_call_impl is not None) is bool(compile)
+        ends.append([p.detach() for p in net.parameters()])
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)

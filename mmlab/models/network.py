@@ -93,6 +93,8 @@ class MultimodalNet(nn.Module):
     heads:    one module a modality, or one module that all modalities share (ATF, MLA).
     replicas: R for R networks in one, as `build(..., replicas=R)` makes them: every parameter has
               a leading axis R, and so have inputs and outputs; None for one ordinary network.
+    autocast: the type the encoders compute in where that is safe (`torch.autocast`), such as
+              torch.bfloat16; None for theirs. Features, parameters and gradients stay float32.
 
     Raises ValueError if encoders, fusion and heads name different modalities.
     """
@@ -118,6 +120,7 @@ class MultimodalNet(nn.Module):
                     f"{sorted(self.encoders)}; give each part the same modalities"
                 )
 
+        self.autocast: torch.dtype | None = None
         self._lazy = False
         self.replicas: int | None = None
         self._one: list[MultimodalNet] = []  # in a list: not a part of the network
@@ -175,7 +178,11 @@ class MultimodalNet(nn.Module):
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        features = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
+        if self.autocast is None:
+            features = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
+        else:
+            with torch.autocast(next(iter(inputs.values())).device.type, self.autocast):
+                features = {m: encoder(inputs[m]).float() for m, encoder in encoders.items()}
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)
         if not self._lazy:
             _ = out.joint
