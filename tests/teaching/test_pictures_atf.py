@@ -66,11 +66,3 @@ def test_hops_draws_the_factors_and_the_second_hop_of_bdo_alone_in_red(ax, rule)
     ):
         assert list(line.get_ydata()) == [half, end]
     assert "a = 0.3" in ax.get_title(loc="left") + ax.get_title()
-
-
-def test_losses_draws_what_the_track_says(ax):
-    pictures.losses(ax, rule="bdo", rate=0.3, floor=0.2)
-    path = pictures.track("bdo", 0.3, 0.2)
-    for m, line in enumerate(ax.lines):
-        assert list(line.get_ydata()) == path.losses[:, m].tolist()
-        assert line.get_label() == pictures.MODALITIES[m]

@@ -80,13 +80,3 @@ def hops(ax: Axes, rule: str = "ace", rate: float = 0.3, floor: float = 0.0) -> 
     ax.set(ylim=(-0.02, 1.02), xlabel="step", ylabel="λ")
     ax.set_title(f"{rule}\na = {rate:g}, floor {floor:g}")
     ax.legend(loc="upper left", fontsize=8)
-
-
-def losses(ax: Axes, rule: str = "ace", rate: float = 0.3, floor: float = 0.0) -> None:
-    """The losses that belong to `hops`, with the same arguments."""
-    path = track(rule, rate, floor)
-    for m, (name, look) in enumerate(plotting.looks(MODALITIES).items()):
-        ax.plot(path.losses[:, m].tolist(), label=name, **look._asdict())
-    ax.set(ylim=(0, START), xlabel="step", ylabel="loss")
-    ax.set_title(f"{rule}\na = {rate:g}, floor {floor:g}")
-    ax.legend(loc="upper right", fontsize=8)
