@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 RULES = {
     "sum": Look("#7F7F7F", ":", "v"),
-    "Pareto": Look("#56B4E9", "--", "P"),
-    "MMPareto": Look("#CC79A7", "-", "X"),
+    "Pareto": Look("#CC79A7", "--", "X"),
+    "MMPareto": Look("#56B4E9", "-", "P"),
 }
 """g + u; twice the min-norm point in a conflict, else g + u; and that with MMPareto's magnitude."""
 
@@ -58,7 +58,9 @@ def segment(ax: Axes, *, angle: float, ratio: float, gamma: float) -> None:
     arrows |= {name: (found[name], RULES[name]) for name in ("sum", "MMPareto")}
     for name, (tip, look) in arrows.items():
         _arrow(ax, name, tip, look)
-    ax.set(xlim=(-1.3, 3.1), ylim=(-0.45, 2.55), aspect="equal", xticks=[], yticks=[])
+    reach = 0.9 * gamma * (g.norm() + u.norm()).item() + 0.3  # the same at every angle
+    ax.set(xlim=(-1.2, max(reach, 1.3)), ylim=(-0.3, max(0.85 * reach, 1.2)))
+    ax.set(aspect="equal", xticks=[], yticks=[])
     ax.set_title(f"{angle:.0f}°: {_verdict(g, u)}")
 
 
@@ -95,11 +97,14 @@ def _curve(ax: Axes, angles: Tensor, values: Tensor, name: str) -> None:
 def _arrow(ax: Axes, name: str, tip: Tensor, look: Look) -> None:
     """An arrow from the origin, with its name beyond the tip."""
     x, y = tip.tolist()
-    style = {"arrowstyle": "-|>", "color": look.color, "linestyle": look.linestyle}
-    ax.annotate("", (x, y), (0, 0), arrowprops=style | {"linewidth": 1.8, "shrinkA": 0})
-    length = math.hypot(x, y) or 1.0
-    beyond = 1 + 0.17 / length
-    ax.text(beyond * x, beyond * y, name, color=look.color, ha="center", va="center")
+    style = {"color": look.color, "linestyle": look.linestyle, "linewidth": 1.8}
+    style |= {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", (x, y), (0, 0), arrowprops=style)
+    if name == "sum":  # it may lie along MMPareto's step: its name goes beside the tip
+        ax.text(x + 0.1, y, name, color=look.color, ha="left", va="center")
+    else:
+        beyond = 1 + 0.17 / (math.hypot(x, y) or 1.0)
+        ax.text(beyond * x, beyond * y, name, color=look.color, ha="center", va="center")
 
 
 def _verdict(g: Tensor, u: Tensor) -> str:
