@@ -73,6 +73,8 @@ def test_the_drawn_boundary_is_where_the_fused_class_changes():
     product = own * other  # equal weights: the product of the probabilities decides
     assert ((mean > 0) == (product[:, 0] > product[:, 1:].amax(-1))).all()
     assert mean[0] < 0 < mean[1]
+    own_only, other_only = (pictures.says_first(own, other, weight) for weight in (1.0, 0.0))
+    assert (own_only < 0).all() and (other_only > 0).all()
 
 
 @pytest.mark.parametrize("sure", [0.34, 0.6, 0.95])
