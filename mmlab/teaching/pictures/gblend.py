@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mmlab.balancers.gblend import blend_weights, optimal_weights, overfit_and_gain
 from mmlab.plotting import LOOKS
 
+DOWN, UP = "#555555", "#B00020"
+"""The colour of a held-out loss that falls, and of one that rises."""
+
 
 def over_sum(w: Tensor) -> Tensor:
+    """w (…, K) over its sum."""
     return w / w.sum(-1, keepdim=True)
 
 
@@ -21,7 +26,7 @@ RULES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "|G|/O²": lambda overfit, gain: over_sum(gain.abs() / overfit.square()),
     "G/O, guarded": lambda overfit, gain: over_sum(gain.clamp(min=0) / overfit.abs()),
 }
-"""Ways from overfit and gain (…, K) to weights: the library's, and two mistakes that are made."""
+"""From overfit and gain (…, K) to weights: the library's rule, and two mistakes that are made."""
 
 
 def estimate(
@@ -35,40 +40,42 @@ def estimate(
 ) -> None:
     """One head's losses, what it gains and overfits between two epochs, and its weight for that.
 
-    curves: a head -> its mean losses (train, holdout) after each epoch, (epochs + 1,) each, in
-    nats; the weight is that of `head` among all of them. Two epochs in the wrong order are swapped.
+    curves: a head -> its mean losses (training, held-out) after each epoch, (epochs + 1,) each, in
+    nats. The weight is that of `head` among all of them, by one of `RULES`. Two epochs in the wrong
+    order are swapped.
     """
     before, after = sorted((before, after))
-    train, holdout = (torch.stack([pair[i] for pair in curves.values()], dim=-1) for i in (0, 1))
-    overfit, gain = overfit_and_gain(train[before], holdout[before], train[after], holdout[after])
-    k = list(curves).index(head)
-    color = LOOKS[head].color
-
+    losses = torch.stack([torch.stack(tuple(pair)) for pair in curves.values()], dim=1)
+    overfit, gain = overfit_and_gain(*losses[..., before], *losses[..., after])
+    k, color = list(curves).index(head), LOOKS[head].color
     seen, unheard = curves[head]
+
     epochs = range(len(seen))
     ax.fill_between(epochs, seen, unheard, color=color, alpha=0.12, linewidth=0)
     ax.plot(epochs, unheard, color=color, label="held-out")
     ax.plot(epochs, seen, color=color, linestyle=":", label="training")
     for epoch in (before, after):
         ax.plot([epoch, epoch], [seen[epoch], unheard[epoch]], color=color, linewidth=4, alpha=0.6)
-    ax.axhline(unheard[before], color="#555555", linewidth=0.8, linestyle="--")
-    if before < after:
-        _arrow(ax, (after + before) / 2, float(unheard[before]), float(unheard[after]))
-    ax.set_xlabel("epoch")
+    start, end = float(unheard[before]), float(unheard[after])
+    ax.axhline(start, color=DOWN, linewidth=0.8, linestyle="--")
+    if start != end:
+        arrow = {"arrowstyle": "->", "color": DOWN if end < start else UP, "lw": 2}
+        middle = (before + after) / 2
+        ax.annotate("", xy=(middle, end), xytext=(middle, start), arrowprops=arrow)
+
     w = RULES[rule](overfit, gain)[k]
-    ax.set_title(f"{head}: w = {w:.2f}\nG = {gain[k]:+.2f}, O = {overfit[k]:+.2f}")
-
-
-def _arrow(ax: Axes, x: float, start: float, end: float) -> None:
-    """The gain, from the held-out loss before to that after; its colour tells a rise."""
-    color = "#555555" if end <= start else "#B00020"
-    ax.annotate(
-        "", xy=(x, end), xytext=(x, start), arrowprops={"arrowstyle": "->", "color": color, "lw": 2}
-    )
+    numbers = f"ΔG {gain[k]:+.2f}, ΔO {overfit[k]:+.2f}".replace("-", "−")
+    ax.set_title(f"{head}: weight {w:.2f}\n{numbers}")
+    ax.set_ylim(0, 1.05 * float(losses.max()))
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if ax.get_subplotspec().is_first_col():
+        ax.set_ylabel("cross-entropy, nats")
+        ax.legend(loc="upper right")
 
 
 def ratio(w: Tensor, gain: Tensor, moment: Tensor) -> Tensor:
-    """J = wᵀMw / (Gᵀw)²: expected squared overfit for squared gain; w (…, K) gives (…)."""
+    """J = wᵀSw / (Gᵀw)²: expected squared overfit for squared gain; w (…, K) gives (…)."""
     return ((w @ moment) * w).sum(-1) / (w @ gain).square()
 
 
@@ -81,30 +88,34 @@ def second_moment(sigma: Tensor, correlation: float = 0.0, bias: float = 0.0) ->
 def criterion(
     gain: Tensor, sigma: Tensor, ax: Axes, *, correlation: float = 0.0, bias: float = 0.0
 ) -> None:
-    """The map of J over the blends of three heads, with the optimum and the diagonal formula.
+    """The map of J over the blends of three heads, with its minimum and the diagonal formula.
 
     gain, sigma: G and the deviations of the overfit, (3,) each. Right is weight on head 1, up is
     weight on head 2, the rest lies on head 3. The triangle holds the blends without a negative
-    weight. Darker is worse; white is where the blend gains nothing.
+    weight. Darker is worse; white at the edge is where a blend does not gain.
     """
     moment = second_moment(sigma, correlation, bias)
     grid = torch.linspace(-0.35, 1.1, 120, dtype=gain.dtype)
     one, two = torch.meshgrid(grid, grid, indexing="xy")
     w = torch.stack([one, two, 1 - one - two], dim=-1)
-    best = optimal_weights(gain, moment)
-    lowest = ratio(best, gain, moment)
-    excess = (ratio(w, gain, moment) / lowest).log2().masked_fill(w @ gain <= 0, torch.nan)
+    best, formula = optimal_weights(gain, moment), over_sum(gain / moment.diagonal())
+    J = {name: ratio(w, gain, moment) for name, w in (("best", best), ("formula", formula))}
+    single = ratio(torch.eye(len(gain), dtype=gain.dtype), gain, moment).min()
+
+    excess = (ratio(w, gain, moment) / J["best"]).log2().masked_fill(w @ gain <= 0, torch.nan)
     ax.contourf(one, two, excess.clamp(max=5), levels=10, cmap="Greys", alpha=0.8)
     ax.plot([0, 1, 0, 0], [0, 0, 1, 0], color="#555555", linewidth=1)
-    diagonal = over_sum(gain / moment.diagonal())
-    ax.plot(*best[:2], "*", color="#009E73", markersize=14, markeredgecolor="black", label="best")
-    ax.plot(
-        *diagonal[:2], "X", color="#D55E00", markersize=9, markeredgecolor="black", label="G/σ²"
-    )
+    edge = {"linestyle": "", "markeredgecolor": "black"}
+    ax.plot(*best[:2], "*", color="#56B4E9", markersize=13, label="best", **edge)
+    ax.plot(*formula[:2], "X", color="#D55E00", markersize=7, label="formula", **edge)
     for k, place in enumerate([(1, 0), (0, 1), (0, 0)], start=1):
-        ax.annotate(str(k), place, xytext=(4, 4), textcoords="offset points", weight="bold")
-    singles = ratio(torch.eye(len(gain), dtype=gain.dtype), gain, moment)
-    formula = ratio(diagonal, gain, moment)
-    ax.set_title(f"best {lowest:.2f}, formula {formula:.2f},\nbest head {singles.min():.2f}")
-    ax.set(xlabel="weight of head 1", aspect="equal")
+        ax.annotate(f"{k}", place, (-10, -10), textcoords="offset points", weight="bold")
+    ax.set_title(
+        f"correlation {correlation:g}, mean {bias:g}\nJ: best {J['best']:.2f}, head {single:.2f}\n"
+        f"formula {J['formula']:.2f}"
+    )
+    ax.set_xlabel("weight of head 1")
     ax.grid(False)
+    if ax.get_subplotspec().is_first_col():
+        ax.set_ylabel("weight of head 2")
+        ax.legend(loc="upper right", handletextpad=0)
