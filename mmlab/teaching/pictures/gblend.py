@@ -60,8 +60,8 @@ def estimate(
     ax.axhline(start, color=DOWN, linewidth=0.8, linestyle="--")
     if start != end:
         arrow = {"arrowstyle": "->", "color": DOWN if end < start else UP, "lw": 2}
-        middle = (before + after) / 2
-        ax.annotate("", xy=(middle, end), xytext=(middle, start), arrowprops=arrow)
+        x = before + (after - before) / 4
+        ax.annotate("", xy=(x, end), xytext=(x, start), arrowprops=arrow)
 
     w = RULES[rule](overfit, gain)[k]
     numbers = f"ΔG {gain[k]:+.2f}, ΔO {overfit[k]:+.2f}".replace("-", "−")
@@ -108,10 +108,10 @@ def criterion(
     edge = {"linestyle": "", "markeredgecolor": "black"}
     ax.plot(*best[:2], "*", color="#56B4E9", markersize=13, label="best", **edge)
     ax.plot(*formula[:2], "X", color="#D55E00", markersize=7, label="formula", **edge)
-    for k, place in enumerate([(1, 0), (0, 1), (0, 0)], start=1):
-        ax.annotate(f"{k}", place, (-10, -10), textcoords="offset points", weight="bold")
+    for k, (place, shift) in enumerate([((1, 0), -10), ((0, 1), -10), ((0, 0), 3)], start=1):
+        ax.annotate(f"{k}", place, (shift, -12), textcoords="offset points", weight="bold")
     ax.set_title(
-        f"correlation {correlation:g}, mean {bias:g}\nJ: best {J['best']:.2f}, head {single:.2f}\n"
+        f"correlation {correlation:g}, mean {bias:g}\nbest {J['best']:.2f}, head {single:.2f}\n"
         f"formula {J['formula']:.2f}"
     )
     ax.set_xlabel("weight of head 1")
