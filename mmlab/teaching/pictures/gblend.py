@@ -71,7 +71,7 @@ def estimate(
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     if ax.get_subplotspec().is_first_col():
         ax.set_ylabel("cross-entropy, nats")
-        ax.legend(loc="upper right")
+        ax.legend(loc="upper right", handlelength=1.2)
 
 
 def ratio(w: Tensor, gain: Tensor, moment: Tensor) -> Tensor:
