@@ -1,4 +1,4 @@
-"""OGM-GE's pictures draw the library's own k, and the race obeys the law it is drawn for."""
+"""OGM-GE's pictures draw the library's own k, every step of a run, and a cumulated spectrum."""
 
 import matplotlib
 
@@ -47,24 +47,20 @@ def test_the_curve_has_its_jump_at_1_and_the_continuous_one_has_none(ax):
         assert ("continuous" in ax.get_title()) == continuous
 
 
-@pytest.mark.parametrize("loudness", [1.0, 2.0, 3.0])
-def test_without_modulation_the_part_of_the_margin_is_that_of_the_squares(loudness):
-    _, part = pictures.quiet_part(loudness, alpha=0.0, continuous=False)
-    np.testing.assert_allclose(part, 1 / (1 + loudness**2), rtol=1e-6)
+def test_the_trace_shows_every_step_of_every_modality(ax):
+    pictures.trace(ax, RATIOS)
+    assert ax.get_legend_handles_labels()[1] == ["audio", "image"]
+    for line_of, m in zip(ax.get_lines(), RATIOS, strict=False):
+        np.testing.assert_allclose(line_of.get_ydata(), RATIOS[m])
 
 
-@pytest.mark.parametrize("continuous", [False, True])
-def test_modulation_gives_the_quiet_feature_more_and_never_the_lead(continuous):
-    _, plain = pictures.quiet_part(2.0, alpha=0.0, continuous=continuous)
-    _, part = pictures.quiet_part(2.0, alpha=0.8, continuous=continuous)
-    assert (part[10:] > plain[10:]).all()
-    assert part.max() < 0.51
+def test_the_spectrum_cumulates_and_stops_where_it_should(ax):
+    pictures.spectrum(ax, {"joint": torch.tensor([0.5, 0.3, 0.1, 0.1])}, directions=3)
+    (drawn,) = ax.get_lines()
+    np.testing.assert_allclose(drawn.get_xdata(), [1, 2, 3])
+    np.testing.assert_allclose(drawn.get_ydata(), [50, 80, 90], rtol=1e-5)
 
 
-def test_the_race_draws_both_runs_by_name(ax):
-    pictures.race(ax, loudness=2.0, alpha=0.8, continuous=False)
-    assert ax.get_legend_handles_labels()[1] == ["joint", "modulated"]
-    joint, modulated = ax.get_lines()[:2]
-    assert joint.get_ydata()[-1] == pytest.approx(0.2)
-    assert modulated.get_ydata()[-1] > joint.get_ydata()[-1]
-    assert ax.get_title() == "2 times as loud\nα = 0.8, with the jump"
+def test_switches_are_changes_of_the_leader():
+    assert pictures.switches(RATIOS) == 0.5  # image leads, then audio, then audio
+    assert pictures.switches({m: rho[1:] for m, rho in RATIOS.items()}) == 0

@@ -1,6 +1,6 @@
-"""What OGM-GE does: the coefficient over the ratio, and a race that the coefficient steers.
+"""What OGM-GE does: its coefficient over the ratio, the lead in a run, the directions of its noise.
 
-Both pictures take their k from `mmlab.balancers.ogm`, so they cannot drift from the method.
+The coefficient is `mmlab.balancers.ogm`'s own, so the picture cannot drift from the method.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from mmlab.balancers.ogm import discrepancy_ratios, modulation_coefficients
+from mmlab.balancers.ogm import modulation_coefficients
 from mmlab.plotting import looks
 
 RIGHT_END = 3.0
@@ -37,35 +37,29 @@ def coefficient(ax: Axes, ratios: Mapping[str, Tensor], *, alpha: float, continu
     ax.legend(loc="upper right", fontsize=8)
 
 
-def race(ax: Axes, *, loudness: float, alpha: float, continuous: bool) -> None:
-    """The quieter feature's part of the margin while two features learn, with k and without.
-
-    Notebook 01's smallest example: two classes, one fixed perfect feature a modality, one
-    coefficient each. loudness: the louder feature over the quieter one, ≥ 1.
-    """
-    for name, strength, style in (("joint", 0.0, "--"), ("modulated", alpha, "-")):
-        time, part = quiet_part(loudness, strength, continuous)
-        ax.plot(time, part, style, color="#000000", label=name)
-    ax.axhline(0.5, color="#555555", linewidth=0.8, linestyle=":")
-    ax.set(xscale="log", ylim=(0, 0.6), xlabel="time, steps × rate", ylabel="quiet feature's part")
-    rule = "continuous" if continuous else "with the jump"
-    ax.set_title(f"{loudness:g} times as loud\nα = {alpha:g}, {rule}")
+def trace(ax: Axes, ratios: Mapping[str, Tensor]) -> None:
+    """The ratio of each modality at every step of a run; ratios: ρ, (T,) a modality."""
+    for m, look in looks(ratios).items():
+        ax.plot(ratios[m].cpu(), color=look.color, linestyle=look.linestyle, linewidth=1, label=m)
+    ax.axhline(1, color="#555555", linewidth=0.8)
+    ax.set(xlabel="step", ylabel="ratio ρ", ylim=(0, None))
     ax.legend(loc="lower right", fontsize=8)
 
 
-def quiet_part(
-    loudness: float, alpha: float, continuous: bool, steps: int = 2000, rate: float = 0.01
-) -> tuple[Tensor, Tensor]:
-    """Gradient descent on the example of `race`: (time, part of the margin), both (steps,).
+def switches(ratios: Mapping[str, Tensor]) -> float:
+    """The part of the steps at which the lead changes; ratios: ρ, (T,) a modality."""
+    leader = torch.stack(list(ratios.values())).argmax(0)
+    return (leader[1:] != leader[:-1]).double().mean().item()
 
-    The score of a feature is the probability of the true class from its own part of the margin.
+
+def spectrum(ax: Axes, parts: Mapping[str, Tensor], directions: int = 40) -> None:
+    """The part of the variance that lies in the strongest directions, cumulated.
+
+    parts: the part of each direction, (N,) in falling order and of sum 1, a name.
     """
-    feature = torch.tensor([loudness, 1.0], dtype=torch.float64)
-    weight = torch.zeros_like(feature)
-    part = torch.empty(steps, dtype=torch.float64)
-    for step in range(steps):
-        ratios = discrepancy_ratios((weight * feature).sigmoid())
-        k = modulation_coefficients(ratios, alpha, continuous=continuous)
-        weight = weight + rate * k * feature * (-weight @ feature).sigmoid()
-        part[step] = weight[1] * feature[1] / (weight @ feature)
-    return rate * torch.arange(1, steps + 1, dtype=torch.float64), part
+    for name, look in looks(parts).items():
+        share = parts[name][:directions].cumsum(0).cpu()
+        places = range(1, len(share) + 1)
+        ax.plot(places, 100 * share, label=name, markevery=8, **look._asdict())
+    ax.set(xlabel="strongest directions", ylabel="variance in them, %", ylim=(0, 103))
+    ax.legend(loc="lower right", fontsize=8)
