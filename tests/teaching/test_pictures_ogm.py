@@ -34,7 +34,7 @@ def test_steps_of_a_run_stand_at_their_coefficient(ax, alpha, continuous):
         expected = modulation_coefficients(RATIOS[m][:, None], alpha, continuous=continuous)[:, 0]
         np.testing.assert_allclose(line(ax, marker).get_xdata(), RATIOS[m])
         np.testing.assert_allclose(line(ax, marker).get_ydata(), expected, rtol=1e-6)
-        assert f"{m}: mean k {expected.mean():.2f}" in ax.get_legend_handles_labels()[1]
+        assert f"{m} {expected.mean():.2f}" in ax.get_title()
 
 
 def test_the_curve_has_its_jump_at_1_and_the_continuous_one_has_none(ax):

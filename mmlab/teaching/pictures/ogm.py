@@ -19,31 +19,40 @@ RIGHT_END = 3.0
 def coefficient(ax: Axes, ratios: Mapping[str, Tensor], *, alpha: float, continuous: bool) -> None:
     """The coefficient k over the ratio ρ, and the steps of a real run on it.
 
-    ratios: ρ at each step of a run, (T,) a modality. alpha, continuous: as for `OGM`. The legend
+    ratios: ρ at each step of a run, (T,) a modality. alpha, continuous: as for `OGM`. The title
     gives the mean k that each encoder's gradient would have had at these ratios.
     """
     for left, right in ((0.0, 1.0), (1.0 + 1e-6, RIGHT_END)):
         rho = torch.linspace(left, right, 200, dtype=torch.float64)
         k = modulation_coefficients(rho[:, None], alpha, continuous=continuous)
         ax.plot(rho, k, color="#555555", zorder=1)
-    for m, look in looks(ratios).items():
+    means = []
+    for m, (color, _, marker) in looks(ratios).items():
         rho = ratios[m].double().cpu()
         k = modulation_coefficients(rho[:, None], alpha, continuous=continuous)[:, 0]
-        label = f"{m}: mean k {k.mean():.2f}"
-        ax.plot(rho, k, look.marker, color=look.color, alpha=0.4, markersize=4, label=label)
+        ax.plot(rho, k, marker, color=color, markerfacecolor="none", alpha=0.5, label=m)
+        means.append(f"{m} {k.mean():.2f}")
     ax.axvline(1, color="#555555", linewidth=0.8, linestyle=":")
     ax.set(xlim=(0, RIGHT_END), ylim=(0, 1.08), xlabel="ratio ρ", ylabel="coefficient k")
-    ax.set_title(f"α = {alpha:g}, {'continuous' if continuous else 'with the jump'}")
-    ax.legend(loc="upper right", fontsize=8)
+    rule = "continuous" if continuous else "with the jump"
+    ax.set_title(f"α = {alpha:g}, {rule}\nmean k: {', '.join(means)}")
+    ax.legend(loc="lower left", fontsize=8)
+    ax.label_outer()
 
 
 def trace(ax: Axes, ratios: Mapping[str, Tensor]) -> None:
-    """The ratio of each modality at every step of a run; ratios: ρ, (T,) a modality."""
+    """The ratio of each modality at every step of a run; ratios: ρ, (T,) a modality.
+
+    The axis is logarithmic, on which the ratios of two modalities mirror each other.
+    """
     for m, look in looks(ratios).items():
         ax.plot(ratios[m].cpu(), color=look.color, linestyle=look.linestyle, linewidth=1, label=m)
     ax.axhline(1, color="#555555", linewidth=0.8)
-    ax.set(xlabel="step", ylabel="ratio ρ", ylim=(0, None))
-    ax.legend(loc="lower right", fontsize=8)
+    ax.set(xlabel="step", ylabel="ratio ρ", yscale="log", ylim=(0.2, 6))
+    ax.set_yticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
+    ax.minorticks_off()
+    ax.legend(loc="upper right", fontsize=8, ncols=len(ratios))
+    ax.label_outer()
 
 
 def switches(ratios: Mapping[str, Tensor]) -> float:
@@ -63,3 +72,4 @@ def spectrum(ax: Axes, parts: Mapping[str, Tensor], directions: int = 40) -> Non
         ax.plot(places, 100 * share, label=name, markevery=8, **look._asdict())
     ax.set(xlabel="strongest directions", ylabel="variance in them, %", ylim=(0, 103))
     ax.legend(loc="lower right", fontsize=8)
+    ax.label_outer()
