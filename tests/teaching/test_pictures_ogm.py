@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmlab.balancers.ogm import modulation_coefficients
+from mmlab.plotting import style
 from mmlab.teaching.pictures import ogm as pictures
 
 RATIOS = {"audio": torch.tensor([0.8, 1.5, 2.0]), "image": torch.tensor([1.25, 2 / 3, 0.5])}
@@ -17,6 +18,7 @@ RATIOS = {"audio": torch.tensor([0.8, 1.5, 2.0]), "image": torch.tensor([1.25, 2
 
 @pytest.fixture
 def ax():
+    style()
     figure, ax = plt.subplots()
     yield ax
     plt.close(figure)
@@ -34,7 +36,7 @@ def test_steps_of_a_run_stand_at_their_coefficient(ax, alpha, continuous):
         expected = modulation_coefficients(RATIOS[m][:, None], alpha, continuous=continuous)[:, 0]
         np.testing.assert_allclose(line(ax, marker).get_xdata(), RATIOS[m])
         np.testing.assert_allclose(line(ax, marker).get_ydata(), expected, rtol=1e-6)
-        assert f"{m} {expected.mean():.2f}" in ax.get_title()
+        assert f"{m} {expected.mean():.2f}" in ax.get_title("left")
 
 
 def test_the_curve_has_its_jump_at_1_and_the_continuous_one_has_none(ax):
@@ -44,7 +46,7 @@ def test_the_curve_has_its_jump_at_1_and_the_continuous_one_has_none(ax):
         before, beyond = ax.get_lines()[:2]
         assert before.get_ydata()[-1] == 1
         assert beyond.get_ydata()[0] == pytest.approx(after, abs=1e-4)
-        assert ("continuous" in ax.get_title()) == continuous
+        assert ("continuous" in ax.get_title("left")) == continuous
 
 
 def test_the_trace_shows_every_step_of_every_modality(ax):
