@@ -396,8 +396,9 @@ def fit_over_a_hand_loop(rounds: int, device: torch.device) -> Iterator[tuple[st
         "GradientBlending, online": lambda: train(online, data, epochs=epochs),
     }
     table = ratios(runs, "joint", rounds)
-    # a super-epoch of n epochs: the steps, three trials of 1/2 to 1, and five looks at the splits
-    table["GradientBlending, online"]["floor"] = 3 + len(data.holdout) / (2 * len(data.train))
+    # the steps 1, all trials 2, and four forward passes over both splits in every two epochs
+    samples, looked_at = len(data.train), len(data.train) + len(data.holdout)
+    table["GradientBlending, online"]["floor"] = 3 + 4 * looked_at / (3 * 2 * samples)
     yield "a whole run over joint training", table
 
 

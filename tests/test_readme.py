@@ -17,8 +17,14 @@ def test_library_block_prints_paired_differences(capsys: pytest.CaptureFixture[s
     assert "difference" in capsys.readouterr().out
 
 
-def test_own_balancer_block_logs_its_shares() -> None:
+def test_many_seeds_block_gives_each_seed_its_own_history() -> None:
     run = assert_trains(BLOCKS[1])
+    assert list(run.history.seed.unique()) == list(range(8))
+    assert run.replicas[3].history.value.notna().all()
+
+
+def test_own_balancer_block_logs_its_shares() -> None:
+    run = assert_trains(BLOCKS[2])
     shares = run.history.query("metric == 'share'").groupby("epoch").value.sum()
     assert shares.tolist() == pytest.approx([2, 2])
 
@@ -32,7 +38,7 @@ def assert_trains(block: str) -> Run:
 
 
 def test_own_balancer_takes_8_to_15_lines() -> None:
-    body = BLOCKS[1].split("class ")[1].split("\n\n\n")[0]
+    body = BLOCKS[2].split("class ")[1].split("\n\n\n")[0]
     assert 8 <= len(body.splitlines()) <= 15
 
 
