@@ -154,6 +154,8 @@ class Curves:
     not choosing: choose by "holdout".
     """
 
+    only_looks = True
+
     def __init__(self, splits: tuple[str, ...] = ("train", "holdout")) -> None:
         self.splits = splits
 
@@ -200,6 +202,8 @@ class GradientWatch:
     For every encoder, on one fixed batch of training data: the norm of the joint loss's gradient
     ("joint norm"), of its own unimodal loss's ("unimodal norm"), and the cosine between the two.
     """
+
+    only_looks = True
 
     def __init__(self, size: int = 256) -> None:
         self.size = size

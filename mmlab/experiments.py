@@ -39,9 +39,9 @@ def compare(
     Raises ValueError for no method, TypeError for a balancer where its maker is wanted.
 
     At one seed all methods start from the same encoders and see the batches in the same order. The
-    seeds of a method train at once, as one program, where that can be done (`Balancer.stackable`)
-    and pays (linear layers on a CPU, anything on a GPU), else one by one; `attrs["at once"]` of the
-    table says how many at once for each method.
+    seeds of a method train at once, as one program, where that can be done (`Balancer.stackable`,
+    and observers with `only_looks`) and pays (linear layers on a CPU, anything on a GPU), else one
+    by one; `attrs["at once"]` of the table says how many at once for each method.
     Columns: method, seed, accuracy (test, of the balancer's own prediction), "share m" (test
     accuracy of modality m's part of the joint logits), and what `measure` returns. For regression
     the columns of `regression_metrics` stand in place of accuracy and shares.
@@ -111,7 +111,9 @@ def _together(
 ) -> list[Run] | None:
     """The Runs of one program for all seeds; None where it cannot be, or would not pay."""
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
-    if len(seeds) < 2 or len(sizes) > 1 or not is_stackable(balancer):
+    # an observer that does more than look would not reach the stack
+    looking = all(getattr(o, "only_looks", False) for o in training.get("observers", ()))
+    if len(seeds) < 2 or len(sizes) > 1 or not is_stackable(balancer) or not looking:
         return None
     settings = {**balancer.network, **(build or {})}
     try:

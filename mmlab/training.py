@@ -185,7 +185,8 @@ def fit(
                by entry.
     loss:      loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
     observers: called with the Run before the first epoch and after each; of R seeds, with each
-               one's own Run in turn.
+               one's own Run in turn, to look and record: what they put into its network does not
+               reach the stack.
     autocast:  let the encoders compute in bfloat16 where that is safe; pays for big ones on a GPU.
     compile:   True, or a backend of torch.compile such as "cudagraphs": compile the encoders. Needs
                a C++ compiler on a CPU, and pays in long runs alone.
@@ -256,6 +257,8 @@ def _split_up(
 
 
 def _observe(run: Run, observers: Sequence[Observer]) -> None:
+    for r, replica in enumerate(run.replicas):
+        replica.balancer = run.balancer.replica(r)
     for observer in observers:
         for one in run.replicas or [run]:
             observer(one)

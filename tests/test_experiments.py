@@ -10,6 +10,7 @@ from torch import nn
 from mmlab.balancers import Joint, Uniform, Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
+from mmlab.evaluation import Curves
 from mmlab.evaluation import test_accuracy as accuracy_of
 from mmlab.experiments import compare, interval, summary, train_once
 
@@ -150,3 +151,25 @@ def test_bad_comparisons_are_refused():
     table = pd.DataFrame({"method": ["a", "a"], "seed": [0, 1], "accuracy": [0.1, 0.2]})
     with pytest.raises(ValueError, match=r"no method 'joint' to compare with; .*\['a'\]"):
         summary(table)
+
+
+def test_seeds_train_at_once_where_nothing_forbids_it():
+    class Own(Joint):
+        pass
+
+    def shrink(run):
+        for p in run.model.parameters():
+            p.data.mul_(0.5)
+
+    plain = compared({"joint": Joint, "own": Own})
+    assert plain.attrs["at once"] == {"joint": 2, "own": 1}
+    rows = plain.groupby("method").accuracy
+    assert list(rows.get_group("joint")) == list(rows.get_group("own"))
+    assert compared({"joint": Joint}, observers=[Curves()]).attrs["at once"] == {"joint": 2}
+    for observer in (shrink, lambda run: run.model.encoders["a"].append(nn.Dropout(0.5))):
+        assert compared({"joint": Joint}, observers=[observer]).attrs["at once"] == {"joint": 1}
+    build = {"encoders": {m: nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.2)) for m in "ab"}}
+    assert compared({"joint": Joint}, build={**build, "width": 8}).attrs["at once"] == {"joint": 1}
+    convolution = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 2, 2), nn.Flatten())
+    build = {"encoders": dict.fromkeys("ab", convolution), "width": 8}
+    assert compared({"joint": Joint}, build=build).attrs["at once"] == {"joint": 1}

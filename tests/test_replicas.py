@@ -184,6 +184,28 @@ def test_one_data_set_serves_all_seeds_and_observers_see_each_of_them():
     assert len(run.history) == 3 * len(run.replicas[0].history)
 
 
+def state(balancer) -> dict:
+    """The tensors a balancer holds, dicts of them flattened."""
+    flat = {}
+    for name, value in vars(balancer).items():
+        for key, part in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(part, torch.Tensor):
+                flat[name, key] = part
+    return flat
+
+
+@pytest.mark.parametrize("method", ["gblend", "ace", "bdo", "mla", "rls"])
+def test_each_seed_is_left_with_a_balancer_of_its_own(method):
+    data = datasets()
+    run = train(METHODS[method], data)
+    for r in range(len(SEEDS)):
+        mine = state(run.replicas[r].balancer)
+        theirs = state(alone(METHODS[method], data, r).balancer)
+        assert mine.keys() == theirs.keys() and mine
+        for key, value in mine.items():
+            torch.testing.assert_close(value, theirs[key], rtol=1e-3, atol=1e-5)
+
+
 def test_a_stack_is_built_from_the_first_seed_on():
     data = datasets()[0]
     net = MultimodalNet.build(data, replicas=2, seed=4, fusion="gated", heads="shared")

@@ -7,6 +7,7 @@ parameters. `Step` is what a balancer works on: one batch, its losses and its gr
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -65,9 +66,22 @@ class Balancer:
         s.backward(s.losses["joint"])
         yield
 
+    def replica(self, index: int) -> Balancer:
+        """This balancer as network `index` of a stack has it: tensors along the first axis."""
+        own = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(own, name, _along_first_axis(value, index))
+        return own
+
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
         """The prediction at test time, (B, C); present: masks (B,) of the samples' modalities."""
         return out.joint
+
+
+def _along_first_axis(value: object, index: int) -> object:
+    if isinstance(value, dict):
+        return {key: _along_first_axis(part, index) for key, part in value.items()}
+    return value[index] if isinstance(value, Tensor) and value.ndim else value
 
 
 def is_stackable(balancer: Balancer) -> bool:
