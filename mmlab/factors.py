@@ -48,8 +48,11 @@ class Tape:
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
-        rows = lambda layer: self.inputs[layer].ndim == layer.weight.ndim  # noqa: E731
-        self.layers = {m: own for m, own in self.layers.items() if all(map(rows, own))}
+        self.layers = {m: own for m, own in self.layers.items() if all(map(self._has_rows, own))}
+
+    def _has_rows(self, layer: nn.Module) -> bool:
+        """Whether the pass went through the layer, a row a sample; it may have been made before."""
+        return layer in self.inputs and self.inputs[layer].ndim == layer.weight.ndim
 
     def wanted(self, m: str) -> list[Tensor]:
         """What to differentiate with respect to, for encoder m: its layers' outputs."""

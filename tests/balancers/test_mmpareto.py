@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.nn import functional as F
 
-from mmlab import Joint, MMPareto, Step, Uniform, fit
+from mmlab import Joint, MMPareto, MultimodalNet, Step, Uniform, fit, load
 from mmlab.balancers.mmpareto import integrate_tasks
 
 
@@ -318,3 +318,20 @@ def test_it_differs_from_joint_training_and_from_the_uniform_sum():
         grads.append(encoder_gradient(net, "a"))
     for other in grads[1:]:
         assert np.linalg.norm(grads[0] - other) > 0.1 * np.linalg.norm(grads[0])
+
+
+@pytest.mark.parametrize("turn", [-1, 1])
+def test_a_forward_pass_that_was_made_before_gives_the_same_gradients(turn):
+    digits, grads = load("av-digits", seed=0), []
+    for early in (False, True):
+        net = MultimodalNet.build(digits, seed=3)
+        with torch.no_grad():
+            for head in net.heads.values():
+                head.weight.mul_(turn)
+        step = Step(net, digits.train[:32])
+        if early:
+            _ = step.out  # as a balancer does that looks at the features first
+        next(MMPareto().step(step))
+        grads.append([p.grad for p in net.parameters()])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
