@@ -162,9 +162,10 @@ class Step:
     def out(self) -> Output:
         """The forward pass, made on first use."""
         self._random_state = _random_state(self.batch.target.device)
-        # with a graph, whoever reads it first; the fusion only if somebody does
-        with torch.enable_grad(), self.model.lazily():
-            return self.model(self.batch.inputs)
+        if torch.is_grad_enabled():
+            return self.model.lazily(self.batch.inputs)
+        with torch.enable_grad():  # whoever reads it first
+            return self.model.lazily(self.batch.inputs)
 
     @cached_property
     def losses(self) -> Losses:
@@ -186,8 +187,7 @@ class Step:
             if copies:
                 out = functional_call(self.model, copies, (self.batch.inputs,))
             else:
-                with self.model.lazily():
-                    out = self.model(self.batch.inputs)
+                out = self.model.lazily(self.batch.inputs)
         return Losses(out, self.batch, self.loss, graph=False)
 
     def backward(self, loss: Tensor, *, encoders: bool = True) -> None:
@@ -197,7 +197,7 @@ class Step:
         encoders=False stops at the features: the fusion and the heads learn, the encoders do not.
         """
         if encoders:
-            torch.autograd.backward(loss, torch.ones_like(loss), retain_graph=True)
+            loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
         else:
             self.grads(loss, [])
         while self._hooks:

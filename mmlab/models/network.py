@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -171,6 +170,17 @@ class MultimodalNet(nn.Module):
             raise KeyError(f"unknown modality {m!r}; this network has {list(self.encoders)}")
         return self.encoders[m](x)
 
+    def lazily(self, inputs: Mapping[str, Tensor]) -> Output:
+        """A forward pass that leaves the fusion to the first reader of `Output.joint`.
+
+        For who reads it before the next update, or never, as a training step does.
+        """
+        self._lazy = True
+        try:
+            return self(inputs)
+        finally:
+            self._lazy = False
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         encoders = self.encoders
         if inputs.keys() != encoders.keys():
@@ -187,18 +197,6 @@ class MultimodalNet(nn.Module):
         if not self._lazy:
             _ = out.joint
         return out
-
-    @contextlib.contextmanager
-    def lazily(self) -> Iterator[None]:
-        """Inside, a forward pass leaves the fusion to the first reader of `Output.joint`.
-
-        For who reads it before the next update, or never, as a training step does.
-        """
-        self._lazy = True
-        try:
-            yield
-        finally:
-            self._lazy = False
 
     @classmethod
     def build(
