@@ -291,8 +291,8 @@ class Step:
         """
         grads, chosen = self._with_grad(m, std)
         if grads:
-            noise = self.normals.like(grads)
-            torch._foreach_add_(grads, torch._foreach_mul(noise, chosen))
+            for grad, noise, own in zip(grads, self.normals.like(grads), chosen, strict=True):
+                grad.addcmul_(noise, own)
 
     def _with_grad(self, m: str, k: float | Tensor | Sequence) -> tuple[list[Tensor], object]:
         """The gradients of encoder `m` that are there, and the factor of each (or one for all)."""
