@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, optim
@@ -48,13 +48,13 @@ class Run:
     epoch counts finished epochs. rows are the history as tuples; `history` is the tidy table.
 
     A training of R seeds at once has a stack of networks, a data set a seed, and in `replicas` one
-    ordinary Run a seed, whose network follows the stack's.
+    ordinary Run a seed, whose network follows the stack's. Its optimiser is the stack's alone.
     """
 
     model: MultimodalNet
     data: MultimodalData | Sequence[MultimodalData]
     balancer: Balancer
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | SharedOptimizer
     epochs: int
     batch_size: int
     device: torch.device
@@ -149,6 +149,21 @@ class Run:
         return [generator(seed, *names, device=device) for seed in self.seed]
 
 
+class SharedOptimizer:
+    """Stands where a replica's Run would have its optimiser: replicas share the stack's.
+
+    An observer that sets a learning rate would set it R times; a branch of one replica would train
+    nothing. Raises UnstackableError for any use.
+    """
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise UnstackableError(
+            f"optimizer.{name} of one of several seeds that train at once: they share one "
+            "optimiser, so an observer cannot set it, nor can one replica branch off; train the "
+            "seeds one by one: a loop over fit(..., seed=s)"
+        )
+
+
 Observer = Callable[[Run], None]
 """Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`."""
 
@@ -185,7 +200,7 @@ def fit(
                by entry.
     loss:      loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
     observers: called with the Run before the first epoch and after each; of R seeds, with each
-               one's own Run in turn.
+               one's own Run in turn; that Run has no optimiser, for all seeds share one.
     autocast:  let the encoders compute in bfloat16 where that is safe; pays for big ones on a GPU.
     compile:   True, or a backend of torch.compile such as "cudagraphs": compile the encoders. Needs
                a C++ compiler on a CPU, and pays in long runs alone.
@@ -209,6 +224,11 @@ def fit(
     rate_share = lr.to(device) / rate if isinstance(lr, Tensor) and lr.ndim else None
     make = optimizer or (lambda parameters: SGD(parameters, lr=rate, momentum=0.9))
     run = Run(model, data, balancer, make(model.parameters()), seed=seed, **shared)
+    if rate_share is not None and (optimizer is not None or model.replicas is None):
+        raise ValueError(
+            f"lr has shape {tuple(lr.shape)}; a rate for each network of a stack goes with seeds "
+            "and the default optimiser. Give a number, or set the rate in `optimizer`"
+        )
     if seeds is not None or model.replicas is not None:
         _split_up(run, seeds, rate_share, shared)
     with drawing(seed, "dropout", device=device):
@@ -250,7 +270,7 @@ def _split_up(
         )
     run.seed, run.data, run.rate_share = tuple(seeds), datasets, rate_share
     run.replicas = [
-        Run(run.model.replica(r), data, run.balancer, run.optimizer, seed=seed, **shared)
+        Run(run.model.replica(r), data, run.balancer, SharedOptimizer(), seed=seed, **shared)
         for r, (seed, data) in enumerate(zip(seeds, datasets, strict=True))
     ]
 

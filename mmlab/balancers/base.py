@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mmlab.datasets.base import Batch
-from mmlab.models.network import MultimodalNet, Output
+from mmlab.models.network import LazyLogits, MultimodalNet, Output
 from mmlab.normals import Normals
 from mmlab.optimizers import SGD
 
@@ -161,8 +161,9 @@ class Step:
     def again(self) -> Losses:
         """The losses of the current parameters on the same batch.
 
-        No graph. Dropout draws the same masks as in `out`, and normalisation statistics and other
-        buffers are left as they were: a difference to `losses` is due to the parameters alone.
+        No graph. Dropout in the encoders and the fusion draws the same masks as in `out`, and
+        normalisation statistics and other buffers are left as they were: a difference to `losses`
+        is due to the parameters alone. (Heads are read later, so dropout in a head differs.)
         """
         _ = self.out
         # The pass writes its statistics into copies: to restore the buffers in place would spoil
@@ -172,8 +173,7 @@ class Step:
             if copies:
                 out = functional_call(self.model, copies, (self.batch.inputs,))
             else:
-                with self.model.lazily():
-                    out = self.model(self.batch.inputs)
+                out = self.model(self.batch.inputs)
         return Losses(out, self.batch, self.loss, graph=False)
 
     def backward(self, loss: Tensor, *, encoders: bool = True) -> None:
@@ -325,7 +325,7 @@ class Step:
 def _beside(k: float | Tensor, tensor: Tensor) -> float | Tensor:
     """k ready to multiply `tensor`: one factor a replica stands along the leading axis."""
     if isinstance(k, Tensor) and k.ndim:
-        return k.reshape(k.shape + (1,) * (tensor.ndim - k.ndim))
+        return k.to(tensor).reshape(k.shape + (1,) * (tensor.ndim - k.ndim))
     return k
 
 
@@ -356,15 +356,15 @@ class Losses(Mapping[str, Tensor]):
         head for all modalities.
         """
         keys = keys or tuple(self)
-        one_by_one = self.loss not in (F.cross_entropy, F.l1_loss)
-        if one_by_one or any(key in self.computed or key not in self for key in keys):
+        if not self._is_plain_mean() or any(
+            key in self.computed or key not in self for key in keys
+        ):
             return torch.stack([self[key] for key in keys], dim=-1)
         with contextlib.nullcontext() if self.graph else torch.no_grad():
-            unimodal = self.out.unimodal.together() if set(self.out.features) <= set(keys) else {}
-            logits = [
-                self.out.joint if key == "joint" else unimodal.get(key, self.out.unimodal[key])
-                for key in keys
-            ]
+            unimodal = self.out.unimodal
+            if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
+                unimodal = unimodal.together()
+            logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
             masks = None
             if self.batch.present is not None:
                 everywhere = torch.ones_like(next(iter(self.batch.present.values())))
@@ -383,6 +383,10 @@ class Losses(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return 1 + len(self.out.features)
 
+    def _is_plain_mean(self) -> bool:
+        """Whether the loss is known to be one, so that samples may be averaged in any grouping."""
+        return self.loss in (F.cross_entropy, F.l1_loss)
+
     def _mask(self, key: str) -> Tensor | None:
         return None if key == "joint" else self.batch.has(key)
 
@@ -391,6 +395,9 @@ class Losses(Mapping[str, Tensor]):
         target = self.batch.target
         if mask is None and logits.ndim == 2:
             return self.loss(as_prediction(logits, target), target)
+        if mask is None and not self._is_plain_mean():
+            pairs = zip(logits, target, strict=True)
+            return torch.stack([self.loss(as_prediction(z, y), y) for z, y in pairs])
         if logits.ndim - target.ndim == 2:  # outputs stand before the samples
             target = target.unsqueeze(-2)
         rows = target.expand(logits.shape[:-1]).reshape(-1)
@@ -465,14 +472,21 @@ def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[[
     optimizer.param_groups = [
         {**group, "lr": group["lr"] * k, "params": own}
         for group in groups
-        for k in dict.fromkeys(factor.get(p, 1.0) for p in group["params"])
-        if (own := [p for p in group["params"] if factor.get(p, 1.0) == k])
+        for k, own in _by_factor(group["params"], factor).items()
     ]
 
     def restore() -> None:
         optimizer.param_groups = groups
 
     return restore
+
+
+def _by_factor(parameters: Sequence[nn.Parameter], factor: Factors) -> dict[float, list]:
+    """The parameters by the factor they get; a NaN is a factor too, and shows in what it scales."""
+    parts: dict[float, list] = {}
+    for p in parameters:
+        parts.setdefault(factor.get(p, 1.0), []).append(p)
+    return parts
 
 
 def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[[], None]:

@@ -336,3 +336,30 @@ def test_noise_goes_only_where_a_gradient_is():
     s.add_noise(m, [1.0] * (1 + len(rest)))
     assert without.grad is None
     assert all(not torch.equal(p.grad, old) for p, old in zip(rest, before, strict=True))
+
+
+def test_a_shared_head_that_mixes_samples_reads_one_modality_at_a_time():
+    net = make_net()
+    net.heads = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3))
+    net, whole = net.double(), make_batch()
+    batch = whole[:4]  # as many samples as features: the axes could be mistaken for each other
+    together, apart = Step(net, batch).losses.stack("a", "b"), Step(net, batch).losses
+    torch.testing.assert_close(together, torch.stack([apart["a"], apart["b"]]))
+
+
+def test_again_draws_the_dropout_of_the_fusion():
+    class Dropping(Concat):
+        def forward(self, features):
+            return F.dropout(super().forward(features), 0.5, self.training)
+
+    s = Step(make_net(fusion=Dropping), make_batch())
+    torch.testing.assert_close(s.losses["joint"].detach(), s.again()["joint"])
+
+
+def test_a_scale_that_is_not_a_number_shows():
+    s = make_step(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    s.backward(s.losses["joint"])
+    s.scale_update("a", float("nan"))
+    s.optimizer.step()
+    assert all(p.isnan().all() for p in s.parameters("a"))
+    assert not any(p.isnan().any() for p in s.parameters("b"))

@@ -19,8 +19,10 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.nn import functional as F
 
-from mmlab import Joint, MMPareto, Step, Uniform, fit
-from mmlab.balancers.mmpareto import integrate_tasks
+from mmlab import Batch, Joint, MMPareto, MultimodalNet, Step, Uniform, fit
+from mmlab.balancers import mmpareto
+from mmlab.balancers.mmpareto import integrate_tasks, pareto_gradient
+from mmlab.models import Concat, Output
 
 
 def two_way(turn, modalities="av", encoder=linear, seed=0):
@@ -318,3 +320,56 @@ def test_it_differs_from_joint_training_and_from_the_uniform_sum():
         grads.append(encoder_gradient(net, "a"))
     for other in grads[1:]:
         assert np.linalg.norm(grads[0] - other) > 0.1 * np.linalg.norm(grads[0])
+
+
+def views(**encoders: nn.Module) -> MultimodalNet:
+    """A network that reads each input twice, with its own Output."""
+
+    class Views(MultimodalNet):
+        def forward(self, inputs):
+            h = {m: self.encode(m, x) + self.encode(m, -x) for m, x in inputs.items()}
+            unimodal = {m: self.heads[m](x) for m, x in h.items()}
+            return Output(h, self.fusion(h), unimodal, self.fusion)
+
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    return Views(encoders, Concat({"a": 30, "b": 30}, 2), heads)
+
+
+SHARED = nn.Sequential(nn.Linear(30, 30), nn.ReLU())
+UNUSUAL = {
+    "overwritten outputs": {
+        m: nn.Sequential(nn.Linear(30, 30), nn.ReLU(inplace=True), nn.Linear(30, 30)) for m in "ab"
+    },
+    "one encoder for both": {"a": SHARED, "b": SHARED},
+    "two calls": {m: nn.Sequential(nn.Linear(30, 30), nn.Tanh()) for m in "ab"},
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_linear_encoders_get_the_gradient_of_their_parameters(kind):
+    draw = torch.Generator().manual_seed(0)
+    batch = Batch(
+        {m: torch.randn(8, 30, generator=draw) for m in "ab"},
+        torch.randint(2, (8,), generator=draw),
+    )
+    net = views(**UNUSUAL[kind])
+    if kind != "two calls":
+        net = MultimodalNet(net.encoders, net.fusion, net.heads)
+    s = Step(net, batch)
+    g = s.grad(s.losses["joint"], "a")
+    u = s.grad(s.losses["a"] + s.losses["b"], "a")
+    flat = [torch.cat([x.flatten() for x in grads]) for grads in (g, u)]
+    next(MMPareto().step(Step(net, batch)))
+    found = torch.cat([p.grad.flatten() for p in net.encoders["a"].parameters()])
+    torch.testing.assert_close(found, pareto_gradient(*flat))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-9, 1e9, 1e15])
+def test_the_weights_do_not_hang_on_the_scale_of_the_gradients(scale):
+    pair = torch.tensor([[1.0, 0.2, 0.0], [-0.6, 0.3, 0.1]])
+    expected = mmpareto._weights(pair @ pair.T, 1.5, True)
+    assert expected[0].min() > 0
+    for mine, theirs in zip(
+        mmpareto._weights(scale**2 * (pair @ pair.T), 1.5, True), expected, strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
