@@ -200,7 +200,7 @@ def fit(
                by entry.
     loss:      loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
     observers: called with the Run before the first epoch and after each; of R seeds, with each
-               one's own Run in turn; that Run has no optimiser, for all seeds share one.
+               one's own Run in turn.
     autocast:  let the encoders compute in bfloat16 where that is safe; pays for big ones on a GPU.
     compile:   True, or a backend of torch.compile such as "cudagraphs": compile the encoders. Needs
                a C++ compiler on a CPU, and pays in long runs alone.

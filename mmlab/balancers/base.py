@@ -434,14 +434,14 @@ def _scale_next_update(
     _waiting[optimizer].append((list(parameters), k))
 
 
-_undo: WeakKeyDictionary[optim.Optimizer, Callable[[], None]] = WeakKeyDictionary()
+_undo: WeakKeyDictionary[optim.Optimizer, Callable[..., None]] = WeakKeyDictionary()
+"""What to do after the step; finished=False where an error or a keyboard cut it short."""
 
 
 def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
-    waiting = _waiting.get(optimizer)  # a copy of an optimiser has its hooks, and asks for nothing
-    if not waiting:
-        return
-    _waiting[optimizer] = []
+    if optimizer in _undo:
+        _undo.pop(optimizer)(finished=False)
+    waiting, _waiting[optimizer] = _waiting[optimizer], []
     # To read a factor is free on a CPU only, and a group has one learning rate.
     cheap = type(optimizer) in LINEAR_IN_LR and all(
         not isinstance(k, Tensor) or (not k.ndim and k.is_cpu) for _, k in waiting
@@ -460,13 +460,13 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
 
 def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
     if optimizer in _undo:
-        _undo.pop(optimizer)()
+        _undo.pop(optimizer)(finished=True)
 
 
 Factors = Mapping[nn.Parameter, float | Tensor]
 
 
-def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[[], None]:
+def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[..., None]:
     """Groups of their own for one step, at k times the learning rate: no parameter is touched."""
     groups = optimizer.param_groups
     optimizer.param_groups = [
@@ -475,7 +475,7 @@ def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[[
         for k, own in _by_factor(group["params"], factor).items()
     ]
 
-    def restore() -> None:
+    def restore(finished: bool) -> None:
         optimizer.param_groups = groups
 
     return restore
@@ -489,14 +489,17 @@ def _by_factor(parameters: Sequence[nn.Parameter], factor: Factors) -> dict[floa
     return parts
 
 
-def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[[], None]:
+def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None]:
     """Copies of the parameters, and after the step before + k (after - before)."""
     after = [p.detach() for p in factor]
-    weights = [_beside(torch.as_tensor(k).to(p.detach()), p) for p, k in factor.items()]
+    weights = [
+        _beside(torch.as_tensor(k, dtype=p.dtype, device=p.device), p) for p, k in factor.items()
+    ]
     before = torch._foreach_add(after, 0)
 
-    def interpolate() -> None:
-        torch._foreach_copy_(after, torch._foreach_lerp(before, after, weights))
+    def interpolate(finished: bool) -> None:
+        if finished:
+            torch._foreach_copy_(after, torch._foreach_lerp(before, after, weights))
 
     return torch.no_grad()(interpolate)
 

@@ -363,3 +363,38 @@ def test_a_scale_that_is_not_a_number_shows():
     s.optimizer.step()
     assert all(p.isnan().all() for p in s.parameters("a"))
     assert not any(p.isnan().any() for p in s.parameters("b"))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adadelta])
+def test_a_step_that_is_cut_short_leaves_no_scale_behind(optimizer):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    s = make_step(optimizer=lambda parameters: optimizer(parameters, lr=0.5))
+    s.backward(s.losses["joint"])
+    s.scale_update("a", 0.1)
+    hook = s.optimizer.register_step_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        s.optimizer.step()
+    hook.remove()
+    other = copy.deepcopy((s.model, s.optimizer))
+    other[1].param_groups = [{**other[1].param_groups[0], "lr": 0.5}]
+    other[1].param_groups[0]["params"] = list(other[0].parameters())
+    for net, opt in ((s.model, s.optimizer), other):
+        opt.zero_grad()
+        again = Step(net, s.batch, opt)
+        again.backward(again.losses["joint"])
+        opt.step()
+    assert_equal(s.model.parameters(), other[0].parameters(), rtol=0, atol=0)
+
+
+def test_a_factor_keeps_the_precision_of_what_it_scales():
+    moved = []
+    for factor in (1.0, 0.1):
+        s = make_step(optimizer=lambda parameters: torch.optim.Adadelta(parameters, lr=0.5))
+        before = s.parameters("a")[0].detach().clone()
+        s.backward(s.losses["joint"])
+        s.scale_update("a", factor)
+        s.optimizer.step()
+        moved.append(s.parameters("a")[0] - before)
+    torch.testing.assert_close(moved[1], 0.1 * moved[0], rtol=1e-10, atol=1e-14)
