@@ -116,3 +116,9 @@ def test_layers_that_are_called_twice_or_never_or_in_another_type_are_left_out()
 def test_an_error_in_the_pass_is_the_one_that_is_seen():
     with pytest.raises(ZeroDivisionError), Tape({"a": nn.Linear(30, 30)}, size=4):
         _ = 1 / 0
+
+
+def test_a_compiled_encoder_is_left_out():
+    net = encoder()
+    net.compile(backend="eager")
+    assert not linear_layers(net)

@@ -398,3 +398,28 @@ def test_a_factor_keeps_the_precision_of_what_it_scales():
         s.optimizer.step()
         moved.append(s.parameters("a")[0] - before)
     torch.testing.assert_close(moved[1], 0.1 * moved[0], rtol=1e-10, atol=1e-14)
+
+
+def test_a_scale_asked_for_by_a_step_that_was_never_taken_is_forgotten():
+    s = make_step(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    before = [p.detach().clone() for p in s.parameters("a")]
+    s.scale_update("a", 0.0)
+    taken = Step(s.model, s.batch, s.optimizer)
+    taken.backward(taken.losses["joint"])
+    s.optimizer.step()
+    assert not any(torch.equal(*pair) for pair in zip(before, s.parameters("a"), strict=True))
+
+
+def test_an_update_that_is_no_multiple_of_the_rate_is_scaled_all_the_same():
+    moved = []
+    for factor in (1.0, 0.1):
+        s = make_step(optimizer=lambda parameters: torch.optim.Rprop(parameters, lr=0.01))
+        for k in (1.0, factor):
+            before = s.parameters("a")[0].detach().clone()
+            s = Step(s.model, s.batch, s.optimizer)
+            s.backward(s.losses["joint"])
+            s.scale_update("a", k)
+            s.optimizer.step()
+            s.optimizer.zero_grad()
+        moved.append(s.parameters("a")[0] - before)
+    torch.testing.assert_close(moved[1], 0.1 * moved[0])

@@ -373,3 +373,23 @@ def test_the_weights_do_not_hang_on_the_scale_of_the_gradients(scale):
         mmpareto._weights(scale**2 * (pair @ pair.T), 1.5, True), expected, strict=True
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_weights_of_opposite_gradients_are_zero_and_not_rounding_noise():
+    draw = torch.Generator().manual_seed(0)
+    for ratio in (1.0, 0.3, 1e-3):
+        g = torch.randn(200, 40, generator=draw)
+        pair = torch.stack([g, -ratio * g], dim=-2)
+        assert not mmpareto._weights(pair @ pair.mT, 1.5, True)[0].any()
+
+
+def test_weights_leave_what_is_aligned_alone_if_told_so():
+    gram = torch.tensor([[1.0, 0.2], [0.2, 4.0]])
+    assert mmpareto._weights(gram, 1.5, False)[0].tolist() == [1, 1]
+    assert mmpareto._weights(gram, 1.5, True)[0].tolist() == [1.5, 1.5]
+
+
+def test_weights_come_with_the_cosine():
+    pair = torch.tensor([[3.0, 0.0], [-1.0, 1.0]])
+    cosine = mmpareto._weights(pair @ pair.T, 1.5, True)[1]
+    assert cosine.item() == pytest.approx(-(0.5**0.5))
