@@ -248,3 +248,14 @@ def test_contributions_can_be_trained_on_after_inference():
         gated.contributions(features)
     gated.contributions(features)["a"].sum().backward()
     assert features["b"].grad.abs().sum() > 0
+
+
+def test_sampled_orders_are_the_same_ones_whatever_the_global_generator_says():
+    drawn = []
+    for seed in (1, 2):
+        fusion._coalitions.cache_clear()
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        drawn.append(fusion._coalitions(6)[1])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*drawn)
