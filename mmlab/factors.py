@@ -7,6 +7,7 @@ one row a sample. Inner products of such gradients need no weight gradient: âŸ¨Î
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,7 +25,9 @@ class Tape:
     """The inputs and outputs of the linear layers of some encoders, during one forward pass.
 
     Takes the encoders that are linear layers with entrywise functions between them, all trainable,
-    where the factors are the cheaper way for batches of `size` samples. Others are left out.
+    where the factors are the cheaper way for batches of `size` samples. Others are left out, and
+    so, after the pass, are encoders whose layers it called more than once, not on rows (B, D), or
+    in another type than their weights' (autocast).
     """
 
     encoders: Mapping[str, nn.Module]
@@ -32,6 +35,7 @@ class Tape:
     layers: dict[str, list[nn.Module]] = field(default_factory=dict)
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+    calls: Counter[nn.Module] = field(default_factory=Counter)
 
     def __enter__(self) -> Tape:
         for m, encoder in self.encoders.items():
@@ -44,15 +48,19 @@ class Tape:
 
     def _note(self, layer: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
         self.inputs[layer], self.outputs[layer] = given[0].detach(), result
+        self.calls[layer] += 1
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
-        self.layers = {m: own for m, own in self.layers.items() if all(map(self._has_rows, own))}
+        self.layers = {m: own for m, own in self.layers.items() if all(map(self._whole, own))}
 
-    def _has_rows(self, layer: nn.Module) -> bool:
-        """Whether the pass went through the layer, a row a sample; it may have been made before."""
-        return layer in self.inputs and self.inputs[layer].ndim == layer.weight.ndim
+    def _whole(self, layer: nn.Module) -> bool:
+        """Whether one input of rows made all of the layer's gradient."""
+        if self.calls[layer] != 1 or self.inputs[layer].ndim != layer.weight.ndim:
+            return False
+        types = {x.dtype for x in (self.inputs[layer], self.outputs[layer], layer.weight)}
+        return len(types) == 1
 
     def wanted(self, m: str) -> list[Tensor]:
         """What to differentiate with respect to, for encoder m: its layers' outputs."""
@@ -89,12 +97,23 @@ def linear_layers(encoder: nn.Module) -> list[nn.Module]:
     if encoder._compiled_call_impl is not None:
         return []
     parts = list(encoder) if type(encoder) is nn.Sequential else [encoder]
-    if not all(type(part) in (*LAYERS, *BETWEEN) for part in parts):
+    if not all(map(_is_known, parts)):
         return []
     layers = [part for part in parts if type(part) in LAYERS]
-    once = len(set(layers)) == len(layers)
-    trainable = all(p.requires_grad for layer in layers for p in layer.parameters())
-    return layers if once and trainable else []
+    parameters = [p for layer in layers for p in layer.parameters()]
+    once = len(set(layers)) == len(layers) and len(set(parameters)) == len(parameters)
+    return layers if once and all(p.requires_grad for p in parameters) else []
+
+
+def _is_known(part: nn.Module) -> bool:
+    """Whether a part does what its type says and no more.
+
+    A hook may change what comes out, as pruning and weight normalisation do; a function in place
+    overwrites a layer's output, with respect to which the tape differentiates.
+    """
+    hooked = part._forward_hooks or part._forward_pre_hooks
+    inplace = getattr(part, "inplace", False)
+    return type(part) in (*LAYERS, *BETWEEN) and not hooked and not inplace
 
 
 def _pays(layers: list[nn.Module], size: int) -> bool:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, optim
@@ -48,13 +48,13 @@ class Run:
     epoch counts finished epochs. rows are the history as tuples; `history` is the tidy table.
 
     A training of R seeds at once has a stack of networks, a data set a seed, and in `replicas` one
-    ordinary Run a seed, whose network follows the stack's.
+    ordinary Run a seed, whose network follows the stack's. Its optimiser is the stack's alone.
     """
 
     model: MultimodalNet
     data: MultimodalData | Sequence[MultimodalData]
     balancer: Balancer
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | SharedOptimizer
     epochs: int
     batch_size: int
     device: torch.device
@@ -149,6 +149,21 @@ class Run:
         return [generator(seed, *names, device=device) for seed in self.seed]
 
 
+class SharedOptimizer:
+    """Stands where a replica's Run would have its optimiser: replicas share the stack's.
+
+    An observer that sets a learning rate would set it R times; a branch of one replica would train
+    nothing. Raises UnstackableError for any use.
+    """
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise UnstackableError(
+            f"optimizer.{name} of one of several seeds that train at once: they share one "
+            "optimiser, so an observer cannot set it, nor can one replica branch off; train the "
+            "seeds one by one: a loop over fit(..., seed=s)"
+        )
+
+
 Observer = Callable[[Run], None]
 """Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`."""
 
@@ -210,6 +225,11 @@ def fit(
     rate_share = lr.to(device) / rate if isinstance(lr, Tensor) and lr.ndim else None
     make = optimizer or (lambda parameters: SGD(parameters, lr=rate, momentum=0.9))
     run = Run(model, data, balancer, make(model.parameters()), seed=seed, **shared)
+    if rate_share is not None and (optimizer is not None or model.replicas is None):
+        raise ValueError(
+            f"lr has shape {tuple(lr.shape)}; a rate for each network of a stack goes with seeds "
+            "and the default optimiser. Give a number, or set the rate in `optimizer`"
+        )
     if seeds is not None or model.replicas is not None:
         _split_up(run, seeds, rate_share, shared)
     with drawing(seed, "dropout", device=device):
@@ -251,14 +271,14 @@ def _split_up(
         )
     run.seed, run.data, run.rate_share = tuple(seeds), datasets, rate_share
     run.replicas = [
-        Run(run.model.replica(r), data, run.balancer, run.optimizer, seed=seed, **shared)
+        Run(run.model.replica(r), data, run.balancer, SharedOptimizer(), seed=seed, **shared)
         for r, (seed, data) in enumerate(zip(seeds, datasets, strict=True))
     ]
 
 
 def _observe(run: Run, observers: Sequence[Observer]) -> None:
     for r, replica in enumerate(run.replicas):
-        replica.balancer = run.balancer.replica(r)
+        replica.balancer = run.balancer.replica(r, len(run.replicas))
     for observer in observers:
         for one in run.replicas or [run]:
             observer(one)

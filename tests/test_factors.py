@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from mmlab.factors import Tape, linear_layers
 
@@ -76,3 +77,48 @@ def test_which_encoders_are_linear_layers():
             return 2 * super().forward(x)
 
     assert not linear_layers(Twice(nn.Linear(3, 3)))
+
+
+def pruned() -> nn.Module:
+    return prune.random_unstructured(nn.Linear(30, 30, bias=False), "weight", 0.5)
+
+
+def tied() -> nn.Module:
+    one, two = nn.Linear(30, 30), nn.Linear(30, 30)
+    two.weight = one.weight
+    return nn.Sequential(one, two)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(30, 30), nn.ReLU(inplace=True)),
+        lambda: nn.Sequential(nn.Linear(30, 30), nn.ELU(inplace=True), nn.Linear(30, 30)),
+        pruned,
+        tied,
+    ],
+)
+def test_layers_that_do_more_than_their_type_says_are_left_out(make):
+    assert not linear_layers(make())
+
+
+def test_layers_that_are_called_twice_or_never_or_in_another_type_are_left_out():
+    nets = {name: nn.Linear(30, 30) for name in ("once", "twice", "never", "autocast")}
+    x = torch.randn(4, 30)
+    with Tape({**nets, "again": nets["twice"]}, size=4) as tape:
+        for name in ("once", "twice", "twice"):
+            nets[name](x)
+        with torch.autocast("cpu", torch.bfloat16):
+            nets["autocast"](x)
+    assert set(tape.layers) == {"once"}
+
+
+def test_an_error_in_the_pass_is_the_one_that_is_seen():
+    with pytest.raises(ZeroDivisionError), Tape({"a": nn.Linear(30, 30)}, size=4):
+        _ = 1 / 0
+
+
+def test_a_compiled_encoder_is_left_out():
+    net = encoder()
+    net.compile(backend="eager")
+    assert not linear_layers(net)

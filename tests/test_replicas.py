@@ -16,12 +16,14 @@ from mmlab import (
     Step,
     Uniform,
     Unimodal,
+    compare,
     fit,
 )
 from mmlab.datasets import Batch, MultimodalData, drop
 from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves
 from mmlab.models import FUSIONS, UnstackableError
+from mmlab.models.stack import stack_modules
 
 SEEDS = [3, 5, 8]
 METHODS = {
@@ -273,3 +275,94 @@ def test_in_mla_replicas_must_agree_on_what_a_batch_lacks():
     net = MultimodalNet.build(data, replicas=2, **balancer.network)
     with pytest.raises(ValueError, match="some replicas have no sample with 'b'"):
         list(balancer.step(Step(net, batch)))
+
+
+@pytest.mark.parametrize("method", ["mmpareto", "uniform"])
+def test_a_grid_may_be_of_any_real_type(method):
+    make = {"mmpareto": lambda v: MMPareto(gamma=v), "uniform": lambda v: Uniform(v)}[method]
+    values = torch.linspace(0.5, 1.5, 3, dtype=torch.float64)
+    run = train(lambda: make(values), datasets())
+    assert_same(run, alone(lambda: make(0.5), datasets(), 0), 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda v: OGM(alpha=v),
+        lambda v: ATF(rate=v),
+        lambda v: MMPareto(gamma=v),
+        lambda v: MLA(alpha=v),
+        lambda v: Uniform(encoder_scale=v),
+    ],
+)
+def test_a_grid_needs_a_stack_of_its_size(make):
+    balancer, data = make(torch.tensor([0.5, 1.0])), datasets()[0]
+    for replicas, seeds in ((None, None), (3, SEEDS)):
+        net = MultimodalNet.build(data, replicas=replicas, **balancer.network)
+        with pytest.raises(ValueError, match=r"has 2 values, and the model is (one network|a sta)"):
+            fit(net, data, balancer, epochs=1, seeds=seeds, device="cpu")
+
+
+def test_rates_need_a_stack_and_the_default_optimiser():
+    data, rates = datasets()[0], torch.tensor([0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match=r"lr has shape \(3,\); a rate for each network"):
+        fit(MultimodalNet.build(data), data, epochs=1, lr=rates, device="cpu")
+    with pytest.raises(ValueError, match="the default optimiser"):
+        train(Joint, datasets(), lr=rates, optimizer=torch.optim.Adam)
+
+
+@pytest.mark.parametrize("method", ["joint", "uniform"])
+def test_under_a_loss_that_is_no_plain_mean(method):
+    def loss(prediction, target, reduction="mean"):
+        weight = torch.linspace(0.1, 3, prediction.shape[-1])
+        return nn.functional.cross_entropy(prediction, target, weight, reduction=reduction)
+
+    data = datasets()
+    run = train(METHODS[method], data, loss=loss)
+    assert_same(run, alone(METHODS[method], data, 1, loss=loss), 1)
+
+
+def slow_down(run) -> None:
+    for group in run.optimizer.param_groups:
+        group["lr"] *= 0.5
+
+
+def test_no_observer_sets_the_rate_of_an_optimiser_that_replicas_share():
+    with pytest.raises(UnstackableError, match=r"observer cannot set it.*one by one"):
+        train(Joint, datasets(), observers=[slow_down])
+    run = train(Joint, datasets())
+    with pytest.raises(UnstackableError, match="nor can one replica branch off"):
+        run.replicas[0].branch(Joint(), 1)
+
+
+def test_seeds_that_cannot_train_at_once_are_compared_one_by_one():
+    rarely = datasets()[0]
+    rarely = MultimodalData(
+        **{k: drop(b, {"a": 0.4, "b": 0.4}, 0) for k, b in rarely.splits.items()}, n_classes=2
+    )
+    first, *others = datasets()
+    more = MultimodalData(*first.splits.values(), n_classes=first.n_classes + 1)
+    options = {"seeds": range(2), "epochs": 2, "device": "cpu", "batch_size": 89}
+    for method, data, extra in (
+        (MLA, rarely, {}),  # in a last batch of one sample, replicas lack what others have
+        (Joint, lambda seed: [more, *others][seed], {}),
+        (Joint, first, {"observers": [slow_down]}),
+    ):
+        table = compare({"it": method}, data, **options, **extra)
+        assert table.attrs["at once"] == {"it": 1}
+
+
+def test_flattening_leaves_the_replicas_axis_alone():
+    for layer in (nn.Flatten(0, 1), nn.Flatten(1, 2), nn.Flatten(), nn.Unflatten(0, (2, 3))):
+        x = torch.randn(4, 6, 5, 3)
+        stacked = stack_modules([layer] * 4, {})
+        torch.testing.assert_close(stacked(x), torch.stack([layer(one) for one in x]))
+
+
+def test_attention_that_drops_out_is_refused():
+    with pytest.raises(UnstackableError, match="random numbers"):
+        stack_modules([nn.MultiheadAttention(8, 2, dropout=0.1)] * 2, {})
+
+
+def test_a_replica_computes_in_the_type_of_its_stack():
+    assert train(Joint, datasets(), autocast=True).replicas[0].model.autocast == torch.bfloat16

@@ -156,7 +156,7 @@ class ATF(Balancer):
             s.backward(losses)
             unimodal = losses[..., 1:]
         before = unimodal.detach()
-        count, rate = before.shape[-1], per_replica(self.rate, before)
+        count, rate = before.shape[-1], per_replica(self.rate, before, s.model.replicas)
         if self.factors is None:
             self.factors = torch.full_like(before, 1 / count)
         self.factors = ace_update(self.factors, self._known(before, s), rate)

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mmlab.datasets.base import Batch
-from mmlab.models.network import MultimodalNet, Output
+from mmlab.models.network import LazyLogits, MultimodalNet, Output
 from mmlab.normals import Normals
 from mmlab.optimizers import SGD
 
@@ -66,11 +66,14 @@ class Balancer:
         s.backward(s.losses["joint"])
         yield
 
-    def replica(self, index: int) -> Balancer:
-        """This balancer as network `index` of a stack has it: tensors along the first axis."""
+    def replica(self, index: int, count: int) -> Balancer:
+        """This balancer as network `index` of a stack of `count` has it.
+
+        Of its tensors, and those in its dicts, what has `count` entries has one a replica.
+        """
         own = copy.copy(self)
         for name, value in vars(self).items():
-            setattr(own, name, _along_first_axis(value, index))
+            setattr(own, name, _of_replica(value, index, count))
         return own
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -78,10 +81,11 @@ class Balancer:
         return out.joint
 
 
-def _along_first_axis(value: object, index: int) -> object:
+def _of_replica(value: object, index: int, count: int) -> object:
     if isinstance(value, dict):
-        return {key: _along_first_axis(part, index) for key, part in value.items()}
-    return value[index] if isinstance(value, Tensor) and value.ndim else value
+        return {key: _of_replica(part, index, count) for key, part in value.items()}
+    own = isinstance(value, Tensor) and value.ndim and len(value) == count
+    return value[index] if own else value
 
 
 def is_stackable(balancer: Balancer) -> bool:
@@ -176,8 +180,9 @@ class Step:
     def again(self) -> Losses:
         """The losses of the current parameters on the same batch.
 
-        No graph. Dropout draws the same masks as in `out`, and normalisation statistics and other
-        buffers are left as they were: a difference to `losses` is due to the parameters alone.
+        No graph. Dropout in the encoders and the fusion draws the same masks as in `out`, and
+        normalisation statistics and other buffers are left as they were: a difference to `losses`
+        is due to the parameters alone. (Heads are read later, so dropout in a head differs.)
         """
         _ = self.out
         # The pass writes its statistics into copies: to restore the buffers in place would spoil
@@ -187,7 +192,7 @@ class Step:
             if copies:
                 out = functional_call(self.model, copies, (self.batch.inputs,))
             else:
-                out = self.model.lazily(self.batch.inputs)
+                out = self.model(self.batch.inputs)
         return Losses(out, self.batch, self.loss, graph=False)
 
     def backward(self, loss: Tensor, *, encoders: bool = True) -> None:
@@ -339,7 +344,7 @@ class Step:
 def _beside(k: float | Tensor, tensor: Tensor) -> float | Tensor:
     """k ready to multiply `tensor`: one factor a replica stands along the leading axis."""
     if isinstance(k, Tensor) and k.ndim:
-        return k.reshape(k.shape + (1,) * (tensor.ndim - k.ndim))
+        return k.to(tensor).reshape(k.shape + (1,) * (tensor.ndim - k.ndim))
     return k
 
 
@@ -370,15 +375,15 @@ class Losses(Mapping[str, Tensor]):
         head for all modalities.
         """
         keys = keys or tuple(self)
-        one_by_one = self.loss not in (F.cross_entropy, F.l1_loss)
-        if one_by_one or any(key in self.computed or key not in self for key in keys):
+        if not self._is_plain_mean() or any(
+            key in self.computed or key not in self for key in keys
+        ):
             return torch.stack([self[key] for key in keys], dim=-1)
         with contextlib.nullcontext() if self.graph else torch.no_grad():
-            unimodal = self.out.unimodal.together() if set(self.out.features) <= set(keys) else {}
-            logits = [
-                self.out.joint if key == "joint" else unimodal.get(key, self.out.unimodal[key])
-                for key in keys
-            ]
+            unimodal = self.out.unimodal
+            if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
+                unimodal = unimodal.together()
+            logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
             masks = None
             if self.batch.present is not None:
                 everywhere = torch.ones_like(next(iter(self.batch.present.values())))
@@ -397,6 +402,10 @@ class Losses(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return 1 + len(self.out.features)
 
+    def _is_plain_mean(self) -> bool:
+        """Whether the loss is known to be one, so that samples may be averaged in any grouping."""
+        return self.loss in (F.cross_entropy, F.l1_loss)
+
     def _mask(self, key: str) -> Tensor | None:
         return None if key == "joint" else self.batch.has(key)
 
@@ -405,6 +414,9 @@ class Losses(Mapping[str, Tensor]):
         target = self.batch.target
         if mask is None and logits.ndim == 2:
             return self.loss(as_prediction(logits, target), target)
+        if mask is None and not self._is_plain_mean():
+            pairs = zip(logits, target, strict=True)
+            return torch.stack([self.loss(as_prediction(z, y), y) for z, y in pairs])
         if logits.ndim - target.ndim == 2:  # outputs stand before the samples
             target = target.unsqueeze(-2)
         rows = target.expand(logits.shape[:-1]).reshape(-1)
@@ -441,14 +453,14 @@ def _scale_next_update(
     _waiting[optimizer].append((list(parameters), k))
 
 
-_undo: WeakKeyDictionary[optim.Optimizer, Callable[[], None]] = WeakKeyDictionary()
+_undo: WeakKeyDictionary[optim.Optimizer, Callable[..., None]] = WeakKeyDictionary()
+"""What to do after the step; finished=False where an error or a keyboard cut it short."""
 
 
 def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
-    waiting = _waiting.get(optimizer)  # a copy of an optimiser has its hooks, and asks for nothing
-    if not waiting:
-        return
-    _waiting[optimizer] = []
+    if optimizer in _undo:
+        _undo.pop(optimizer)(finished=False)
+    waiting, _waiting[optimizer] = _waiting[optimizer], []
     # To read a factor is free on a CPU only, and a group has one learning rate.
     cheap = type(optimizer) in LINEAR_IN_LR and all(
         not isinstance(k, Tensor) or (not k.ndim and k.is_cpu) for _, k in waiting
@@ -467,36 +479,46 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
 
 def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
     if optimizer in _undo:
-        _undo.pop(optimizer)()
+        _undo.pop(optimizer)(finished=True)
 
 
 Factors = Mapping[nn.Parameter, float | Tensor]
 
 
-def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[[], None]:
+def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[..., None]:
     """Groups of their own for one step, at k times the learning rate: no parameter is touched."""
     groups = optimizer.param_groups
     optimizer.param_groups = [
         {**group, "lr": group["lr"] * k, "params": own}
         for group in groups
-        for k in dict.fromkeys(factor.get(p, 1.0) for p in group["params"])
-        if (own := [p for p in group["params"] if factor.get(p, 1.0) == k])
+        for k, own in _by_factor(group["params"], factor).items()
     ]
 
-    def restore() -> None:
+    def restore(finished: bool) -> None:
         optimizer.param_groups = groups
 
     return restore
 
 
-def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[[], None]:
+def _by_factor(parameters: Sequence[nn.Parameter], factor: Factors) -> dict[float, list]:
+    """The parameters by the factor they get; a NaN is a factor too, and shows in what it scales."""
+    parts: dict[float, list] = {}
+    for p in parameters:
+        parts.setdefault(factor.get(p, 1.0), []).append(p)
+    return parts
+
+
+def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None]:
     """Copies of the parameters, and after the step before + k (after - before)."""
     after = [p.detach() for p in factor]
-    weights = [_beside(torch.as_tensor(k).to(p.detach()), p) for p, k in factor.items()]
+    weights = [
+        _beside(torch.as_tensor(k, dtype=p.dtype, device=p.device), p) for p, k in factor.items()
+    ]
     before = torch._foreach_add(after, 0)
 
-    def interpolate() -> None:
-        torch._foreach_copy_(after, torch._foreach_lerp(before, after, weights))
+    def interpolate(finished: bool) -> None:
+        if finished:
+            torch._foreach_copy_(after, torch._foreach_lerp(before, after, weights))
 
     return torch.no_grad()(interpolate)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_number
+from mmlab.balancers.shapes import check_number, per_replica
 from mmlab.models.network import Output
 
 
@@ -32,8 +32,9 @@ class Uniform(Balancer):
     def step(self, s: Step) -> Iterator[None]:
         losses = s.losses.stack()
         if isinstance(self.encoder_scale, Tensor) or self.encoder_scale != 1:
-            for m in s.modalities:
-                s.scale_backward(m, self.encoder_scale)
+            for m, features in s.out.features.items():
+                k = per_replica(self.encoder_scale, features, s.model.replicas)
+                s.scale_backward(m, k)
         s.backward(losses)
         yield
 

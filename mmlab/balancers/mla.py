@@ -20,6 +20,7 @@ from mmlab.balancers.base import Balancer, Step
 from mmlab.balancers.shapes import check_number, check_shapes, per_replica
 from mmlab.models.linear import Linear
 from mmlab.models.network import Output
+from mmlab.models.stack import UnstackableError
 
 if TYPE_CHECKING:
     from mmlab.training import Run
@@ -201,12 +202,13 @@ class MLA(Balancer):
             if present is not None and not self._anyone_has(m, present):
                 continue
             s.backward(s.losses[m])
-            self._project(head, m)
+            alpha = per_replica(self.alpha, head.weight, s.model.replicas)
+            self._project(head, m, alpha)
             yield
             if s.optimizer is not None:
                 for parameter in head.parameters():
                     s.optimizer.state[parameter].pop("momentum_buffer", None)
-            self._remember(m, mean_feature(s.out.features[m].detach(), present))
+            self._remember(m, mean_feature(s.out.features[m].detach(), present), alpha)
 
     @staticmethod
     def _anyone_has(m: str, present: Tensor) -> bool:
@@ -215,7 +217,7 @@ class MLA(Balancer):
         if not replicas.ndim:
             return bool(replicas)
         if replicas.any() != replicas.all():
-            raise ValueError(
+            raise UnstackableError(
                 f"in a batch some replicas have no sample with {m!r} and others have; MLA skips a "
                 "modality for all or for none: train the seeds one by one, or with larger batches"
             )
@@ -235,14 +237,14 @@ class MLA(Balancer):
             )
         return s.model.heads
 
-    def _project(self, head: Linear, m: str) -> None:
+    def _project(self, head: Linear, m: str, alpha: float | Tensor) -> None:
         """The head's gradient G, bias as its last column, becomes G P."""
         if head.weight.grad is None:  # a frozen head
             return
         G = head.weight.grad
         if head.bias is not None:
             G = torch.cat([G, head.bias.grad[..., None]], dim=-1)
-        GP = self._projected(G, m)
+        GP = self._projected(G, m, alpha)
         if GP is None:
             return
         width = head.weight.shape[-1]
@@ -250,7 +252,7 @@ class MLA(Balancer):
         if head.bias is not None:
             head.bias.grad = GP[..., width].contiguous()
 
-    def _projected(self, G: Tensor, m: str) -> Tensor | None:
+    def _projected(self, G: Tensor, m: str, alpha: float | Tensor) -> Tensor | None:
         """G P, without making P where it is I − UUᵀ; None for the identity."""
         width = G.shape[-1]  # without a bias the constant's row and column are left out
         if self.projector == "rls":
@@ -258,18 +260,17 @@ class MLA(Balancer):
         others = [mean for name, mean in self.means.items() if name != m]
         if self.projector == "none" or not others:
             return None
-        means = torch.stack(others, dim=-2)
-        U = _spared(means, per_replica(self.alpha, means))[..., :width, :]
+        U = _spared(torch.stack(others, dim=-2), alpha)[..., :width, :]
         return G - (G @ U) @ U.mT
 
-    def _remember(self, m: str, mean: Tensor) -> None:
+    def _remember(self, m: str, mean: Tensor, alpha: float | Tensor) -> None:
         if self.projector == "restarted":
             self.means[m] = mean
         elif self.projector == "rls":
             if self.P is None:
                 eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
                 self.P = eye.expand(*mean.shape[:-1], -1, -1)
-            self.P = rls_projector(self.P, mean, per_replica(self.alpha, self.P))
+            self.P = rls_projector(self.P, mean, alpha)
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
         names = list(out.unimodal)

@@ -107,6 +107,7 @@ def _weights(gram: Tensor, gamma: float | Tensor, gamma_on_aligned: bool) -> tup
     Lengths come from squares here: gradients within about 0.003 of opposite (float32) count as
     exactly opposite.
     """
+    gram = gram / _largest(gram, (-2, -1))  # third powers of small ones would underflow
     squares, inner = gram.diagonal(dim1=-2, dim2=-1), gram[..., :1, 1]
     conflict, pulls = inner < 0, squares.flip(-1) - inner
     length = (pulls[..., None, :] @ gram @ pulls[..., None])[..., 0]
@@ -246,10 +247,10 @@ class MMPareto(Balancer):
         self.gamma, self.rescale, self.gamma_on_aligned = gamma, rescale, gamma_on_aligned
 
     def step(self, s: Step) -> Iterator[None]:
-        gamma = per_replica(self.gamma, s.batch.target)
         encoders = s.model.encoders if self.rescale == "encoder" else {}
         with Tape(encoders, s.batch.target.shape[-1]) as tape:
-            _ = s.out
+            features = next(iter(s.out.features.values()))
+        gamma = per_replica(self.gamma, features[..., 0], s.model.replicas)
         cosines = self._by_factors(s, tape, gamma) if tape.layers else self._whole(s, gamma)
         s.log(cosine=cosines)
         yield

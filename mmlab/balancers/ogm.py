@@ -139,7 +139,7 @@ class OGM(Balancer):
         modulating = first <= s.epoch <= last
         if modulating:
             ratios = discrepancy_ratios(self.scores(s))
-            alpha = per_replica(self.alpha, ratios)
+            alpha = per_replica(self.alpha, ratios, s.model.replicas)
             coefficients = modulation_coefficients(ratios, alpha, continuous=self.continuous)
             k = dict(zip(s.modalities, coefficients.unbind(-1), strict=True))
             s.log(ratio=dict(zip(s.modalities, ratios.unbind(-1), strict=True)), coefficient=k)

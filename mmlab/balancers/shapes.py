@@ -62,10 +62,17 @@ def check_number(
         )
 
 
-def per_replica(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A hyper-parameter ready to meet `like` (R, ...): (R,) becomes (R, 1, ...); a number stays."""
+def per_replica(value: float | Tensor, like: Tensor, replicas: int | None) -> float | Tensor:
+    """A hyper-parameter ready to meet real `like` (R, ...): (R,) becomes (R, 1, ...).
+
+    A number stays. Raises ValueError for a tensor that has not one number for each of the replicas.
+    """
     if not isinstance(value, Tensor) or not value.ndim:
         return value
-    if like.is_floating_point():
-        value = value.to(like.dtype)
-    return value.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
+    if len(value) != replicas:
+        model = "one network" if replicas is None else f"a stack of {replicas} networks"
+        raise ValueError(
+            f"a hyper-parameter has {len(value)} values, and the model is {model}; give a number, "
+            "or one for each network of a stack: fit(..., seeds=[...])"
+        )
+    return value.to(like).reshape(-1, *[1] * (like.ndim - 1))

@@ -109,6 +109,7 @@ PAIRS = 16
 
 
 @functools.cache
+@torch.inference_mode(False)
 def _coalitions(n: int) -> tuple[Tensor, Tensor]:
     """Coalitions (S, n), the empty one first, and weights (P, n, S) for P estimates of the values.
 
@@ -143,6 +144,7 @@ def shapley_weights(n: int) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # what is kept must serve a training, too
 def _coalitions_on(n: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Sent once: to send them to a GPU at every step would make the host wait."""
     joined, weights = _coalitions(n)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmlab.models.encoders import BUILDERS
 from mmlab.models.fusion import FUSIONS, Fusion, Late
+from mmlab.models.linear import Linear
 from mmlab.models.stack import point_at, stack_modules
 from mmlab.seeds import drawing
 
@@ -32,8 +33,11 @@ class LazyLogits(Mapping[str, Tensor]):
         return self._known[m]
 
     def together(self) -> dict[str, Tensor]:
-        """All of them; a shared head reads all modalities in one call."""
-        if self._network.shared_head and not self._known:
+        """All of them; a shared linear head reads all modalities in one call.
+
+        Another module might mix what lies on the axis of modalities, as BatchNorm does.
+        """
+        if isinstance(self._network.heads, Linear) and not self._known:
             with torch.set_grad_enabled(self._graph):
                 logits = self._network.heads(torch.stack(list(self._features.values()), dim=-3))
             self._known = dict(zip(self._features, logits.unbind(-3), strict=True))
@@ -150,6 +154,7 @@ class MultimodalNet(nn.Module):
             raise ValueError("this is one network, not a stack; build(..., replicas=R) makes one")
         one = copy.deepcopy(self._one[0])
         point_at(one, self, index)
+        one.autocast = self.autocast
         return one.train(self.training)
 
     @property

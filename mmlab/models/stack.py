@@ -71,17 +71,23 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
         bias = None if first.bias is None else _parameter([m.bias for m in modules])
         return StackedLinear(_parameter([m.weight for m in modules]), bias)
     if kind is nn.Flatten:
-        return nn.Flatten(_shifted(first.start_dim), first.end_dim)
+        return nn.Flatten(_shifted(first.start_dim), _shifted(first.end_dim))
     if kind is nn.Unflatten:
         return nn.Unflatten(_shifted(first.dim), first.unflattened_size)
     if kind in (nn.Sequential, nn.ModuleDict, *FUSIONS.values()):
         return _composite(modules, known)
     for part in first.modules():
-        if isinstance(part, RANDOM) and part.p > 0:
+        if (part.p if isinstance(part, RANDOM) else _dropout(part)) > 0:
             raise UnstackableError(f"{part} draws random numbers, so it cannot be stacked; {FIX}")
     if next(first.buffers(), None) is not None:
         raise UnstackableError(f"{kind.__name__} has buffers, so it cannot be stacked; {FIX}")
     return Vmapped(modules)
+
+
+def _dropout(part: nn.Module) -> float:
+    """The rate of attention and recurrent layers, which drop out without a module for it."""
+    rate = getattr(part, "dropout", 0.0)
+    return rate if isinstance(rate, float | int) else 0.0
 
 
 FIX = "train the seeds one by one: a loop over fit(..., seed=s)"
@@ -107,12 +113,15 @@ def _parameters(lists: Sequence[Sequence[nn.Parameter]]) -> list[nn.Parameter]:
 
 
 def _parameter(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    shapes = {tuple(p.shape) for p in parameters}
+    if len(shapes) > 1:
+        raise UnstackableError(f"parameters of the shapes {shapes} cannot be stacked; {FIX}")
     stacked = torch.stack([p.detach() for p in parameters])
     return nn.Parameter(stacked, requires_grad=parameters[0].requires_grad)
 
 
 def _shifted(dim: int) -> int:
-    return dim + 1 if dim > 0 else dim
+    return dim + 1 if dim >= 0 else dim
 
 
 def point_at(module: nn.Module, stacked: nn.Module, index: int) -> None:

@@ -336,3 +336,90 @@ def test_noise_goes_only_where_a_gradient_is():
     s.add_noise(m, [1.0] * (1 + len(rest)))
     assert without.grad is None
     assert all(not torch.equal(p.grad, old) for p, old in zip(rest, before, strict=True))
+
+
+def test_a_shared_head_that_mixes_samples_reads_one_modality_at_a_time():
+    net = make_net()
+    net.heads = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3))
+    net, whole = net.double(), make_batch()
+    batch = whole[:4]  # as many samples as features: the axes could be mistaken for each other
+    together, apart = Step(net, batch).losses.stack("a", "b"), Step(net, batch).losses
+    torch.testing.assert_close(together, torch.stack([apart["a"], apart["b"]]))
+
+
+def test_again_draws_the_dropout_of_the_fusion():
+    class Dropping(Concat):
+        def forward(self, features):
+            return F.dropout(super().forward(features), 0.5, self.training)
+
+    s = Step(make_net(fusion=Dropping), make_batch())
+    torch.testing.assert_close(s.losses["joint"].detach(), s.again()["joint"])
+
+
+def test_a_scale_that_is_not_a_number_shows():
+    s = make_step(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    s.backward(s.losses["joint"])
+    s.scale_update("a", float("nan"))
+    s.optimizer.step()
+    assert all(p.isnan().all() for p in s.parameters("a"))
+    assert not any(p.isnan().any() for p in s.parameters("b"))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adadelta])
+def test_a_step_that_is_cut_short_leaves_no_scale_behind(optimizer):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    s = make_step(optimizer=lambda parameters: optimizer(parameters, lr=0.5))
+    s.backward(s.losses["joint"])
+    s.scale_update("a", 0.1)
+    hook = s.optimizer.register_step_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        s.optimizer.step()
+    hook.remove()
+    other = copy.deepcopy((s.model, s.optimizer))
+    other[1].param_groups = [{**other[1].param_groups[0], "lr": 0.5}]
+    other[1].param_groups[0]["params"] = list(other[0].parameters())
+    for net, opt in ((s.model, s.optimizer), other):
+        opt.zero_grad()
+        again = Step(net, s.batch, opt)
+        again.backward(again.losses["joint"])
+        opt.step()
+    assert_equal(s.model.parameters(), other[0].parameters(), rtol=0, atol=0)
+
+
+def test_a_factor_keeps_the_precision_of_what_it_scales():
+    moved = []
+    for factor in (1.0, 0.1):
+        s = make_step(optimizer=lambda parameters: torch.optim.Adadelta(parameters, lr=0.5))
+        before = s.parameters("a")[0].detach().clone()
+        s.backward(s.losses["joint"])
+        s.scale_update("a", factor)
+        s.optimizer.step()
+        moved.append(s.parameters("a")[0] - before)
+    torch.testing.assert_close(moved[1], 0.1 * moved[0], rtol=1e-10, atol=1e-14)
+
+
+def test_a_scale_asked_for_by_a_step_that_was_never_taken_is_forgotten():
+    s = make_step(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    before = [p.detach().clone() for p in s.parameters("a")]
+    s.scale_update("a", 0.0)
+    taken = Step(s.model, s.batch, s.optimizer)
+    taken.backward(taken.losses["joint"])
+    s.optimizer.step()
+    assert not any(torch.equal(*pair) for pair in zip(before, s.parameters("a"), strict=True))
+
+
+def test_an_update_that_is_no_multiple_of_the_rate_is_scaled_all_the_same():
+    moved = []
+    for factor in (1.0, 0.1):
+        s = make_step(optimizer=lambda parameters: torch.optim.Rprop(parameters, lr=0.01))
+        for k in (1.0, factor):
+            before = s.parameters("a")[0].detach().clone()
+            s = Step(s.model, s.batch, s.optimizer)
+            s.backward(s.losses["joint"])
+            s.scale_update("a", k)
+            s.optimizer.step()
+            s.optimizer.zero_grad()
+        moved.append(s.parameters("a")[0] - before)
+    torch.testing.assert_close(moved[1], 0.1 * moved[0])

@@ -19,8 +19,10 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.nn import functional as F
 
-from mmlab import Joint, MMPareto, MultimodalNet, Step, Uniform, fit, load
-from mmlab.balancers.mmpareto import integrate_tasks
+from mmlab import Batch, Joint, MMPareto, MultimodalNet, Step, Uniform, fit, load
+from mmlab.balancers import mmpareto
+from mmlab.balancers.mmpareto import integrate_tasks, pareto_gradient
+from mmlab.models import Concat, Output
 
 
 def two_way(turn, modalities="av", encoder=linear, seed=0):
@@ -335,3 +337,76 @@ def test_a_forward_pass_that_was_made_before_gives_the_same_gradients(turn):
         grads.append([p.grad for p in net.parameters()])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def views(**encoders: nn.Module) -> MultimodalNet:
+    """A network that reads each input twice, with its own Output."""
+
+    class Views(MultimodalNet):
+        def forward(self, inputs):
+            h = {m: self.encode(m, x) + self.encode(m, -x) for m, x in inputs.items()}
+            unimodal = {m: self.heads[m](x) for m, x in h.items()}
+            return Output(h, self.fusion(h), unimodal, self.fusion)
+
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    return Views(encoders, Concat({"a": 30, "b": 30}, 2), heads)
+
+
+SHARED = nn.Sequential(nn.Linear(30, 30), nn.ReLU())
+UNUSUAL = {
+    "overwritten outputs": {
+        m: nn.Sequential(nn.Linear(30, 30), nn.ReLU(inplace=True), nn.Linear(30, 30)) for m in "ab"
+    },
+    "one encoder for both": {"a": SHARED, "b": SHARED},
+    "two calls": {m: nn.Sequential(nn.Linear(30, 30), nn.Tanh()) for m in "ab"},
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_linear_encoders_get_the_gradient_of_their_parameters(kind):
+    draw = torch.Generator().manual_seed(0)
+    batch = Batch(
+        {m: torch.randn(8, 30, generator=draw) for m in "ab"},
+        torch.randint(2, (8,), generator=draw),
+    )
+    net = views(**UNUSUAL[kind])
+    if kind != "two calls":
+        net = MultimodalNet(net.encoders, net.fusion, net.heads)
+    s = Step(net, batch)
+    g = s.grad(s.losses["joint"], "a")
+    u = s.grad(s.losses["a"] + s.losses["b"], "a")
+    flat = [torch.cat([x.flatten() for x in grads]) for grads in (g, u)]
+    next(MMPareto().step(Step(net, batch)))
+    found = torch.cat([p.grad.flatten() for p in net.encoders["a"].parameters()])
+    torch.testing.assert_close(found, pareto_gradient(*flat))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-9, 1e9, 1e15])
+def test_the_weights_do_not_hang_on_the_scale_of_the_gradients(scale):
+    pair = torch.tensor([[1.0, 0.2, 0.0], [-0.6, 0.3, 0.1]])
+    expected = mmpareto._weights(pair @ pair.T, 1.5, True)
+    assert expected[0].min() > 0
+    for mine, theirs in zip(
+        mmpareto._weights(scale**2 * (pair @ pair.T), 1.5, True), expected, strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_weights_of_opposite_gradients_are_zero_and_not_rounding_noise():
+    draw = torch.Generator().manual_seed(0)
+    for ratio in (1.0, 0.3, 1e-3):
+        g = torch.randn(200, 40, generator=draw)
+        pair = torch.stack([g, -ratio * g], dim=-2)
+        assert not mmpareto._weights(pair @ pair.mT, 1.5, True)[0].any()
+
+
+def test_weights_leave_what_is_aligned_alone_if_told_so():
+    gram = torch.tensor([[1.0, 0.2], [0.2, 4.0]])
+    assert mmpareto._weights(gram, 1.5, False)[0].tolist() == [1, 1]
+    assert mmpareto._weights(gram, 1.5, True)[0].tolist() == [1.5, 1.5]
+
+
+def test_weights_come_with_the_cosine():
+    pair = torch.tensor([[3.0, 0.0], [-1.0, 1.0]])
+    cosine = mmpareto._weights(pair @ pair.T, 1.5, True)[1]
+    assert cosine.item() == pytest.approx(-(0.5**0.5))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlab.models import FUSIONS, Fusion
+from mmlab.models import FUSIONS, Fusion, fusion
 from mmlab.models.fusion import MOST_EXACT, shapley_weights
 
 WIDTHS = {2: {"a": 4, "b": 4}, 3: {"a": 4, "b": 4, "c": 4}}
@@ -237,3 +237,25 @@ def test_exact_contributions_have_no_error(name):
     fusion, features = make(name, 3)
     for error in fusion.contribution_error(features).values():
         assert error.shape == (len(features["a"]), fusion.n_outputs) and not error.any()
+
+
+def test_contributions_can_be_trained_on_after_inference():
+    for cached in (fusion._coalitions, fusion._coalitions_on):
+        cached.cache_clear()
+    features = {m: torch.randn(5, 3, requires_grad=True) for m in "abc"}
+    gated = FUSIONS["gated"](dict.fromkeys("abc", 3), 4)
+    with torch.inference_mode():
+        gated.contributions(features)
+    gated.contributions(features)["a"].sum().backward()
+    assert features["b"].grad.abs().sum() > 0
+
+
+def test_sampled_orders_are_the_same_ones_whatever_the_global_generator_says():
+    drawn = []
+    for seed in (1, 2):
+        fusion._coalitions.cache_clear()
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        drawn.append(fusion._coalitions(6)[1])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*drawn)
