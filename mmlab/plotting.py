@@ -36,7 +36,7 @@ class Look(NamedTuple):
 
     color: str
     linestyle: str | tuple
-    marker: str
+    marker: str | tuple
 
 
 LOOKS: Mapping[str, Look] = {
@@ -45,7 +45,7 @@ LOOKS: Mapping[str, Look] = {
     "image": Look("#D55E00", "-.", "^"),
     "text": Look("#009E73", ":", "D"),
     "uniform": Look("#7F7F7F", (0, (5, 1)), "v"),
-    "G-Blend": Look("#E69F00", (0, (8, 2)), "H"),
+    "G-Blend": Look("#E69F00", (0, (8, 2)), "d"),
     "ACE": Look("#56B4E9", (0, (1, 1)), "<"),
     "BDO": Look("#E69F00", (0, (3, 1)), ">"),
     "OGM": Look("#009E73", (0, (6, 1, 1, 1)), "p"),
@@ -64,8 +64,8 @@ text. But no two of one paper, and none and the uniform sum, have one colour.
 _SAME = {"Uniform": "uniform", "ATF": "ACE", "ATF-ACE": "ACE", "ATF-BDO": "BDO"}
 
 _SPARE = [
-    Look(color, (0, dashes), marker)
-    for dashes, marker in (((5, 2, 1, 2), "d"), ((3, 2, 1, 1), "8"), ((1, 3), "h"))
+    Look(color, (0, dashes), marker=star)  # so many points, of style 1, turned by so many degrees
+    for dashes, star in (((5, 2, 1, 2), (4, 1)), ((3, 2, 1, 1), (6, 1)), ((1, 3), (4, 1, 45)))
     for color in ("#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#009E73")
 ]
 
@@ -160,7 +160,8 @@ def _rows(values: Mapping[str, pd.Series], ax: Axes, of: Mapping[str, Look]) -> 
     for row, (name, runs) in enumerate(values.items()):
         mean, low, high = interval(runs)
         color, _, marker = of[name]
-        ax.plot(runs, [row + 0.22] * len(runs), marker, color=color, alpha=0.4, markersize=4)
+        pale = {"marker": marker, "linestyle": "none", "alpha": 0.4, "markersize": 4}
+        ax.plot(runs, [row + 0.22] * len(runs), color=color, **pale)
         ax.errorbar(
             mean,
             row,
