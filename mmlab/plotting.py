@@ -57,7 +57,7 @@ LOOKS: Mapping[str, Look] = {
 
 No two share a line style or a marker; modalities and joint training share no colour either. Of the
 eight colours yellow cannot be seen on white, so methods share the rest, grey, and the green of the
-text. But no two of one paper, and none and the uniform sum, have one colour.
+text. But no two methods of one paper share a colour, and none has the uniform sum's.
 """
 
 # what the benchmark calls them
