@@ -39,7 +39,7 @@ class Look(NamedTuple):
     marker: str | tuple
 
 
-LOOKS: Mapping[str, Look] = {
+LOOKS: dict[str, Look] = {
     "joint": Look("#000000", "-", "o"),
     "audio": Look("#0072B2", "--", "s"),
     "image": Look("#D55E00", "-.", "^"),
@@ -57,7 +57,8 @@ LOOKS: Mapping[str, Look] = {
 
 No two share a line style or a marker; modalities and joint training share no colour either. Of the
 eight colours yellow cannot be seen on white, so methods share the rest, grey, and the green of the
-text. But no two methods of one paper share a colour, and none has the uniform sum's.
+text. But no two methods of one paper share a colour, and none has the uniform sum's. A notebook
+with methods of its own may add them, so that they too look the same in all its figures.
 """
 
 # what the benchmark calls them
@@ -66,7 +67,7 @@ _SAME = {"Uniform": "uniform", "ATF": "ACE", "ATF-ACE": "ACE", "ATF-BDO": "BDO"}
 _SPARE = [
     Look(color, (0, dashes), marker=star)  # so many points, of style 1, turned by so many degrees
     for dashes, star in (((5, 2, 1, 2), (4, 1)), ((3, 2, 1, 1), (6, 1)), ((1, 3), (4, 1, 45)))
-    for color in ("#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#009E73")
+    for color in ("#CC79A7", "#56B4E9", "#E69F00", "#009E73")
 ]
 
 
@@ -74,7 +75,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """A look for each name, no two alike but for two names of one method.
 
     Names in `LOOKS` keep theirs. Any other takes the spare look at the place that its spelling
-    gives, or the next one whose colour this figure shows less often.
+    gives, or the next one whose colour, then whose line, this figure shows less often.
     Raises ValueError for more unknown names than there are spare looks.
     """
     names = list(dict.fromkeys(names))
@@ -88,8 +89,8 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     for name in unknown:
         place = zlib.crc32(name.encode()) % len(_SPARE)
         free = [look for look in _SPARE[place:] + _SPARE[:place] if look not in found.values()]
-        colors = [look.color for look in found.values()]
-        found[name] = min(free, key=lambda look: colors.count(look.color))
+        colors, lines, _ = zip(*found.values(), strict=True) if found else ((), (), ())
+        found[name] = min(free, key=lambda k: (colors.count(k.color), lines.count(k.linestyle)))
     return {name: found[name] for name in names}
 
 

@@ -89,13 +89,14 @@ def test_other_names_of_a_method_have_its_look():
 
 
 def test_looks_never_collide():
-    names = [*plotting.LOOKS, *(f"method {i}" for i in range(15))]
+    names = [*plotting.LOOKS, *(f"method {i}" for i in range(12))]
     assert len(set(plotting.looks(names).values())) == len(names)
 
 
-def test_five_unknown_names_have_five_colours():
-    found = plotting.looks(f"method {i}" for i in range(5))
-    assert len({look.color for look in found.values()}) == 5
+def test_four_unknown_names_have_four_colours_and_all_lines():
+    found = plotting.looks(f"method {i}" for i in range(4)).values()
+    assert len({look.color for look in found}) == 4
+    assert len({look.linestyle for look in found}) == 3
 
 
 def test_an_unknown_name_avoids_the_colours_of_the_known_ones():
@@ -105,8 +106,8 @@ def test_an_unknown_name_avoids_the_colours_of_the_known_ones():
 
 
 def test_too_many_names_are_refused_with_the_remedy():
-    with pytest.raises(ValueError, match=r"16 names .* panels"):
-        plotting.looks(f"method {i}" for i in range(16))
+    with pytest.raises(ValueError, match=r"13 names .* panels"):
+        plotting.looks(f"method {i}" for i in range(13))
 
 
 def _bars(ax):
