@@ -1,6 +1,6 @@
 """One house style, one function a figure. Every figure has alt text and says what its bars are.
 
-A name (a modality, or "joint") keeps one colour *and* one line style and marker in all figures, so
+A name (a modality or a method) keeps one colour *and* one line style and marker in all figures, so
 that colour-blind readers and grey prints lose nothing. The colours are those of Okabe and Ito 2008.
 """
 
@@ -36,45 +36,62 @@ class Look(NamedTuple):
 
     color: str
     linestyle: str | tuple
-    marker: str
+    marker: str | tuple
 
 
-LOOKS: Mapping[str, Look] = {
+LOOKS: dict[str, Look] = {
     "joint": Look("#000000", "-", "o"),
     "audio": Look("#0072B2", "--", "s"),
     "image": Look("#D55E00", "-.", "^"),
     "text": Look("#009E73", ":", "D"),
+    "uniform": Look("#7F7F7F", (0, (5, 1)), "v"),
+    "G-Blend": Look("#E69F00", (0, (8, 2)), "d"),
+    "ACE": Look("#56B4E9", (0, (1, 1)), "<"),
+    "BDO": Look("#E69F00", (0, (3, 1)), ">"),
+    "OGM": Look("#009E73", (0, (6, 1, 1, 1)), "p"),
+    "OGM-GE": Look("#CC79A7", (0, (3, 1, 1, 1, 1, 1)), "*"),
+    "MMPareto": Look("#56B4E9", (0, (12, 2)), "P"),
+    "MLA": Look("#009E73", (0, (2, 2)), "X"),
 }
-"""The looks that never change, whatever else a figure shows."""
+"""The looks that never change, whatever else a figure shows.
+
+No two share a line style or a marker; modalities and joint training share no colour either. Of the
+eight colours yellow cannot be seen on white, so methods share the rest, grey, and the green of the
+text. But no two methods of one paper share a colour, and none has the uniform sum's. A notebook
+with methods of its own may add them, so that they too look the same in all its figures.
+"""
+
+# what the benchmark calls them
+_SAME = {"Uniform": "uniform", "ATF": "ACE", "ATF-ACE": "ACE", "ATF-BDO": "BDO"}
 
 _SPARE = [
-    Look(color, linestyle, marker)
-    for linestyle, marker in (((0, (5, 1)), "v"), ((0, (3, 1, 1, 1)), "P"), ((0, (1, 1)), "X"))
-    for color in ("#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
+    Look(color, (0, dashes), marker=star)  # so many points, of style 1, turned by so many degrees
+    for dashes, star in (((5, 2, 1, 2), (4, 1)), ((3, 2, 1, 1), (6, 1)), ((1, 3), (4, 1, 45)))
+    for color in ("#CC79A7", "#56B4E9", "#E69F00", "#009E73")
 ]
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name, no two alike.
+    """A look for each name, no two alike but for two names of one method.
 
     Names in `LOOKS` keep theirs. Any other takes the spare look at the place that its spelling
-    gives; where this figure has that look or its colour already, the next one that is still free.
+    gives, or the next one whose colour, then whose line, this figure shows less often.
     Raises ValueError for more unknown names than there are spare looks.
     """
     names = list(dict.fromkeys(names))
-    unknown = sorted(name for name in names if name not in LOOKS)
+    found = {name: LOOKS[_SAME.get(name, name)] for name in names if _SAME.get(name, name) in LOOKS}
+    unknown = sorted(name for name in names if name not in found)
     if len(unknown) > len(_SPARE):
         raise ValueError(
             f"{len(unknown)} names need a look of their own, {len(_SPARE)} are free; "
             "split the figure into panels"
         )
-    found: dict[str, Look] = {}
     for name in unknown:
         place = zlib.crc32(name.encode()) % len(_SPARE)
         free = [look for look in _SPARE[place:] + _SPARE[:place] if look not in found.values()]
-        colors = {look.color for look in found.values()}
-        found[name] = min(free, key=lambda look: look.color in colors)
-    return {name: LOOKS.get(name) or found[name] for name in names}
+        colors, lines, _ = zip(*found.values(), strict=True) if found else ((), (), ())
+        found[name] = min(free, key=lambda k: (colors.count(k.color), lines.count(k.linestyle)))
+    return {name: found[name] for name in names}
 
 
 def style() -> None:
@@ -116,7 +133,8 @@ def comparison(
     table: of `compare`, with columns method, seed and `column`. Values are shares of 1, shown in %.
     Methods stand in the table's order, from the top.
     """
-    _rows({name: group[column] for name, group in table.groupby("method", sort=False)}, ax)
+    rows = {name: group[column] for name, group in table.groupby("method", sort=False)}
+    _rows(rows, ax, looks(rows))
     ax.set_xlabel(label or f"{column}, %")
 
 
@@ -134,17 +152,17 @@ def differences(
     """
     wide = table.pivot(index="seed", columns="method", values=column)
     names = [name for name in table["method"].unique() if name != baseline]
-    _rows({name: wide[name] - wide[baseline] for name in names}, ax)
+    _rows({name: wide[name] - wide[baseline] for name in names}, ax, looks(wide))
     ax.axvline(0, color="#555555", linewidth=1)
     ax.set_xlabel(label or f"{column} minus {baseline}, points")
 
 
-def _rows(values: Mapping[str, pd.Series], ax: Axes) -> None:
-    of = looks(values)
+def _rows(values: Mapping[str, pd.Series], ax: Axes, of: Mapping[str, Look]) -> None:
     for row, (name, runs) in enumerate(values.items()):
         mean, low, high = interval(runs)
         color, _, marker = of[name]
-        ax.plot(runs, [row + 0.22] * len(runs), marker, color=color, alpha=0.4, markersize=4)
+        pale = {"marker": marker, "linestyle": "none", "alpha": 0.4, "markersize": 4}
+        ax.plot(runs, [row + 0.22] * len(runs), color=color, **pale)
         ax.errorbar(
             mean,
             row,

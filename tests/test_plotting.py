@@ -64,9 +64,28 @@ def test_an_unknown_name_keeps_its_look_in_any_order():
     assert plotting.looks(["smell", "touch"]) == plotting.looks(["touch", "smell"])
 
 
-def test_known_looks_differ_in_colour_and_in_line_and_in_marker():
+def test_modalities_differ_in_colour_and_in_line_and_in_marker():
+    known = [plotting.LOOKS[name] for name in ("joint", "audio", "image", "text")]
     for part in range(3):
+        assert len({look[part] for look in known}) == len(known)
+
+
+def test_no_two_known_looks_share_a_line_or_a_marker():
+    for part in (1, 2):
         assert len({look[part] for look in plotting.LOOKS.values()}) == len(plotting.LOOKS)
+
+
+@pytest.mark.parametrize(
+    "together", [["OGM", "OGM-GE"], ["ACE", "BDO"], ["G-Blend", "OGM-GE", "MMPareto", "MLA"]]
+)
+def test_methods_drawn_together_differ_in_colour(together):
+    names = ["joint", "audio", "image", "uniform", *together]
+    assert len({look.color for look in plotting.looks(names).values()}) == len(names)
+
+
+def test_other_names_of_a_method_have_its_look():
+    assert plotting.looks(["ATF"])["ATF"] == plotting.LOOKS["ACE"]
+    assert plotting.looks(["Uniform"])["Uniform"] == plotting.LOOKS["uniform"]
 
 
 def test_looks_never_collide():
@@ -74,9 +93,16 @@ def test_looks_never_collide():
     assert len(set(plotting.looks(names).values())) == len(names)
 
 
-def test_four_unknown_names_have_four_colours():
-    found = plotting.looks(f"method {i}" for i in range(4))
-    assert len({look.color for look in found.values()}) == 4
+def test_four_unknown_names_have_four_colours_and_all_lines():
+    found = plotting.looks(f"method {i}" for i in range(4)).values()
+    assert len({look.color for look in found}) == 4
+    assert len({look.linestyle for look in found}) == 3
+
+
+def test_an_unknown_name_avoids_the_colours_of_the_known_ones():
+    known = ["uniform", "MMPareto", "OGM-GE"]
+    found = plotting.looks([*known, "mine", "yours"])
+    assert len({look.color for look in found.values()}) == 5
 
 
 def test_too_many_names_are_refused_with_the_remedy():
@@ -109,6 +135,20 @@ def test_differences_are_paired_by_seed(table, axes):
     plotting.differences(shuffled, ax=axes)
     paired = np.array([0.95, 0.96, 0.97]) - np.array([0.80, 0.84, 0.82])
     np.testing.assert_allclose(_bars(axes), [interval(paired)[1:]])
+
+
+def test_a_method_looks_the_same_in_both_panels(axes):
+    names = ["joint", *(f"method {i}" for i in range(9))]
+    rows = [(m, seed, 0.1 * seed) for m in names for seed in (0, 1)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "accuracy"])
+    _, panels = plotting.canvas(2)
+    plotting.comparison(table, ax=panels[0])
+    plotting.differences(table, baseline="method 4", ax=panels[1])
+    drawn = [
+        {label.get_text(): bar[0].get_color() for label, bar in zip(labels, bars, strict=True)}
+        for labels, bars in ((ax.get_yticklabels(), ax.containers) for ax in panels)
+    ]
+    assert drawn[1] == {name: drawn[0][name] for name in names if name != "method 4"}
 
 
 def test_one_run_has_no_interval(table, axes):

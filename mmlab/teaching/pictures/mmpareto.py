@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RULES = {
-    "sum": Look("#7F7F7F", ":", "v"),
+    "sum": LOOKS["uniform"],
     "Pareto": Look("#CC79A7", "--", "X"),
-    "MMPareto": Look("#56B4E9", "-", "P"),
+    "MMPareto": LOOKS["MMPareto"],
 }
 """g + u; twice the min-norm point in a conflict, else g + u; and that with MMPareto's magnitude."""
 

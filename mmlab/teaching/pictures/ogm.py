@@ -30,7 +30,8 @@ def coefficient(ax: Axes, ratios: Mapping[str, Tensor], *, alpha: float, continu
     for m, (color, _, marker) in looks(ratios).items():
         rho = ratios[m].double().cpu()
         k = modulation_coefficients(rho[:, None], alpha, continuous=continuous)[:, 0]
-        ax.plot(rho, k, marker, color=color, markerfacecolor="none", alpha=0.5, label=m)
+        hollow = {"marker": marker, "linestyle": "none", "markerfacecolor": "none", "alpha": 0.5}
+        ax.plot(rho, k, color=color, label=m, **hollow)
         means.append(f"{m} {k.mean():.2f}")
     ax.axvline(1, color="#555555", linewidth=0.8, linestyle=":")
     ax.set(xlim=(0, RIGHT_END), ylim=(0, 1.08), xlabel="ratio ρ", ylabel="coefficient k")
