@@ -66,18 +66,7 @@ def pareto_gradient(
     Source: the paper, whole-vector rescale; the zero for opposite gradients is ours.
     """
     check_shapes(g=(g, "P"), u=(u, "P"))
-    return _integrated(_pair(g, u), gamma, gamma_on_aligned)[0]
-
-
-def _pair(g: Tensor, u: Tensor) -> Tensor:
-    """g and u as the rows of one matrix, (…, 2, P)."""
-    return torch.stack(torch.broadcast_tensors(g, u), dim=-2)
-
-
-def _integrated(
-    pair: Tensor, gamma: float | Tensor, gamma_on_aligned: bool
-) -> tuple[Tensor, Tensor]:
-    """`pareto_gradient` of the rows g and u of `pair` (…, 2, P), and their cosine (…)."""
+    pair = _pair(g, u)
     scale = _largest(pair, (-2, -1))
     pair = pair / scale
     gram = pair @ pair.mT
@@ -97,8 +86,12 @@ def _integrated(
     magnitude = gamma * torch.linalg.vector_norm(total, dim=-1, keepdim=True)
     stretch = torch.where(largest * length <= noise, 0, magnitude / length)
     stretch = torch.where(conflict, stretch, gamma if gamma_on_aligned else 1.0)
-    cosine = gram[..., 0, 1] / squares.prod(-1).sqrt().clamp(min=torch.finfo(pair.dtype).tiny)
-    return torch.where(conflict, common, total) * (stretch * scale[..., 0]), cosine
+    return torch.where(conflict, common, total) * (stretch * scale[..., 0])
+
+
+def _pair(g: Tensor, u: Tensor) -> Tensor:
+    """g and u as the rows of one matrix, (…, 2, P)."""
+    return torch.stack(torch.broadcast_tensors(g, u), dim=-2)
 
 
 def _weights(gram: Tensor, gamma: float | Tensor, gamma_on_aligned: bool) -> tuple[Tensor, Tensor]:
