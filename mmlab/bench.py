@@ -8,6 +8,7 @@ other programs take. One thread on a CPU; on a GPU the wall clock, and the devic
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
@@ -308,13 +309,14 @@ def draw_scaling(tables: Mapping[str, Table], name: str = "cost") -> None:
         if what == "modalities":
             ax.set_xticks(MODALITIES, map(str, MODALITIES))
     axes[0].set_ylabel("time of a step, joint training = 1")
-    axes[-1].legend(fontsize=7)
-    plotting.show(
-        figure,
-        name,
-        "Time of a step of each method over one of joint training, against the number of "
-        "modalities, of parameters and of samples in a batch; medians with quartiles.",
-    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    with contextlib.redirect_stdout(sys.stderr):  # stdout may be read by a program
+        plotting.show(
+            figure,
+            name,
+            "Time of a step of each method over one of joint training, against the number of "
+            "modalities, of parameters and of samples in a batch; medians with quartiles.",
+        )
 
 
 class PlainNet(nn.Module):
