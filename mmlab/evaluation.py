@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mmlab import gradients
-from mmlab.balancers.base import Losses, Step, default_loss
+from mmlab.balancers.base import Step
+from mmlab.balancers.losses import Losses, default_loss
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.network import MultimodalNet, Output
 

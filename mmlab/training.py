@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from torch import Tensor, optim
 
-from mmlab.balancers.base import (
-    Balancer,
-    Loss,
-    Losses,
-    Parameters,
-    Step,
-    default_loss,
-    is_stackable,
-)
+from mmlab.balancers.base import Balancer, Parameters, Step, is_stackable
 from mmlab.balancers.joint import Joint
+from mmlab.balancers.losses import Loss, Losses, default_loss
 from mmlab.balancers.shapes import check_number
 from mmlab.datasets.base import Batch, MultimodalData, stack_batches
 from mmlab.models.network import MultimodalNet
@@ -142,7 +135,9 @@ class Run:
             _train(fork, ("branch", self.epoch))
         return model
 
-    def generators(self, *names: str | int, device: str | torch.device = "cpu"):
+    def generators(
+        self, *names: str | int, device: str | torch.device = "cpu"
+    ) -> torch.Generator | list[torch.Generator]:
         """The generator of the stream called `names`; for R seeds at once a list of them."""
         if isinstance(self.seed, int):
             return generator(self.seed, *names, device=device)
@@ -305,7 +300,9 @@ def _shuffled(run: Run, train: Batch, order: torch.Generator | list[torch.Genera
     return train[torch.arange(len(orders), device=run.device)[:, None], orders]
 
 
-def _train_epoch(run: Run, train: Batch, order, noise: Normals) -> None:
+def _train_epoch(
+    run: Run, train: Batch, order: torch.Generator | list[torch.Generator], noise: Normals
+) -> None:
     size = train.target.shape[-1]
     steps = math.ceil(size / run.batch_size)
     shuffled, parameters = _shuffled(run, train, order), Parameters(run.model)

@@ -10,7 +10,7 @@ from mmlab import balancers, bench, load
 from mmlab.balancers import Joint
 from mmlab.models import MultimodalNet
 
-TINY = bench.Network(lambda size: nn.Linear(size, 4), {"a": (3,), "v": (2,)}, 4, steps=1, size=8)
+TINY = bench.Network(lambda size: nn.Linear(size, 4), {"a": (3,), "v": (2,)}, 4, 1, 8, linear=True)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def tables(capsys, *names):
 def test_every_method_stands_beside_its_floor(capsys):
     (table,) = tables(capsys, "methods").values()
     assert table.keys() == bench.METHODS.keys()
-    assert table["MMPareto"]["floor"] == pytest.approx(5 / 3)
+    assert table["MMPareto"]["floor"] == pytest.approx(4 / 3)
     methods = set(balancers.__all__) - {"Balancer", "Step", "Joint", "Unimodal"}
     assert {type(make()).__name__ for make, _ in bench.METHODS.values()} == methods
 
@@ -77,6 +77,7 @@ def test_both_loops_end_at_the_same_weights(monkeypatch):
     [
         (["--rounds", "1"], "--rounds is 1; quartiles need at least 2"),
         (["speed"], "unknown table speed; allowed: loop, loader"),
+        (["loop", "--figure"], "--figure draws scaling, not loop"),
     ],
 )
 def test_bad_requests_are_refused(arguments, message, capsys):

@@ -164,7 +164,7 @@ def test_a_grid_of_a_hyper_parameter_is_one_run(grid):
         assert_same(run, alone(lambda value=value: make(value), data, r), r)
 
 
-@pytest.mark.parametrize("method", ["joint", "ace", "mla"])
+@pytest.mark.parametrize("method", ["joint", "gblend", "ace", "mla"])
 def test_a_grid_of_learning_rates_is_one_run(method):
     data, rates = datasets(), [0.01, 0.05, 0.2]
     run = train(METHODS[method], data, lr=torch.tensor(rates))

@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn, optim
 from torch.func import functional_call
-from torch.nn import functional as F
 
+from mmlab.balancers.losses import Loss, Losses, default_loss
+from mmlab.balancers.shapes import beside
+from mmlab.balancers.updates import forget_scaling, scale_next_update
 from mmlab.datasets.base import Batch
-from mmlab.models.network import LazyLogits, MultimodalNet, Output
+from mmlab.models.network import MultimodalNet, Output
 from mmlab.normals import Normals
-from mmlab.optimizers import SGD
 
 if TYPE_CHECKING:
     from mmlab.training import Run
-
-Loss = Callable[..., Tensor]
-"""loss(prediction, target, reduction="mean" | "none"), as in torch.nn.functional.
-
-Where modalities are missing the mean is taken over the samples that have the modality, so the loss
-must be a plain mean over samples: weights a class would change their meaning there.
-"""
 
 
 class Balancer:
@@ -139,8 +132,7 @@ class Step:
         self.normals = noise if isinstance(noise, Normals) else Normals(noise)
         self.loss = loss or default_loss(batch.target)
         self._known_parameters = parameters
-        if optimizer in _waiting:
-            _waiting[optimizer].clear()  # what a step that was never taken had asked for
+        forget_scaling(optimizer)
         self.logged: dict[str, object] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -201,10 +193,14 @@ class Step:
         A loss with several entries, such as `losses.stack()`, counts as their sum.
         encoders=False stops at the features: the fusion and the heads learn, the encoders do not.
         """
-        if encoders:
-            loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
-        else:
+        if not encoders:
             self.grads(loss, [])
+            return
+        loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
+        self._release()
+
+    def _release(self) -> None:
+        """What `scale_backward` asked for holds for one backward pass."""
         while self._hooks:
             self._hooks.pop().remove()
 
@@ -229,6 +225,7 @@ class Step:
         grads = torch.autograd.grad(
             loss, wanted + others, torch.ones_like(loss), retain_graph=True, allow_unused=True
         )
+        self._release()
         for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
             if grad is not None:
                 parameter.grad = grad if parameter.grad is None else parameter.grad + grad
@@ -271,14 +268,14 @@ class Step:
             parameter.grad = value.detach()
 
     def scale_backward(self, m: str, k: float | Tensor) -> None:
-        """Multiply by k what the coming `backward` sends into encoder `m`, and so its gradient.
+        """Multiply by k what the coming backward pass sends into encoder `m`, and so its gradient.
 
         It costs one product of the features' size, where `scale_grad` costs one of the parameters'.
-        Call it just before `backward`; it holds for one.
+        Call it just before `backward` or `encoder_grads`; it holds for one.
         """
         features = self.out.features[m]
         if features.requires_grad:
-            self._hooks.append(features.register_hook(lambda grad: grad * _beside(k, grad)))
+            self._hooks.append(features.register_hook(lambda grad: grad * beside(k, grad)))
 
     def scale_grad(self, m: str, k: float | Tensor | Sequence[Tensor]) -> None:
         """Multiply the gradient of encoder `m` by k; or by one k for each of its parameters.
@@ -311,24 +308,23 @@ class Step:
             for p, f in zip(parameters, factors, strict=True)
             if p.grad is not None
         ]
-        return [grad for grad, _ in pairs], [_beside(f, grad) for grad, f in pairs]
+        return [grad for grad, _ in pairs], [beside(f, grad) for grad, f in pairs]
 
     def scale_update(self, m: str, k: float | Tensor) -> None:
-        """Multiply encoder m's next *update* by k: exact under any optimiser.
+        """Multiply encoder m's next *update* by k: before + k (after - before).
 
-        The parameters are kept, and after the optimiser's next step moved to
-        before + k (after - before). Call it before the `yield`. Raises ValueError where the step
-        has no optimiser.
+        Exact under any optimiser (`mmlab.balancers.updates`). Call it before the `yield`. Raises
+        ValueError where the step has no optimiser.
         """
         if self.optimizer is None:
             raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
-        _scale_next_update(self.optimizer, self.parameters(m), k)
+        scale_next_update(self.optimizer, self.parameters(m), k)
 
     def scale_all_updates(self, k: Tensor) -> None:
         """Multiply the next update of all parameters by k: a learning rate a replica, if (R,)."""
         parts = self._parameters
         every = [p for own in parts.encoders.values() for p in own] + parts.others
-        _scale_next_update(self.optimizer, every, k)
+        scale_next_update(self.optimizer, every, k)
 
     def log(self, **values: float | Tensor | Mapping[str, float | Tensor]) -> None:
         """Record values of this step: a scalar, or one scalar a modality; (R,) in a stack.
@@ -339,200 +335,6 @@ class Step:
             parts = value if isinstance(value, Mapping) else {"": value}
             for output, part in parts.items():
                 self.logged[name, output] = part.detach() if isinstance(part, Tensor) else part
-
-
-def _beside(k: float | Tensor, tensor: Tensor) -> float | Tensor:
-    """k ready to multiply `tensor`: one factor a replica stands along the leading axis."""
-    if isinstance(k, Tensor) and k.ndim:
-        return k.to(tensor).reshape(k.shape + (1,) * (tensor.ndim - k.ndim))
-    return k
-
-
-class Losses(Mapping[str, Tensor]):
-    """The joint loss and the unimodal ones, each computed when it is first read.
-
-    A scalar each; (R,) in a stack of R networks.
-    """
-
-    def __init__(self, out: Output, batch: Batch, loss: Loss, *, graph: bool = True) -> None:
-        self.out, self.batch, self.loss = out, batch, loss
-        self.graph = graph
-        self.computed: dict[str, Tensor] = {}
-
-    def __getitem__(self, key: str) -> Tensor:
-        if key not in self.computed:
-            if key not in self:
-                raise KeyError(f"no loss {key!r}; allowed are {', '.join(map(repr, self))}")
-            with contextlib.nullcontext() if self.graph else torch.no_grad():
-                logits = self.out.joint if key == "joint" else self.out.unimodal[key]
-                self.computed[key] = self._mean(logits, self._mask(key))
-        return self.computed[key]
-
-    def stack(self, *keys: str) -> Tensor:
-        """The losses named, by default all, in the last axis: (K,), or (R, K) in a stack.
-
-        Worth it where several are wanted: one call of the loss for all of them, and one of a shared
-        head for all modalities.
-        """
-        keys = keys or tuple(self)
-        if not self._is_plain_mean() or any(
-            key in self.computed or key not in self for key in keys
-        ):
-            return torch.stack([self[key] for key in keys], dim=-1)
-        with contextlib.nullcontext() if self.graph else torch.no_grad():
-            unimodal = self.out.unimodal
-            if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
-                unimodal = unimodal.together()
-            logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
-            masks = None
-            if self.batch.present is not None:
-                everywhere = torch.ones_like(next(iter(self.batch.present.values())))
-                masks = [self._mask(key) for key in keys]
-                masks = torch.stack([everywhere if x is None else x for x in masks], dim=-2)
-            losses = self._mean(torch.stack(logits, dim=-3), masks)
-        self.computed |= dict(zip(keys, losses.unbind(-1), strict=True))
-        return losses
-
-    def __contains__(self, key: object) -> bool:
-        return key == "joint" or key in self.out.features
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("joint", *self.out.features))
-
-    def __len__(self) -> int:
-        return 1 + len(self.out.features)
-
-    def _is_plain_mean(self) -> bool:
-        """Whether the loss is known to be one, so that samples may be averaged in any grouping."""
-        return self.loss in (F.cross_entropy, F.l1_loss)
-
-    def _mask(self, key: str) -> Tensor | None:
-        return None if key == "joint" else self.batch.has(key)
-
-    def _mean(self, logits: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean loss over the samples, (...), of logits (..., B, C); mask (..., B): who counts."""
-        target = self.batch.target
-        if mask is None and logits.ndim == 2:
-            return self.loss(as_prediction(logits, target), target)
-        if mask is None and not self._is_plain_mean():
-            pairs = zip(logits, target, strict=True)
-            return torch.stack([self.loss(as_prediction(z, y), y) for z, y in pairs])
-        if logits.ndim - target.ndim == 2:  # outputs stand before the samples
-            target = target.unsqueeze(-2)
-        rows = target.expand(logits.shape[:-1]).reshape(-1)
-        losses = self.loss(as_prediction(logits.flatten(0, -2), rows), rows, reduction="none")
-        losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-        losses = losses.view(logits.shape[:-1])
-        if mask is None:
-            return losses.mean(-1)
-        return (losses * mask).sum(-1) / mask.sum(-1).clamp(min=1)
-
-
-Waiting = list[tuple[list[Tensor], float | Tensor]]
-
-_waiting: WeakKeyDictionary[optim.Optimizer, Waiting] = WeakKeyDictionary()
-"""Groups of parameters whose next update is to be scaled, each with its factor."""
-
-LINEAR_IN_LR = (
-    *(SGD, optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
-    *(optim.RMSprop, optim.Adagrad),
-)
-"""Optimisers that multiply the whole update by the learning rate, and use it for nothing else."""
-
-
-def _scale_next_update(
-    optimizer: optim.Optimizer, parameters: Sequence[nn.Parameter], k: float | Tensor
-) -> None:
-    """Ask for it; the optimiser's hooks, which stay on it, do it at its next step."""
-    if not parameters:
-        return  # a frozen encoder
-    if optimizer not in _waiting:
-        _waiting[optimizer] = []
-        optimizer.register_step_pre_hook(_before_step)
-        optimizer.register_step_post_hook(_after_step)
-    _waiting[optimizer].append((list(parameters), k))
-
-
-_undo: WeakKeyDictionary[optim.Optimizer, Callable[..., None]] = WeakKeyDictionary()
-"""What to do after the step; finished=False where an error or a keyboard cut it short."""
-
-
-def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
-    if optimizer in _undo:
-        _undo.pop(optimizer)(finished=False)
-    waiting, _waiting[optimizer] = _waiting[optimizer], []
-    # To read a factor is free on a CPU only, and a group has one learning rate.
-    cheap = type(optimizer) in LINEAR_IN_LR and all(
-        not isinstance(k, Tensor) or (not k.ndim and k.is_cpu) for _, k in waiting
-    )
-    if cheap:  # the memory that a tensor on the CPU shares with numpy: nothing is waited for
-        read = lambda k: float(k.detach().numpy()) if isinstance(k, Tensor) else k  # noqa: E731
-        waiting = [(parameters, read(k)) for parameters, k in waiting]
-    factor: dict[nn.Parameter, float | Tensor] = {}
-    for parameters, k in waiting:
-        for p in parameters:
-            if p.grad is not None:  # else it stays as it is
-                factor[p] = factor[p] * k if p in factor else k
-    if factor:
-        _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, factor)
-
-
-def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
-    if optimizer in _undo:
-        _undo.pop(optimizer)(finished=True)
-
-
-Factors = Mapping[nn.Parameter, float | Tensor]
-
-
-def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[..., None]:
-    """Groups of their own for one step, at k times the learning rate: no parameter is touched."""
-    groups = optimizer.param_groups
-    optimizer.param_groups = [
-        {**group, "lr": group["lr"] * k, "params": own}
-        for group in groups
-        for k, own in _by_factor(group["params"], factor).items()
-    ]
-
-    def restore(finished: bool) -> None:
-        optimizer.param_groups = groups
-
-    return restore
-
-
-def _by_factor(parameters: Sequence[nn.Parameter], factor: Factors) -> dict[float, list]:
-    """The parameters by the factor they get; a NaN is a factor too, and shows in what it scales."""
-    parts: dict[float, list] = {}
-    for p in parameters:
-        parts.setdefault(factor.get(p, 1.0), []).append(p)
-    return parts
-
-
-def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None]:
-    """Copies of the parameters, and after the step before + k (after - before)."""
-    after = [p.detach() for p in factor]
-    weights = [
-        _beside(torch.as_tensor(k, dtype=p.dtype, device=p.device), p) for p, k in factor.items()
-    ]
-    before = torch._foreach_add(after, 0)
-
-    def interpolate(finished: bool) -> None:
-        if finished:
-            torch._foreach_copy_(after, torch._foreach_lerp(before, after, weights))
-
-    return torch.no_grad()(interpolate)
-
-
-def default_loss(target: Tensor) -> Loss:
-    """Mean absolute error for real targets, cross-entropy for labels."""
-    return F.l1_loss if target.is_floating_point() else F.cross_entropy
-
-
-def as_prediction(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits in the shape that the loss wants: (B,) for real targets (B,), else unchanged."""
-    if target.is_floating_point() and logits.ndim == target.ndim + 1:
-        return logits.squeeze(-1)
-    return logits
 
 
 def _random_state(device: torch.device) -> Tensor:

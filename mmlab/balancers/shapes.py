@@ -75,4 +75,11 @@ def per_replica(value: float | Tensor, like: Tensor, replicas: int | None) -> fl
             f"a hyper-parameter has {len(value)} values, and the model is {model}; give a number, "
             "or one for each network of a stack: fit(..., seeds=[...])"
         )
-    return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
+    return beside(value.to(like), like)
+
+
+def beside(k: float | Tensor, tensor: Tensor) -> float | Tensor:
+    """k ready to multiply `tensor`: one factor a replica stands along the leading axis."""
+    if isinstance(k, Tensor) and k.ndim:
+        return k.to(tensor).reshape(k.shape + (1,) * (tensor.ndim - k.ndim))
+    return k

@@ -19,6 +19,8 @@ class Batch:
              modality, False where the sample lacks it. Its input should be 0 there: nothing looks
              at it but the joint network.
 
+    For a stack of R networks every tensor has a leading axis R (`stack_batches`), and len is R.
+
     Raises TypeError for what is no tensor, ValueError for no modality, no sample, unequal lengths,
     or masks that do not fit.
     """

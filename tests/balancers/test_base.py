@@ -190,6 +190,25 @@ def test_a_gradient_of_other_shapes_is_refused(wrong):
         s.set_grad("a", wrong(grads))
 
 
+def test_what_is_scaled_on_its_way_back_is_the_encoders_gradient_for_one_pass():
+    s = make_step(nn.ReLU(), nn.Linear(4, 4))
+    s.backward(s.losses["joint"])
+    plain, heads = encoder_grads(s, "a"), s.model.fusion.linear.weight.grad.clone()
+    for run in ("backward", "encoder_grads"):
+        s.model.zero_grad()
+        s.scale_backward("a", torch.tensor(0.25, dtype=torch.float64))
+        if run == "backward":
+            s.backward(s.losses["joint"])
+            scaled = encoder_grads(s, "a")
+        else:
+            scaled = s.encoder_grads(s.losses["joint"])["a"]
+        assert_equal(scaled, [0.25 * g for g in plain])
+        assert torch.equal(s.model.fusion.linear.weight.grad, heads)
+        s.model.zero_grad()
+        s.backward(s.losses["joint"])
+        assert_equal(encoder_grads(s, "a"), plain)
+
+
 def test_noise_has_the_spread_asked_for():
     net = MultimodalNet({"a": nn.Linear(100, 400)}, Concat({"a": 400}, 2), nn.Linear(400, 2))
     draw = torch.Generator().manual_seed(0)

@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from comparing import same
 
 from mmlab.datasets import load, realised_rates
 from mmlab.datasets.tri_digits import FILE, MODALITIES, SHA256, pairs, read
@@ -15,15 +16,6 @@ from mmlab.datasets.tri_digits import FILE, MODALITIES, SHA256, pairs, read
 @pytest.fixture(scope="module")
 def arrays():
     return read()
-
-
-def same(one, other):
-    """Equal bit for bit in every split."""
-    return all(
-        torch.equal(a.target, b.target)
-        and all(torch.equal(a.inputs[m], b.inputs[m]) for m in a.modalities)
-        for a, b in zip(one.splits.values(), other.splits.values(), strict=True)
-    )
 
 
 @pytest.mark.parametrize("split", ["speaker", "seen"])

@@ -1,0 +1,112 @@
+"""The losses of one forward pass, joint and unimodal, each computed when it is first read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmlab.datasets.base import Batch
+from mmlab.models.network import LazyLogits, Output
+
+Loss = Callable[..., Tensor]
+"""loss(prediction, target, reduction="mean" | "none"), as in torch.nn.functional.
+
+Where modalities are missing the mean is taken over the samples that have the modality, so the loss
+must be a plain mean over samples: weights a class would change their meaning there.
+"""
+
+
+class Losses(Mapping[str, Tensor]):
+    """The joint loss and the unimodal ones, each computed when it is first read.
+
+    A scalar each; (R,) in a stack of R networks.
+    """
+
+    def __init__(self, out: Output, batch: Batch, loss: Loss, *, graph: bool = True) -> None:
+        self.out, self.batch, self.loss = out, batch, loss
+        self.graph = graph
+        self.computed: dict[str, Tensor] = {}
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self.computed:
+            if key not in self:
+                raise KeyError(f"no loss {key!r}; allowed are {', '.join(map(repr, self))}")
+            with contextlib.nullcontext() if self.graph else torch.no_grad():
+                logits = self.out.joint if key == "joint" else self.out.unimodal[key]
+                self.computed[key] = self._mean(logits, self._mask(key))
+        return self.computed[key]
+
+    def stack(self, *keys: str) -> Tensor:
+        """The losses named, by default all, in the last axis: (K,), or (R, K) in a stack.
+
+        Worth it where several are wanted: one call of the loss for all of them, and one of a shared
+        head for all modalities.
+        """
+        keys = keys or tuple(self)
+        if not self._is_plain_mean() or any(
+            key in self.computed or key not in self for key in keys
+        ):
+            return torch.stack([self[key] for key in keys], dim=-1)
+        with contextlib.nullcontext() if self.graph else torch.no_grad():
+            unimodal = self.out.unimodal
+            if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
+                unimodal = unimodal.together()
+            logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
+            masks = None
+            if self.batch.present is not None:
+                everywhere = torch.ones_like(next(iter(self.batch.present.values())))
+                masks = [self._mask(key) for key in keys]
+                masks = torch.stack([everywhere if x is None else x for x in masks], dim=-2)
+            losses = self._mean(torch.stack(logits, dim=-3), masks)
+        self.computed |= dict(zip(keys, losses.unbind(-1), strict=True))
+        return losses
+
+    def __contains__(self, key: object) -> bool:
+        return key == "joint" or key in self.out.features
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("joint", *self.out.features))
+
+    def __len__(self) -> int:
+        return 1 + len(self.out.features)
+
+    def _is_plain_mean(self) -> bool:
+        """Whether the loss is known to be one, so that samples may be averaged in any grouping."""
+        return self.loss in (F.cross_entropy, F.l1_loss)
+
+    def _mask(self, key: str) -> Tensor | None:
+        return None if key == "joint" else self.batch.has(key)
+
+    def _mean(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean loss over the samples, (...), of logits (..., B, C); mask (..., B): who counts."""
+        target = self.batch.target
+        if mask is None and logits.ndim == 2:
+            return self.loss(as_prediction(logits, target), target)
+        if mask is None and not self._is_plain_mean():
+            pairs = zip(logits, target, strict=True)
+            return torch.stack([self.loss(as_prediction(z, y), y) for z, y in pairs])
+        if logits.ndim - target.ndim == 2:  # outputs stand before the samples
+            target = target.unsqueeze(-2)
+        rows = target.expand(logits.shape[:-1]).reshape(-1)
+        losses = self.loss(as_prediction(logits.flatten(0, -2), rows), rows, reduction="none")
+        losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        losses = losses.view(logits.shape[:-1])
+        if mask is None:
+            return losses.mean(-1)
+        return (losses * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def default_loss(target: Tensor) -> Loss:
+    """Mean absolute error for real targets, cross-entropy for labels."""
+    return F.l1_loss if target.is_floating_point() else F.cross_entropy
+
+
+def as_prediction(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits in the shape that the loss wants: (B,) for real targets (B,), else unchanged."""
+    if target.is_floating_point() and logits.ndim == target.ndim + 1:
+        return logits.squeeze(-1)
+    return logits

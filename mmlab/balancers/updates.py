@@ -1,0 +1,120 @@
+"""Scale the next update that an optimiser makes, whatever optimiser it is.
+
+By the learning rate where the update is proportional to it, and no parameter is touched; else by
+interpolation between the parameters before and after the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn, optim
+
+from mmlab.balancers.shapes import beside
+from mmlab.optimizers import SGD
+
+Waiting = list[tuple[list[Tensor], float | Tensor]]
+
+_waiting: WeakKeyDictionary[optim.Optimizer, Waiting] = WeakKeyDictionary()
+"""Groups of parameters whose next update is to be scaled, each with its factor."""
+
+LINEAR_IN_LR = (
+    *(SGD, optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
+    *(optim.RMSprop, optim.Adagrad),
+)
+"""Optimisers that multiply the whole update by the learning rate, and use it for nothing else."""
+
+
+def scale_next_update(
+    optimizer: optim.Optimizer, parameters: Sequence[nn.Parameter], k: float | Tensor
+) -> None:
+    """Multiply the next update of `parameters` by k, a number or one a replica (R,).
+
+    The optimiser's hooks, which stay on it, do it at its next step. Factors asked for one after the
+    other multiply.
+    """
+    if not parameters:
+        return  # a frozen encoder
+    if optimizer not in _waiting:
+        _waiting[optimizer] = []
+        optimizer.register_step_pre_hook(_before_step)
+        optimizer.register_step_post_hook(_after_step)
+    _waiting[optimizer].append((list(parameters), k))
+
+
+_undo: WeakKeyDictionary[optim.Optimizer, Callable[..., None]] = WeakKeyDictionary()
+"""What to do after the step; finished=False where an error or a keyboard cut it short."""
+
+
+def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
+    if optimizer in _undo:
+        _undo.pop(optimizer)(finished=False)
+    waiting, _waiting[optimizer] = _waiting[optimizer], []
+    # To read a factor is free on a CPU only, and a group has one learning rate.
+    cheap = type(optimizer) in LINEAR_IN_LR and all(
+        not isinstance(k, Tensor) or (not k.ndim and k.is_cpu) for _, k in waiting
+    )
+    if cheap:  # the memory that a tensor on the CPU shares with numpy: nothing is waited for
+        read = lambda k: float(k.detach().numpy()) if isinstance(k, Tensor) else k  # noqa: E731
+        waiting = [(parameters, read(k)) for parameters, k in waiting]
+    factor: dict[nn.Parameter, float | Tensor] = {}
+    for parameters, k in waiting:
+        for p in parameters:
+            if p.grad is not None:  # else it stays as it is
+                factor[p] = factor[p] * k if p in factor else k
+    if factor:
+        _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, factor)
+
+
+def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
+    if optimizer in _undo:
+        _undo.pop(optimizer)(finished=True)
+
+
+Factors = Mapping[nn.Parameter, float | Tensor]
+
+
+def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[..., None]:
+    """Groups of their own for one step, at k times the learning rate: no parameter is touched."""
+    groups = optimizer.param_groups
+    optimizer.param_groups = [
+        {**group, "lr": group["lr"] * k, "params": own}
+        for group in groups
+        for k, own in _by_factor(group["params"], factor).items()
+    ]
+
+    def restore(finished: bool) -> None:
+        optimizer.param_groups = groups
+
+    return restore
+
+
+def _by_factor(parameters: Sequence[nn.Parameter], factor: Factors) -> dict[float, list]:
+    """The parameters by the factor they get; a NaN is a factor too, and shows in what it scales."""
+    parts: dict[float, list] = {}
+    for p in parameters:
+        parts.setdefault(factor.get(p, 1.0), []).append(p)
+    return parts
+
+
+def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None]:
+    """Copies of the parameters, and after the step before + k (after - before)."""
+    after = [p.detach() for p in factor]
+    weights = [
+        beside(torch.as_tensor(k, dtype=p.dtype, device=p.device), p) for p, k in factor.items()
+    ]
+    before = torch._foreach_add(after, 0)
+
+    def interpolate(finished: bool) -> None:
+        if finished:
+            torch._foreach_copy_(after, torch._foreach_lerp(before, after, weights))
+
+    return torch.no_grad()(interpolate)
+
+
+def forget_scaling(optimizer: optim.Optimizer | None) -> None:
+    """Drop what was asked of the optimiser for a step that was never taken."""
+    if optimizer in _waiting:
+        _waiting[optimizer].clear()
