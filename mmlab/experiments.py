@@ -177,20 +177,32 @@ def summary(
     """
     import pandas as pd
 
-    wide = table.pivot(index="seed", columns="method", values=column)
-    if baseline not in wide:
-        raise ValueError(f"no method {baseline!r} to compare with; the table has {list(wide)}")
-    gaps = wide.isna().stack()
-    if gaps.any():
-        seed, method = gaps[gaps].index[0]
-        raise ValueError(f"method {method!r} has no {column} at seed {seed}; pairs need every seed")
     rows = {}
     for method in table["method"].unique():
-        mean, low, high = interval(wide[method], confidence)
-        row = {"mean": mean, "low": low, "high": high}
+        paired = difference(table, method, baseline, column)
+        values = table.loc[table["method"] == method, column]
+        row = dict(zip(("mean", "low", "high"), interval(values, confidence), strict=True))
         if method != baseline:
-            paired = interval(wide[method] - wide[baseline], confidence)
             keys = ("difference", "difference low", "difference high")
-            row |= dict(zip(keys, paired, strict=True))
-        rows[method] = row | {"seeds": len(wide)}
+            row |= dict(zip(keys, interval(paired, confidence), strict=True))
+        rows[method] = row | {"seeds": len(paired)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def difference(
+    table: pd.DataFrame, method: str, baseline: str = "joint", column: str = "accuracy"
+) -> pd.Series:
+    """`method` minus `baseline` in the column's own unit: one value a seed, which is the index.
+
+    Raises ValueError for a method that the table lacks, or a seed that one of the two lacks.
+    """
+    wide = table.pivot(index="seed", columns="method", values=column)
+    for name in (method, baseline):
+        if name not in wide:
+            raise ValueError(f"no method {name!r} to compare with; the table has {list(wide)}")
+        gaps = wide[name].isna()
+        if gaps.any():
+            raise ValueError(
+                f"method {name!r} has no {column} at seed {gaps.idxmax()}; pairs need every seed"
+            )
+    return wide[method] - wide[baseline]

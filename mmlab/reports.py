@@ -1,0 +1,89 @@
+"""Results in words: a difference with its interval, and what became of a claim.
+
+A table here is one that `mmlab.experiments.compare` returned: one row a method x seed. Values are
+one number a seed, each a paired difference that is above 0 where the claim holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mmlab.experiments import difference, interval, summary
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+UNITS = {
+    "points": (lambda x: 100 * x, "{:+.1f}"),  # of shares such as accuracy
+    "×": (np.exp, "{:.2f}"),  # of differences of logarithms
+    "nats": (lambda x: x, "{:+.3f}"),
+}
+"""How the values of a unit are shown; those of any other stay as they are, with two decimals."""
+
+
+class Claim(NamedTuple):
+    """What somebody says, and the values, one a seed, that speak for it where they are above 0."""
+
+    text: str
+    who: str
+    values: ArrayLike
+    unit: str = "points"
+
+
+def fold_means(values: pd.Series, folds: int = 3) -> pd.Series:
+    """Mean over the seeds s of each fold, s modulo `folds`: independent where people are the same.
+
+    `interval` of these few means speaks of new people, that of the seeds of these people only.
+    """
+    return values.groupby(lambda seed: seed % folds).mean()
+
+
+def spell(values: ArrayLike, unit: str = "points") -> str:
+    """Mean and 95 % interval of independent runs in a unit: '+1.2 [+0.3, +2.1]'."""
+    show, form = UNITS.get(unit, (lambda x: x, "{:+.2f}"))
+    mean, low, high = (form.format(show(end)) for end in interval(values))
+    return f"{mean} [{low}, {high}]"
+
+
+def verdict(values: ArrayLike) -> str:
+    """'seen' where the interval of the values is above 0, 'not seen' below, else undecided."""
+    _, low, high = interval(values)
+    return "seen" if low > 0 else "not seen" if high < 0 else "cannot tell here"
+
+
+def report(
+    table: pd.DataFrame, baseline: str = "joint", column: str = "accuracy", folds: int | None = None
+) -> pd.DataFrame:
+    """One row a method, in %: mean and interval; in points, the paired difference to `baseline`.
+
+    column: a share, from 0 to 1. folds: show the interval over folds too, see `fold_means`.
+    """
+    rows = {}
+    for method, values in summary(table, baseline, column).iterrows():
+        mean, low, high = (f"{100 * values[end]:.1f}" for end in ("mean", "low", "high"))
+        row = {f"{column}, %": f"{mean} [{low}, {high}]"}
+        if method != baseline:
+            paired = difference(table, method, baseline, column)
+            row[f"minus {baseline}, points"] = spell(paired)
+            if folds:
+                row["over folds"] = spell(fold_means(paired, folds))
+        rows[method] = row
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("method")
+
+
+def claims(rows: Iterable[Claim | tuple], folds: int | None = None) -> pd.DataFrame:
+    """One row a claim: who makes it, what is seen here with its 95 % interval, and the verdict.
+
+    folds: show the interval over folds too; the verdict is that over seeds.
+    """
+    shown = {}
+    for text, who, values, unit in (Claim(*row) for row in rows):
+        row = {"who": who, "here, paired, 95 %": f"{spell(values, unit)} {unit}".strip()}
+        if folds:
+            row["over folds"] = spell(fold_means(values, folds), unit)
+        shown[text] = row | {"verdict": verdict(values)}
+    return pd.DataFrame.from_dict(shown, orient="index").rename_axis("claim")

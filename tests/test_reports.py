@@ -1,0 +1,71 @@
+"""Differences are paired, units are shown as they are named, and verdicts follow the interval."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmlab.experiments import difference, interval
+from mmlab.reports import Claim, claims, fold_means, report, spell, verdict
+
+ROWS = [("joint", s, 0.80 + 0.01 * s, 0.1) for s in range(6)]
+ROWS += [("other", s, 0.83 + 0.012 * s, 0.3) for s in reversed(range(6))]
+TABLE = pd.DataFrame(ROWS, columns=["method", "seed", "accuracy", "share a"])
+
+
+def test_a_difference_is_paired_by_seed():
+    paired = difference(TABLE, "other")
+    assert [*paired.index] == [*range(6)]
+    assert paired.tolist() == pytest.approx([0.03 + 0.002 * s for s in range(6)])
+    assert difference(TABLE, "joint", "other", "share a").tolist() == pytest.approx([-0.2] * 6)
+
+
+def test_seeds_of_a_fold_are_averaged():
+    means = fold_means(difference(TABLE, "other"))
+    assert means.tolist() == pytest.approx([0.033, 0.035, 0.037])
+    assert fold_means(pd.Series([1.0, 2.0, 4.0], index=[0, 2, 3]), 2).tolist() == [1.5, 4.0]
+
+
+def test_a_value_is_spelt_in_its_unit():
+    values = [0.01, 0.02, 0.03]
+    mean, low, high = interval(values)
+    assert spell(values) == f"+2.0 [{100 * low:+.1f}, {100 * high:+.1f}]"
+    assert spell(values, "nats") == f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    assert spell(values, "epochs") == f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    ratio = np.exp([mean, low, high])
+    assert spell(values, "×") == "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)
+
+
+def test_a_verdict_follows_the_interval():
+    assert verdict([1.0, 1.1, 1.2]) == "seen"
+    assert verdict([-1.0, -1.1, -1.2]) == "not seen"
+    assert verdict([-1.0, 0.1, 1.2]) == "cannot tell here"
+
+
+def test_a_report_has_a_row_a_method():
+    paired = difference(TABLE, "other")
+    table = report(TABLE, folds=3)
+    assert list(table) == ["accuracy, %", "minus joint, points", "over folds"]
+    assert table.loc["joint"].tolist()[1:] == ["–", "–"]
+    assert table.loc["other"].tolist()[1:] == [spell(paired), spell(fold_means(paired))]
+    accuracy = TABLE.query("method == 'other'").accuracy
+    assert table.loc["other", "accuracy, %"] == spell(accuracy).replace("+", "")
+    assert list(report(TABLE, "other", "share a")) == ["share a, %", "minus other, points"]
+
+
+def test_claims_get_their_verdicts():
+    paired = difference(TABLE, "other")
+    rows = [Claim("other is better", "them", paired), ("slower", "us", -100 * paired, "epochs")]
+    table = claims(rows)
+    assert table.verdict.to_dict() == {"other is better": "seen", "slower": "not seen"}
+    assert table["here, paired, 95 %"].iloc[0] == f"{spell(paired)} points"
+    assert table["here, paired, 95 %"].iloc[1].endswith(" epochs")
+    assert list(claims(rows, folds=3)) == ["who", "here, paired, 95 %", "over folds", "verdict"]
+
+
+def test_what_cannot_be_paired_is_refused():
+    with pytest.raises(ValueError, match=r"no method 'mine' to compare .* \['joint', 'other'\]"):
+        difference(TABLE, "mine")
+    with pytest.raises(ValueError, match="method 'other' has no accuracy at seed 5"):
+        difference(TABLE.query("method == 'joint' or seed < 5"), "other")
+    with pytest.raises(ValueError, match="at least 2 runs"):
+        spell([0.1])
