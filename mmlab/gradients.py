@@ -15,7 +15,11 @@ Gradient = Sequence[Tensor]
 
 def flatten(grads: Gradient, lead: int = 0) -> Tensor:
     """One vector of all entries, in order: (P,), or (R, P) where lead=1 axis leads every tensor."""
-    return torch.cat([g.flatten(lead) if g.ndim > lead else g[..., None] for g in grads], dim=-1)
+    return torch.cat([_rows(g, lead) for g in grads], dim=-1)
+
+
+def _rows(grad: Tensor, lead: int) -> Tensor:
+    return grad.flatten(lead) if grad.ndim > lead else grad[..., None]
 
 
 def unflatten(vector: Tensor, like: Gradient) -> list[Tensor]:
@@ -25,10 +29,11 @@ def unflatten(vector: Tensor, like: Gradient) -> list[Tensor]:
     return [part.view(g.shape) for part, g in zip(parts, like, strict=True)]
 
 
-def dot(a: Gradient, b: Gradient) -> Tensor:
-    """Inner product of two gradients of the same encoder, a scalar tensor."""
-    parts = [torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]
-    return torch.stack(parts).sum()
+def dot(a: Gradient, b: Gradient, lead: int = 0) -> Tensor:
+    """Inner product of two gradients of the same encoder: a scalar tensor, or (R,) with lead=1."""
+    pairs = zip(a, b, strict=True)
+    parts = [torch.linalg.vecdot(_rows(x, lead), _rows(y, lead)) for x, y in pairs]
+    return torch.stack(parts).sum(0)
 
 
 def norm(grads: Gradient) -> Tensor:
@@ -57,6 +62,6 @@ def entry_std(grads: Gradient, lead: int = 0) -> list[Tensor]:
 
     A tensor of one entry has no spread: 1e-8. lead=1: one a replica, (R,).
     """
-    flat = [g.flatten(lead) if g.ndim > lead else g[..., None] for g in grads]
+    flat = [_rows(g, lead) for g in grads]
     stds = [g.std(-1, correction=min(1, g.shape[-1] - 1)) for g in flat]
     return list(torch._foreach_add(stds, 1e-8))

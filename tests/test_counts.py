@@ -1,13 +1,16 @@
-"""What a step costs, counted: kernels, waits for the host, engine runs. No clock is read.
+"""What a step costs, counted: kernels, waits for the host, engine runs, bytes. No clock is read.
 
 Kernels are calls that reach torch's dispatcher in a warm step with its optimiser, without those
-that only look at memory differently.
+that only look at memory differently. Memory is what torch's allocator holds, as its profiler sees.
 """
 
 from collections import Counter
+from itertools import accumulate
 
 import pytest
 import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlab import (
@@ -24,7 +27,7 @@ from mmlab import (
     load,
 )
 from mmlab.bench import METHODS
-from mmlab.datasets.base import stack_batches
+from mmlab.datasets.base import MultimodalData, stack_batches
 from mmlab.optimizers import SGD
 
 DATA = load("av-digits", seed=0)
@@ -115,8 +118,11 @@ def test_a_stack_makes_about_the_kernels_of_one(method):
     assert kernels(make, replicas=5).total() <= 1.3 * kernels(make).total()
 
 
-@pytest.mark.parametrize(("method", "runs"), [("MMPareto", 2), ("MLA", 2), ("OGM", 1)])
-def test_the_engine_runs_no_more_than_needed(method, runs, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "encoders", "runs"),
+    [("MMPareto", "mlp", 2), ("MMPareto", "cnn", 4), ("MLA", "mlp", 2), ("OGM", "mlp", 1)],
+)
+def test_the_engine_runs_no_more_than_needed(method, encoders, runs, monkeypatch):
     engine = torch.autograd.Variable._execution_engine
     seen = []
 
@@ -127,6 +133,37 @@ def test_the_engine_runs_no_more_than_needed(method, runs, monkeypatch):
 
     monkeypatch.setattr(torch.autograd.Variable, "_execution_engine", Counting())
     balancer = METHODS[method][0]()
-    net = MultimodalNet.build(DATA, **balancer.network)
+    net = MultimodalNet.build(DATA, encoders=encoders, **balancer.network)
     list(balancer.step(Step(net, DATA.train[:8], SGD(net.parameters(), lr=0.1))))
     assert len(seen) == runs
+
+
+def most_held(make, between: nn.Module) -> tuple[float, int]:
+    """The most bytes that one step holds at once, and those of one encoder's gradient.
+
+    Two samples, and encoders of many parameters: what is held are their gradients.
+    """
+    batch = Batch({m: torch.randn(2, 256) for m in "ab"}, torch.tensor([0, 1]))
+    data = MultimodalData(batch, batch, batch, n_classes=2)
+    encoder = nn.Sequential(nn.Linear(256, 512), between, nn.Linear(512, 512))
+    balancer = make()
+    network = {"encoders": dict.fromkeys("ab", encoder), "width": 512, **balancer.network}
+    net = MultimodalNet.build(data, **network)
+
+    def step() -> None:
+        next(balancer.step(Step(net, batch)))
+        net.zero_grad()
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = profiler.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    return max(accumulate(changes)), sum(p.nbytes for p in net.encoders["a"].parameters())
+
+
+@pytest.mark.parametrize("between", [nn.ReLU(), nn.GroupNorm(1, 512)])
+def test_mmpareto_holds_the_gradients_of_one_encoder_more_than_joint_training(between):
+    joint, own = most_held(Joint, between)
+    held, _ = most_held(MMPareto, between)
+    assert 2 * own < joint < held < joint + 1.1 * own

@@ -24,6 +24,12 @@ def test_dot_norm_and_cosine_are_those_of_the_whole_vector():
     torch.testing.assert_close(gradients.cosine(a, b), expected)
 
 
+def test_in_a_stack_each_replica_has_its_own_product():
+    a, b = ([torch.stack(pair) for pair in zip(make(i), make(i + 1), strict=True)] for i in (1, 3))
+    expected = [gradients.dot(make(i), make(i + 2)) for i in (1, 2)]
+    torch.testing.assert_close(gradients.dot(a, b, lead=1), torch.stack(expected))
+
+
 def test_the_cosine_with_a_zero_gradient_is_zero():
     zero = [torch.zeros_like(g) for g in make(1)]
     assert gradients.cosine(make(1), zero) == 0 == gradients.cosine(zero, zero)

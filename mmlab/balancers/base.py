@@ -204,16 +204,6 @@ class Step:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def encoder_grads(self, loss: Tensor) -> dict[str, list[Tensor]]:
-        """`backward`, with the encoders' gradients handed over, not added to `.grad`.
-
-        One run of the engine, one backward pass through every encoder: {m: one tensor a parameter}.
-        The fusion and the heads get their gradients in `.grad` as from `backward`.
-        """
-        parameters = self._parameters.encoders
-        grads = iter(self.grads(loss, [p for own in parameters.values() for p in own]))
-        return {m: [next(grads) for _ in own] for m, own in parameters.items()}
-
     def grads(self, loss: Tensor, wanted: list[Tensor]) -> list[Tensor]:
         """Gradients of `loss` for the tensors `wanted`, zeros where it does not depend on them.
 
@@ -267,11 +257,21 @@ class Step:
         for parameter, value in zip(parameters, grads, strict=True):
             parameter.grad = value.detach()
 
+    def set_grad_from(self, m: str, deltas: Mapping[str, Tensor]) -> None:
+        """Replace the gradient of encoder `m` by that of a loss whose gradients at the features
+        are `deltas`, (B, D) a modality: one backward pass through this encoder alone.
+        """
+        parameters = self.parameters(m)
+        for parameter in parameters:
+            parameter.grad = None  # else the engine would add to it
+        ends = [self.out.features[name] for name in deltas]
+        torch.autograd.backward(ends, [*deltas.values()], retain_graph=True, inputs=parameters)
+
     def scale_backward(self, m: str, k: float | Tensor) -> None:
         """Multiply by k what the coming backward pass sends into encoder `m`, and so its gradient.
 
         It costs one product of the features' size, where `scale_grad` costs one of the parameters'.
-        Call it just before `backward` or `encoder_grads`; it holds for one.
+        Call it just before `backward`; it holds for one.
         """
         features = self.out.features[m]
         if features.requires_grad:

@@ -5,14 +5,14 @@ arXiv 2405.17730.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mmlab import gradients
 from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_number, check_shapes, per_replica
+from mmlab.balancers.shapes import beside, check_number, check_shapes, per_replica
 from mmlab.factors import Tape
 
 
@@ -150,25 +150,17 @@ def integrate_tasks(
     for parameter in shared:
         parameter.grad = None  # else the engine adds the plain gradient to what was kept, in place
     sum(losses).backward()
-    for parameter, before, d in zip(shared, kept, _whole(g, u, gamma, True)[0], strict=True):
+    weights, _ = _weights(_gram(g, u), gamma, True)
+    combined = gradients.combine(g, u, *weights)
+    for parameter, before, d in zip(shared, kept, combined, strict=True):
         parameter.grad = d if before is None else before + d
 
 
-def _whole(
-    g: Sequence[Tensor],
-    u: Sequence[Tensor],
-    gamma: float | Tensor,
-    gamma_on_aligned: bool,
-    lead: int = 0,
-) -> tuple[list[Tensor], Tensor]:
-    """`pareto_gradient` of an encoder's tensors taken as one vector, and the cosine.
-
-    By weights, as every pass over the parameters costs: one to join, one to multiply, one to blend.
-    """
-    joined = gradients.flatten([*g, *u], lead)
-    pair = joined.unflatten(-1, (2, -1))
-    weights, cosine = _weights(pair @ pair.mT, gamma, gamma_on_aligned)
-    return gradients.unflatten((weights[..., None, :] @ pair)[..., 0, :], g), cosine
+def _gram(g: Sequence[Tensor], u: Sequence[Tensor], lead: int = 0) -> Tensor:
+    """Inner products (…, 2, 2) of g and u, an encoder's tensors taken as one vector."""
+    inner = gradients.dot(g, u, lead)
+    products = [gradients.dot(g, g, lead), inner, inner, gradients.dot(u, u, lead)]
+    return torch.stack(products, dim=-1).unflatten(-1, (2, 2))
 
 
 def _by_tensor(
@@ -206,11 +198,12 @@ def _vectors(grads: Sequence[Tensor], lead: int) -> list[Tensor]:
 class MMPareto(Balancer):
     """Joint and unimodal losses, whose gradients are integrated in each encoder without conflict.
 
-    Two engine runs and two backward passes through each encoder, for any number of modalities:
-    each encoder meets the joint gradient g and its own unimodal gradient u, and gets
-    `pareto_gradient(g, u)`. In encoders of linear layers both passes stop short of the weight
-    gradients: norms and inner products come from their factors (`mmlab.factors`). The fusion and
-    the heads get the plain gradient of the summed loss.
+    Two backward passes through each encoder: it meets the joint gradient g and its own unimodal
+    gradient u, and gets `pareto_gradient(g, u)`. The passes under g go through one encoder after
+    the other, so that beside the gradients of joint training those of one encoder are held. In
+    encoders of linear layers both passes stop short of the weight gradients: norms and inner
+    products come from their factors (`mmlab.factors`). The fusion and the heads get the plain
+    gradient of the summed loss.
 
     Args:
         gamma: magnitude of the integrated gradient relative to the uniform sum's. A tensor (R,)
@@ -247,44 +240,53 @@ class MMPareto(Balancer):
     def step(self, s: Step) -> Iterator[None]:
         encoders = s.model.encoders if self.rescale == "encoder" else {}
         with Tape(encoders, s.batch.target.shape[-1]) as tape:
-            features = next(iter(s.out.features.values()))
-        gamma = per_replica(self.gamma, features[..., 0], s.model.replicas)
-        cosines = self._by_factors(s, tape, gamma) if tape.layers else self._whole(s, gamma)
+            features = s.out.features
+        gamma = per_replica(self.gamma, next(iter(features.values()))[..., 0], s.model.replicas)
+        trained = [m for m in s.modalities if s.parameters(m) and features[m].requires_grad]
+        plain = [m for m in trained if m not in tape.layers]
+        # A joint gradient waits at the features, so that one encoder at a time holds two gradients.
+        at = {m: tape.wanted(m) if m in tape.layers else [features[m]] for m in trained}
+        own = {m: tape.wanted(m) if m in tape.layers else s.parameters(m) for m in trained}
+        joint = _grads(s, s.losses["joint"], at)
+        unimodal = _grads(s, s.losses.stack(*s.modalities), own)
+        deltas = {m: joint[m][0] for m in plain}
+        cosines = {}
+        for m in trained:
+            u = unimodal.pop(m)
+            if m in plain:
+                s.set_grad_from(m, deltas)
+                cosines[m] = self._combine(s, m, u, gamma)
+            else:
+                cosines[m] = self._blend(s, m, tape, joint[m], u, gamma)
         s.log(cosine=cosines)
         yield
 
-    def _whole(self, s: Step, gamma: float | Tensor) -> dict[str, Tensor]:
-        """The parameters' gradients under both losses, combined."""
-        joint = s.encoder_grads(s.losses["joint"])
-        unimodal = s.encoder_grads(s.losses.stack(*s.modalities))
-        return {
-            m: self._combine(s, m, joint[m], unimodal[m], gamma)
-            for m in s.modalities
-            if joint[m]  # a frozen encoder has no gradient
-        }
-
-    def _combine(
-        self, s: Step, m: str, g: list[Tensor], u: list[Tensor], gamma: float | Tensor
-    ) -> Tensor:
-        integrate = _whole if self.rescale == "encoder" else _by_tensor
-        d, cosine = integrate(g, u, gamma, self.gamma_on_aligned, s.lead)
-        s.set_grad(m, d)
+    def _combine(self, s: Step, m: str, u: list[Tensor], gamma: float | Tensor) -> Tensor:
+        """The joint gradient, which stands in `.grad`, combined with u in its place."""
+        g = s.gradient(m)
+        if self.rescale == "tensor":
+            d, cosine = _by_tensor(g, u, gamma, self.gamma_on_aligned, s.lead)
+            s.set_grad(m, d)
+            return cosine
+        weights, cosine = _weights(_gram(g, u, s.lead), gamma, self.gamma_on_aligned)
+        s.scale_grad(m, weights[..., 0])
+        for mine, other in zip(g, u, strict=True):
+            mine.addcmul_(other, beside(weights[..., 1], other))
         return cosine
 
-    def _by_factors(self, s: Step, tape: Tape, gamma: float | Tensor) -> dict[str, Tensor]:
-        """The same for linear encoders, which needs only one gradient of each weight."""
-        wanted = {m: tape.wanted(m) if m in tape.layers else s.parameters(m) for m in s.modalities}
-        flat = [x for own in wanted.values() for x in own]
-        joint = iter(s.grads(s.losses["joint"], flat))
-        unimodal = iter(s.grads(s.losses.stack(*s.modalities), flat))
-        cosines = {}
-        for m, own in wanted.items():
-            g, u = [next(joint) for _ in own], [next(unimodal) for _ in own]
-            if m not in tape.layers:
-                if own:
-                    cosines[m] = self._combine(s, m, g, u, gamma)
-                continue
-            deltas = [torch.stack(pair, dim=-3) for pair in zip(g, u, strict=True)]
-            weights, cosines[m] = _weights(tape.gram(m, deltas), gamma, self.gamma_on_aligned)
-            s.set_grad(m, tape.blend(m, deltas, weights))
-        return cosines
+    def _blend(
+        self, s: Step, m: str, tape: Tape, g: list[Tensor], u: list[Tensor], gamma: float | Tensor
+    ) -> Tensor:
+        """The same for a linear encoder, out of the factors of one gradient of each weight."""
+        deltas = [torch.stack(pair, dim=-3) for pair in zip(g, u, strict=True)]
+        weights, cosine = _weights(tape.gram(m, deltas), gamma, self.gamma_on_aligned)
+        s.set_grad(m, tape.blend(m, deltas, weights))
+        return cosine
+
+
+def _grads(
+    s: Step, loss: Tensor, wanted: Mapping[str, Sequence[Tensor]]
+) -> dict[str, list[Tensor]]:
+    """The gradients of a loss for the tensors wanted of each modality: one run of the engine."""
+    flat = iter(s.grads(loss, [x for own in wanted.values() for x in own]))
+    return {m: [next(flat) for _ in own] for m, own in wanted.items()}

@@ -150,17 +150,14 @@ def test_backward_may_stop_at_the_features():
     )
 
 
-def test_encoder_grads_hands_over_what_backward_would_have_added():
+def test_a_gradient_on_from_the_features_is_that_of_the_loss():
     s, full = make_step(), make_step()
-    for step in (s, full):
-        step.backward(step.losses["joint"] + step.losses["a"], encoders=False)  # to be added to
     full.backward(full.losses["joint"])
-    grads = s.encoder_grads(s.losses["joint"])
-    assert all(p.grad is None for p in s.model.encoders.parameters())
-    for m in "ab":
-        assert_equal(grads[m], encoder_grads(full, m))
-    rest = lambda step: [*step.model.fusion.parameters(), *step.model.heads["a"].parameters()]  # noqa: E731
-    assert_equal([p.grad for p in rest(s)], [p.grad for p in rest(full)])
+    deltas = dict(zip("ab", s.grads(s.losses["joint"], [*s.out.features.values()]), strict=True))
+    for _ in range(2):  # replaced, not added to
+        s.set_grad_from("a", deltas)
+    assert_equal(encoder_grads(s, "a"), encoder_grads(full, "a"))
+    assert all(p.grad is None for p in s.parameters("b"))
 
 
 def test_set_and_scale_touch_one_encoder_alone():
@@ -194,19 +191,14 @@ def test_what_is_scaled_on_its_way_back_is_the_encoders_gradient_for_one_pass():
     s = make_step(nn.ReLU(), nn.Linear(4, 4))
     s.backward(s.losses["joint"])
     plain, heads = encoder_grads(s, "a"), s.model.fusion.linear.weight.grad.clone()
-    for run in ("backward", "encoder_grads"):
-        s.model.zero_grad()
-        s.scale_backward("a", torch.tensor(0.25, dtype=torch.float64))
-        if run == "backward":
-            s.backward(s.losses["joint"])
-            scaled = encoder_grads(s, "a")
-        else:
-            scaled = s.encoder_grads(s.losses["joint"])["a"]
-        assert_equal(scaled, [0.25 * g for g in plain])
-        assert torch.equal(s.model.fusion.linear.weight.grad, heads)
-        s.model.zero_grad()
-        s.backward(s.losses["joint"])
-        assert_equal(encoder_grads(s, "a"), plain)
+    s.model.zero_grad()
+    s.scale_backward("a", torch.tensor(0.25, dtype=torch.float64))
+    s.backward(s.losses["joint"])
+    assert_equal(encoder_grads(s, "a"), [0.25 * g for g in plain])
+    assert torch.equal(s.model.fusion.linear.weight.grad, heads)
+    s.model.zero_grad()
+    s.backward(s.losses["joint"])
+    assert_equal(encoder_grads(s, "a"), plain)
 
 
 def test_noise_has_the_spread_asked_for():
