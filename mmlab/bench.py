@@ -239,7 +239,7 @@ def methods_over_joint(rounds: int, device: torch.device) -> Iterator[tuple[str,
 
 def replicas_over_sequential(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
     """How many times as fast R seeds are as one program than one after the other."""
-    small = Network(mlp(12, 16), {"a": (8,), "v": (8,)}, 16, 20)
+    small = Network(mlp(12, 16), {"a": (8,), "v": (8,)}, 16, 20, size=32)
     medium = Network(mlp(64, 64), {"a": (32,), "v": (32,)}, 64, 20)
     default = NETWORKS["tiny MLPs"]
     chosen = {"Joint": (Joint, 1), **METHODS}

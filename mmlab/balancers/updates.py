@@ -52,9 +52,10 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
     if optimizer in _undo:
         _undo.pop(optimizer)(finished=False)
     waiting, _waiting[optimizer] = _waiting[optimizer], []
-    # To read a factor is free on a CPU only, and a group has one learning rate.
+    # To read a factor is free on a CPU only, where numpy knows its type; a group has one rate.
     cheap = type(optimizer) in LINEAR_IN_LR and all(
-        not isinstance(k, Tensor) or (not k.ndim and k.is_cpu) for _, k in waiting
+        not isinstance(k, Tensor) or (not k.ndim and k.is_cpu and k.dtype != torch.bfloat16)
+        for _, k in waiting
     )
     if cheap:  # the memory that a tensor on the CPU shares with numpy: nothing is waited for
         read = lambda k: float(k.detach().numpy()) if isinstance(k, Tensor) else k  # noqa: E731

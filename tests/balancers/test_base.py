@@ -241,7 +241,10 @@ def displacements(make_optimizer, k):
     return moves
 
 
-@pytest.mark.parametrize("k", [0.25, 3.0, 0.0, torch.tensor(0.3, dtype=torch.float64)])
+FACTORS = [0.25, 3.0, 0.0, torch.tensor(0.3).double(), torch.tensor(0.5, dtype=torch.bfloat16)]
+
+
+@pytest.mark.parametrize("k", FACTORS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_scale_update_is_exact_under_any_optimiser(name, k):
     plain, scaled = displacements(OPTIMIZERS[name], None), displacements(OPTIMIZERS[name], k)
