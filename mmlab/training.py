@@ -34,7 +34,7 @@ ENTRY_BY_ENTRY = (
 """Optimisers under which replicas in one tensor do not see each other."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A training: what it works on while it lasts, and what it leaves.
 
@@ -55,8 +55,13 @@ class Run:
     loss: Loss | None = None
     epoch: int = 0
     rate_share: Tensor | None = None  # (R,): each replica's learning rate over the largest
-    rows: list[tuple[int, str, str, str, float]] = field(default_factory=list, repr=False)
-    replicas: list[Run] = field(default_factory=list, repr=False)
+    rows: list[tuple[int, str, str, str, float]] = field(default_factory=list)
+    replicas: list[Run] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """One line: a training often is the last value of a notebook's cell."""
+        done = f"{self.epoch} of {self.epochs} epochs"
+        return f"Run({self.balancer.name}, seed {self.seed}, {done}, on {self.device})"
 
     def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
         """Add one row to the history, under the number of finished epochs; one a replica."""

@@ -103,6 +103,10 @@ def test_two_runs_are_equal_and_two_seeds_are_not():
     assert not same(first, run(1))
 
 
+def test_a_run_shows_itself_in_one_line():
+    assert repr(trained(Uniform(), seed=3)) == "Run(Uniform, seed 3, 2 of 2 epochs, on cpu)"
+
+
 def test_training_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     trained()

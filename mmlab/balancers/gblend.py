@@ -153,7 +153,8 @@ class GradientBlending(Balancer):
     Args:
         mode: "offline" estimates once, over the whole training; "online" before each super-epoch,
             over its length.
-        warmup: epochs of the first super-epoch (online).
+        warmup: epochs of the first super-epoch (online); where it is the whole training, online
+            estimates once, and is offline.
         super_epoch: epochs of each later one (online).
         floor: see `blend_weights`.
 
