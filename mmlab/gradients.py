@@ -29,11 +29,20 @@ def unflatten(vector: Tensor, like: Gradient) -> list[Tensor]:
     return [part.view(g.shape) for part, g in zip(parts, like, strict=True)]
 
 
-def dot(a: Gradient, b: Gradient, lead: int = 0) -> Tensor:
-    """Inner product of two gradients of the same encoder: a scalar tensor, or (R,) with lead=1."""
-    pairs = zip(a, b, strict=True)
+def dot(a: Gradient, b: Gradient) -> Tensor:
+    """Inner product of two gradients of the same encoder, a scalar tensor."""
+    parts = [torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]
+    return torch.stack(parts).sum()
+
+
+def gram(a: Gradient, b: Gradient, lead: int = 0) -> Tensor:
+    """Inner products of two gradients with themselves and each other, (2, 2); lead=1: (R, 2, 2)."""
+    pairs = [
+        pair for one, other in ((a, a), (a, b), (b, b)) for pair in zip(one, other, strict=True)
+    ]
     parts = [torch.linalg.vecdot(_rows(x, lead), _rows(y, lead)) for x, y in pairs]
-    return torch.stack(parts).sum(0)
+    aa, ab, bb = torch.stack(parts).unflatten(0, (3, len(a))).sum(1)
+    return torch.stack([aa, ab, ab, bb], dim=-1).unflatten(-1, (2, 2))
 
 
 def norm(grads: Gradient) -> Tensor:

@@ -24,10 +24,15 @@ def test_dot_norm_and_cosine_are_those_of_the_whole_vector():
     torch.testing.assert_close(gradients.cosine(a, b), expected)
 
 
-def test_in_a_stack_each_replica_has_its_own_product():
+def test_the_gram_matrix_has_all_inner_products_a_replica():
+    def expected(i):
+        vectors = torch.stack([flat(make(i)), flat(make(i + 2))])
+        return vectors @ vectors.T
+
+    torch.testing.assert_close(gradients.gram(make(1), make(3)), expected(1))
     a, b = ([torch.stack(pair) for pair in zip(make(i), make(i + 1), strict=True)] for i in (1, 3))
-    expected = [gradients.dot(make(i), make(i + 2)) for i in (1, 2)]
-    torch.testing.assert_close(gradients.dot(a, b, lead=1), torch.stack(expected))
+    both = torch.stack([expected(1), expected(2)])
+    torch.testing.assert_close(gradients.gram(a, b, lead=1), both)
 
 
 def test_the_cosine_with_a_zero_gradient_is_zero():

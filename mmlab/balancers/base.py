@@ -257,15 +257,16 @@ class Step:
         for parameter, value in zip(parameters, grads, strict=True):
             parameter.grad = value.detach()
 
-    def set_grad_from(self, m: str, deltas: Mapping[str, Tensor]) -> None:
-        """Replace the gradient of encoder `m` by that of a loss whose gradients at the features
-        are `deltas`, (B, D) a modality: one backward pass through this encoder alone.
+    def set_grad_from(self, m: str, loss: Tensor) -> None:
+        """Replace the gradient of encoder `m` by that of `loss`, zeros where it does not reach.
+
+        One backward pass through this encoder alone; all other `.grad` stay as they are.
         """
         parameters = self.parameters(m)
         for parameter in parameters:
             parameter.grad = None  # else the engine would add to it
-        ends = [self.out.features[name] for name in deltas]
-        torch.autograd.backward(ends, [*deltas.values()], retain_graph=True, inputs=parameters)
+        torch.autograd.backward(loss, torch.ones_like(loss), retain_graph=True, inputs=parameters)
+        self.set_grad(m, self.gradient(m))
 
     def scale_backward(self, m: str, k: float | Tensor) -> None:
         """Multiply by k what the coming backward pass sends into encoder `m`, and so its gradient.

@@ -94,7 +94,9 @@ def _pair(g: Tensor, u: Tensor) -> Tensor:
     return torch.stack(torch.broadcast_tensors(g, u), dim=-2)
 
 
-def _weights(gram: Tensor, gamma: float | Tensor, gamma_on_aligned: bool) -> tuple[Tensor, Tensor]:
+def _pareto_weights(
+    gram: Tensor, gamma: float | Tensor, gamma_on_aligned: bool
+) -> tuple[Tensor, Tensor]:
     """`pareto_gradient` as weights (…, 2) of g and u, from their inner products (…, 2, 2).
 
     Lengths come from squares here: gradients within about 0.003 of opposite (float32) count as
@@ -150,17 +152,10 @@ def integrate_tasks(
     for parameter in shared:
         parameter.grad = None  # else the engine adds the plain gradient to what was kept, in place
     sum(losses).backward()
-    weights, _ = _weights(_gram(g, u), gamma, True)
+    weights, _ = _pareto_weights(gradients.gram(g, u), gamma, True)
     combined = gradients.combine(g, u, *weights)
     for parameter, before, d in zip(shared, kept, combined, strict=True):
         parameter.grad = d if before is None else before + d
-
-
-def _gram(g: Sequence[Tensor], u: Sequence[Tensor], lead: int = 0) -> Tensor:
-    """Inner products (…, 2, 2) of g and u, an encoder's tensors taken as one vector."""
-    inner = gradients.dot(g, u, lead)
-    products = [gradients.dot(g, g, lead), inner, inner, gradients.dot(u, u, lead)]
-    return torch.stack(products, dim=-1).unflatten(-1, (2, 2))
 
 
 def _by_tensor(
@@ -240,48 +235,57 @@ class MMPareto(Balancer):
     def step(self, s: Step) -> Iterator[None]:
         encoders = s.model.encoders if self.rescale == "encoder" else {}
         with Tape(encoders, s.batch.target.shape[-1]) as tape:
-            features = s.out.features
-        gamma = per_replica(self.gamma, next(iter(features.values()))[..., 0], s.model.replicas)
-        trained = [m for m in s.modalities if s.parameters(m) and features[m].requires_grad]
-        plain = [m for m in trained if m not in tape.layers]
-        # A joint gradient waits at the features, so that one encoder at a time holds two gradients.
-        at = {m: tape.wanted(m) if m in tape.layers else [features[m]] for m in trained}
-        own = {m: tape.wanted(m) if m in tape.layers else s.parameters(m) for m in trained}
-        joint = _grads(s, s.losses["joint"], at)
-        unimodal = _grads(s, s.losses.stack(*s.modalities), own)
-        deltas = {m: joint[m][0] for m in plain}
-        cosines = {}
+            _ = s.out
+        trained = [m for m in s.modalities if s.parameters(m)]  # the others are frozen
+        taped = {m: tape.wanted(m) for m in trained if m in tape.layers}
+        wanted = {m: taped.get(m, s.parameters(m)) for m in trained}
+        joint = _grads(s, s.losses["joint"], taped)
+        unimodal = _grads(s, s.losses.stack(*s.modalities), wanted)
+        cosines = self._blend(s, tape, joint, unimodal) if taped else {}
         for m in trained:
-            u = unimodal.pop(m)
-            if m in plain:
-                s.set_grad_from(m, deltas)
-                cosines[m] = self._combine(s, m, u, gamma)
-            else:
-                cosines[m] = self._blend(s, m, tape, joint[m], u, gamma)
-        s.log(cosine=cosines)
+            if m not in taped:  # in its turn, so that one encoder at a time holds two gradients
+                s.set_grad_from(m, s.losses["joint"])
+                cosines[m] = self._combine(s, m, unimodal.pop(m))
+        s.log(cosine={m: cosines[m] for m in trained})
         yield
 
-    def _combine(self, s: Step, m: str, u: list[Tensor], gamma: float | Tensor) -> Tensor:
-        """The joint gradient, which stands in `.grad`, combined with u in its place."""
+    def _combine(self, s: Step, m: str, u: list[Tensor]) -> Tensor:
+        """The joint gradient, which stands in `.grad`, combined with u in its place; the cosine."""
         g = s.gradient(m)
         if self.rescale == "tensor":
-            d, cosine = _by_tensor(g, u, gamma, self.gamma_on_aligned, s.lead)
+            d, cosine = _by_tensor(
+                g, u, self._gamma(s, g[0].flatten(s.lead)), self.gamma_on_aligned, s.lead
+            )
             s.set_grad(m, d)
             return cosine
-        weights, cosine = _weights(_gram(g, u, s.lead), gamma, self.gamma_on_aligned)
+        weights, cosine = self._weights(s, gradients.gram(g, u, s.lead))
         s.scale_grad(m, weights[..., 0])
-        for mine, other in zip(g, u, strict=True):
-            mine.addcmul_(other, beside(weights[..., 1], other))
+        torch._foreach_addcmul_(g, u, [beside(weights[..., 1], x) for x in u])
         return cosine
 
     def _blend(
-        self, s: Step, m: str, tape: Tape, g: list[Tensor], u: list[Tensor], gamma: float | Tensor
-    ) -> Tensor:
-        """The same for a linear encoder, out of the factors of one gradient of each weight."""
-        deltas = [torch.stack(pair, dim=-3) for pair in zip(g, u, strict=True)]
-        weights, cosine = _weights(tape.gram(m, deltas), gamma, self.gamma_on_aligned)
-        s.set_grad(m, tape.blend(m, deltas, weights))
-        return cosine
+        self,
+        s: Step,
+        tape: Tape,
+        joint: Mapping[str, Sequence[Tensor]],
+        unimodal: Mapping[str, Sequence[Tensor]],
+    ) -> dict[str, Tensor]:
+        """The same for all linear encoders, out of the factors of one gradient of each weight."""
+        deltas = {
+            m: [torch.stack(pair, dim=-3) for pair in zip(g, unimodal[m], strict=True)]
+            for m, g in joint.items()
+        }
+        grams = torch.stack([tape.gram(m, own) for m, own in deltas.items()], dim=-3)
+        weights, cosines = self._weights(s, grams)
+        for (m, own), w in zip(deltas.items(), weights.unbind(-2), strict=True):
+            s.set_grad(m, tape.blend(m, own, w))
+        return dict(zip(deltas, cosines.unbind(-1), strict=True))
+
+    def _weights(self, s: Step, gram: Tensor) -> tuple[Tensor, Tensor]:
+        return _pareto_weights(gram, self._gamma(s, gram[..., 0]), self.gamma_on_aligned)
+
+    def _gamma(self, s: Step, like: Tensor) -> float | Tensor:
+        return per_replica(self.gamma, like, s.model.replicas)
 
 
 def _grads(

@@ -379,13 +379,67 @@ def test_unusual_linear_encoders_get_the_gradient_of_their_parameters(kind):
     torch.testing.assert_close(found, pareto_gradient(*flat))
 
 
+class Guided(MultimodalNet):
+    """The features of b are weighed by those of a."""
+
+    def forward(self, inputs):
+        a = self.encode("a", inputs["a"])
+        h = {"a": a, "b": self.encode("b", inputs["b"]) * a.sigmoid()}
+        unimodal = {m: self.heads[m](x) for m, x in h.items()}
+        return Output(h, self.fusion(h), unimodal, self.fusion)
+
+
+class Early(MultimodalNet):
+    """The fusion reads what goes into the last layer of each encoder; the heads its output."""
+
+    def forward(self, inputs):
+        early = {m: self.encoders[m][:-1](x) for m, x in inputs.items()}
+        h = {m: self.encoders[m][-1](x) for m, x in early.items()}
+        unimodal = {m: self.heads[m](x) for m, x in h.items()}
+        return Output(h, self.fusion(early), unimodal, self.fusion)
+
+
+def normalised() -> nn.Module:
+    layers = (nn.Linear(30, 30), nn.GroupNorm(2, 30), nn.Tanh(), nn.Linear(30, 30))
+    return nn.Sequential(*layers).double()
+
+
+def assert_integrated(net, batch):
+    """Every encoder has the `pareto_gradient` of the gradients of its parameters."""
+    s, expected = Step(net, batch), {}
+    for m in net.modalities:
+        both = s.losses["joint"], s.losses.stack(*net.modalities).sum()
+        flat = [torch.cat([x.flatten() for x in s.grad(loss, m)]) for loss in both]
+        expected[m] = pareto_gradient(*flat)
+    next(MMPareto().step(Step(net, batch)))
+    for m, d in expected.items():
+        found = torch.cat([p.grad.flatten() for p in net.encoders[m].parameters()])
+        torch.testing.assert_close(found, d)
+
+
+def random_batch(size=8):
+    draw = torch.Generator().manual_seed(0)
+    inputs = {m: torch.randn(size, 30, generator=draw, dtype=torch.float64) for m in "ab"}
+    return Batch(inputs, torch.randint(2, (size,), generator=draw))
+
+
+@pytest.mark.parametrize("encoder", [normalised, lambda: normalised()[::3]])
+@pytest.mark.parametrize("kind", [Guided, Early])
+def test_a_forward_pass_of_ones_own_may_leave_encoders_by_another_way(kind, encoder):
+    torch.manual_seed(0)
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    fusion = Concat({"a": 30, "b": 30}, 2)
+    net = kind({m: encoder() for m in "ab"}, fusion, heads).double()
+    assert_integrated(net, random_batch())
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1e-9, 1e9, 1e15])
 def test_the_weights_do_not_hang_on_the_scale_of_the_gradients(scale):
     pair = torch.tensor([[1.0, 0.2, 0.0], [-0.6, 0.3, 0.1]])
-    expected = mmpareto._weights(pair @ pair.T, 1.5, True)
+    expected = mmpareto._pareto_weights(pair @ pair.T, 1.5, True)
     assert expected[0].min() > 0
     for mine, theirs in zip(
-        mmpareto._weights(scale**2 * (pair @ pair.T), 1.5, True), expected, strict=True
+        mmpareto._pareto_weights(scale**2 * (pair @ pair.T), 1.5, True), expected, strict=True
     ):
         torch.testing.assert_close(mine, theirs)
 
@@ -395,16 +449,16 @@ def test_weights_of_opposite_gradients_are_zero_and_not_rounding_noise():
     for ratio in (1.0, 0.3, 1e-3):
         g = torch.randn(200, 40, generator=draw)
         pair = torch.stack([g, -ratio * g], dim=-2)
-        assert not mmpareto._weights(pair @ pair.mT, 1.5, True)[0].any()
+        assert not mmpareto._pareto_weights(pair @ pair.mT, 1.5, True)[0].any()
 
 
 def test_weights_leave_what_is_aligned_alone_if_told_so():
     gram = torch.tensor([[1.0, 0.2], [0.2, 4.0]])
-    assert mmpareto._weights(gram, 1.5, False)[0].tolist() == [1, 1]
-    assert mmpareto._weights(gram, 1.5, True)[0].tolist() == [1.5, 1.5]
+    assert mmpareto._pareto_weights(gram, 1.5, False)[0].tolist() == [1, 1]
+    assert mmpareto._pareto_weights(gram, 1.5, True)[0].tolist() == [1.5, 1.5]
 
 
 def test_weights_come_with_the_cosine():
     pair = torch.tensor([[3.0, 0.0], [-1.0, 1.0]])
-    cosine = mmpareto._weights(pair @ pair.T, 1.5, True)[1]
+    cosine = mmpareto._pareto_weights(pair @ pair.T, 1.5, True)[1]
     assert cosine.item() == pytest.approx(-(0.5**0.5))
