@@ -7,6 +7,7 @@ one row a sample. Inner products of such gradients need no weight gradient: âŸ¨Î
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -116,9 +117,14 @@ def _is_known(part: nn.Module) -> bool:
     return type(part) in (*LAYERS, *BETWEEN) and not hooked and not inplace
 
 
+SPARED = 2**22
+"""Multiplications that take about as long as the calls which an encoder on the tape saves."""
+
+
 def _pays(layers: list[nn.Module], size: int) -> bool:
-    """Whether products of samples are fewer than those of features, up to a factor 2."""
-    shapes = [layer.weight.shape[-2:] for layer in layers]
-    return sum(size * (2 * out + into) for out, into in shapes) <= 2 * sum(
-        out * into for out, into in shapes
-    )
+    """Whether products of samples are fewer than those of features, up to a factor 2, or few."""
+    more = 0
+    for layer in layers:
+        *replicas, out, into = layer.weight.shape
+        more += math.prod(replicas) * (size * (2 * out + into) - 2 * out * into)
+    return size * more <= SPARED
