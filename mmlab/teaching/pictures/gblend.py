@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,23 +92,26 @@ def estimate(
         ax.legend(loc="upper right", handlelength=1.2)
 
 
-def weights(table: pd.DataFrame, ax: Axes) -> None:
-    """The weight of each loss by the epoch of its estimate: thick, the mean over seeds.
+def weights(found: pd.Series, axes: Sequence[Axes]) -> None:
+    """The weight of each loss by the epoch of its estimate, one panel a setting.
 
-    table: one row a head ("output"), a seed and an epoch, with the weight in "value". The band is
-    the mean's 95 % interval, cut where no weight can be. Fewer than `FEW` seeds are drawn
-    themselves in its place, one thin line each.
+    found: the weights, by setting, seed, epoch and output (the head), which name the levels of its
+    index. Thick is the mean over seeds, with its 95 % interval as a band, cut where no weight can
+    be. Fewer than `FEW` seeds are drawn themselves in place of a band, one thin line each.
     """
-    if table.seed.nunique() < FEW:
-        for (head, _), run in table.groupby(["output", "seed"], sort=False):
-            color, linestyle, _ = LOOKS[head]
-            ax.plot(
-                run.epoch, run.value, color=color, linestyle=linestyle, linewidth=0.8, alpha=0.6
-            )
-        means = table.groupby(["output", "epoch"], sort=False, as_index=False).value.mean()
-        table = means.assign(seed="mean")
-    curves(table, ax=ax)
-    ax.set(xlabel="epoch of the estimate", ylim=(-0.03, 1.03))
+    for ax, (setting, table) in zip(axes, found.groupby("setting", sort=False), strict=True):
+        table = table.rename("value").reset_index()
+        if table.seed.nunique() < FEW:
+            for (head, _), run in table.groupby(["output", "seed"], sort=False):
+                style = LOOKS[head]._replace(marker="")._asdict()
+                ax.plot(run.epoch, run.value, linewidth=0.8, alpha=0.6, **style)
+            means = table.groupby(["output", "epoch"], sort=False, as_index=False).value.mean()
+            table = means.assign(seed="mean")
+        curves(table, ax=ax)
+        ax.set(title=setting, xlabel="epoch of the estimate", ylim=(-0.03, 1.03))
+    axes[0].set_ylabel("weight of the loss")
+    lines = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*lines, loc="outside upper right", ncols=len(lines[0]))
 
 
 def ratio(w: Tensor, gain: Tensor, moment: Tensor) -> Tensor:
