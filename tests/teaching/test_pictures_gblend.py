@@ -2,10 +2,12 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from mmlab.balancers.gblend import blend_weights, optimal_weights
+from mmlab.plotting import LOOKS
 from mmlab.teaching.pictures import gblend as pictures
 
 G = torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64)
@@ -104,3 +106,41 @@ def test_only_the_first_panel_of_a_strip_is_labelled():
         pictures.estimate(CURVES, ax, head="image", before=0, after=2)
     assert [bool(ax.get_ylabel()) for ax in axes] == [True, False]
     plt.close(figure)
+
+
+def estimates(seeds):
+    """Weights in two settings of three heads at two epochs; the first head's rise by 0.1 a seed."""
+    rows = {
+        (setting, seed, epoch, head): start + 0.1 * seed * (head == "joint")
+        for setting in ("noisy", "clean")
+        for head, start in (("joint", 0.2), ("audio", 0.0), ("image", 0.6))
+        for epoch in (0, 3)
+        for seed in range(seeds)
+    }
+    return pd.Series(rows).rename_axis(["setting", "seed", "epoch", "output"])
+
+
+@pytest.mark.parametrize(("seeds", "thin", "bands"), [(1, 3, 0), (2, 6, 0), (5, 0, 3)])
+def test_few_seeds_are_drawn_themselves_and_many_as_a_band(seeds, thin, bands):
+    figure, axes = plt.subplots(1, 2)
+    pictures.weights(estimates(seeds), axes)
+    for ax, setting in zip(axes, ("noisy", "clean"), strict=True):
+        assert setting in ax.get_title(loc="left") + ax.get_title()
+        assert sum(line.get_linewidth() < 1 for line in ax.lines) == thin
+        assert len(ax.collections) == bands
+        means = {line.get_label(): line for line in ax.lines if line.get_label()[0] != "_"}
+        assert [*means] == ["joint", "audio", "image"]
+        np.testing.assert_allclose(means["joint"].get_ydata(), 0.2 + 0.1 * np.arange(seeds).mean())
+        assert all(line.get_color() == LOOKS[head].color for head, line in means.items())
+        assert ax.get_ylim() == (-0.03, 1.03)  # no weight lies beyond, whatever the interval says
+    assert [text.get_text() for text in figure.legends[0].texts] == ["joint", "audio", "image"]
+    plt.close(figure)
+
+
+def test_variants_keep_the_methods_colour_and_differ_in_all_else():
+    of_method = [look for name, look in pictures.VARIANTS.items() if name != "equal"]
+    assert {look.color for look in of_method} == {LOOKS["G-Blend"].color}
+    assert pictures.VARIANTS["equal"].color == LOOKS["uniform"].color
+    every = {look: name for name, look in (LOOKS | pictures.VARIANTS).items()}
+    for part in (1, 2):
+        assert len({look[part] for look in every}) == len(every)

@@ -1,8 +1,12 @@
-"""Gradient-Blending drawn: what an estimate measures, and the map of what blending minimises."""
+"""Gradient-Blending drawn: what an estimate measures, what it finds, and the map of J.
+
+`plotting.LOOKS |= VARIANTS` gives the forms of the method, and of its control, their looks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.axes import Axes
@@ -10,10 +14,24 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mmlab.balancers.gblend import blend_weights, optimal_weights, overfit_and_gain
-from mmlab.plotting import LOOKS
+from mmlab.plotting import LOOKS, Look, curves
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DOWN, UP = "#555555", "#B00020"
 """The colour of a held-out loss that falls, and of one that rises."""
+
+VARIANTS: Mapping[str, Look] = {
+    "online": LOOKS["G-Blend"],
+    "online, short": LOOKS["G-Blend"]._replace(linestyle=(0, (4, 2)), marker=(4, 1)),
+    "offline": LOOKS["G-Blend"]._replace(linestyle=(0, (8, 2, 2, 2)), marker="h"),
+    "equal": LOOKS["uniform"]._replace(linestyle=(0, (2, 1)), marker=(3, 1, 180)),
+}
+"""The method's forms share its colour, and the uniform sum over K that of the uniform sum."""
+
+FEW = 5
+"""Fewer seeds than that have an interval too wide to tell anything about a weight."""
 
 
 def over_sum(w: Tensor) -> Tensor:
@@ -66,12 +84,34 @@ def estimate(
     w = RULES[rule](overfit, gain)[k]
     numbers = f"ΔG {gain[k]:+.2f}, ΔO {overfit[k]:+.2f}".replace("-", "−")
     ax.set_title(f"{head}: weight {w:.2f}\n{numbers}")
-    ax.set_ylim(0, 1.05 * float(losses.max()))
+    ax.set_ylim(0, 1.3 * float(losses.max()))  # room for the legend
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     if ax.get_subplotspec().is_first_col():
         ax.set_ylabel("cross-entropy, nats")
         ax.legend(loc="upper right", handlelength=1.2)
+
+
+def weights(found: pd.Series, axes: Sequence[Axes]) -> None:
+    """The weight of each loss by the epoch of its estimate, one panel a setting.
+
+    found: the weights, by setting, seed, epoch and output (the head), which name the levels of its
+    index. Thick is the mean over seeds, with its 95 % interval as a band, cut where no weight can
+    be. Fewer than `FEW` seeds are drawn themselves in place of a band, one thin line each.
+    """
+    for ax, (setting, table) in zip(axes, found.groupby("setting", sort=False), strict=True):
+        table = table.rename("value").reset_index()
+        if table.seed.nunique() < FEW:
+            for (head, _), run in table.groupby(["output", "seed"], sort=False):
+                style = LOOKS[head]._replace(marker="")._asdict()
+                ax.plot(run.epoch, run.value, linewidth=0.8, alpha=0.6, **style)
+            means = table.groupby(["output", "epoch"], sort=False, as_index=False).value.mean()
+            table = means.assign(seed="mean")
+        curves(table, ax=ax)
+        ax.set(title=setting, xlabel="epoch of the estimate", ylim=(-0.03, 1.03))
+    axes[0].set_ylabel("weight of the loss")
+    lines = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*lines, loc="outside upper right", ncols=len(lines[0]))
 
 
 def ratio(w: Tensor, gain: Tensor, moment: Tensor) -> Tensor:
