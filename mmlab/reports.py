@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mmlab.experiments import difference, interval, summary
+from mmlab.experiments import difference, interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 UNITS = {
-    "points": (lambda x: 100 * x, "{:+.1f}"),  # of shares such as accuracy
+    "%": (lambda x: 100 * x, "{:.1f}"),  # of a share such as accuracy
+    "points": (lambda x: 100 * x, "{:+.1f}"),  # of a difference of shares
     "×": (np.exp, "{:.2f}"),  # of differences of logarithms
     "nats": (lambda x: x, "{:+.3f}"),
 }
@@ -63,9 +64,8 @@ def report(
     column: a share, from 0 to 1. folds: show the interval over folds too, see `fold_means`.
     """
     rows = {}
-    for method, values in summary(table, baseline, column).iterrows():
-        mean, low, high = (f"{100 * values[end]:.1f}" for end in ("mean", "low", "high"))
-        row = {f"{column}, %": f"{mean} [{low}, {high}]"}
+    for method in table["method"].unique():
+        row = {f"{column}, %": spell(table.loc[table["method"] == method, column], "%")}
         if method != baseline:
             paired = difference(table, method, baseline, column)
             row[f"minus {baseline}, points"] = spell(paired)

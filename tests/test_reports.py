@@ -29,6 +29,7 @@ def test_a_value_is_spelt_in_its_unit():
     values = [0.01, 0.02, 0.03]
     mean, low, high = interval(values)
     assert spell(values) == f"+2.0 [{100 * low:+.1f}, {100 * high:+.1f}]"
+    assert spell(values, "%") == f"2.0 [{100 * low:.1f}, {100 * high:.1f}]"
     assert spell(values, "nats") == f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
     assert spell(values, "epochs") == f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
     ratio = np.exp([mean, low, high])
@@ -48,7 +49,7 @@ def test_a_report_has_a_row_a_method():
     assert table.loc["joint"].tolist()[1:] == ["–", "–"]
     assert table.loc["other"].tolist()[1:] == [spell(paired), spell(fold_means(paired))]
     accuracy = TABLE.query("method == 'other'").accuracy
-    assert table.loc["other", "accuracy, %"] == spell(accuracy).replace("+", "")
+    assert table.loc["other", "accuracy, %"] == spell(accuracy, "%")
     assert list(report(TABLE, "other", "share a")) == ["share a, %", "minus other, points"]
 
 
