@@ -14,6 +14,7 @@ from mmlab import gradients
 from mmlab.balancers.base import Balancer, Step
 from mmlab.balancers.shapes import beside, check_number, check_shapes, per_replica
 from mmlab.factors import Tape
+from mmlab.models.network import MultimodalNet
 
 
 def min_norm_weights(g: Tensor, u: Tensor) -> Tensor:
@@ -200,10 +201,10 @@ class MMPareto(Balancer):
 
     Two backward passes through each encoder: it meets the joint gradient g and its own unimodal
     gradient u, and gets `pareto_gradient(g, u)`. The passes under g go through one encoder after
-    the other, so that beside the gradients of joint training those of one encoder are held. In
-    encoders of linear layers both passes stop short of the weight gradients: norms and inner
-    products come from their factors (`mmlab.factors`). The fusion and the heads get the plain
-    gradient of the summed loss.
+    the other, so that beside the gradients of joint training those of one encoder are held (those
+    of all, in a network with a forward pass of its own). In encoders of linear layers both passes
+    stop short of the weight gradients: norms and inner products come from their factors
+    (`mmlab.factors`). The fusion and the heads get the plain gradient of the summed loss.
 
     Args:
         gamma: magnitude of the integrated gradient relative to the uniform sum's. A tensor (R,)
@@ -244,17 +245,22 @@ class MMPareto(Balancer):
         gamma = per_replica(self.gamma, next(iter(features.values()))[..., 0], s.model.replicas)
         trained = [m for m in s.modalities if s.parameters(m) and features[m].requires_grad]
         plain = [m for m in trained if m not in tape.layers]
-        # A joint gradient waits at the features, so that one encoder at a time holds two gradients.
-        at = {m: tape.wanted(m) if m in tape.layers else [features[m]] for m in trained}
         own = {m: tape.wanted(m) if m in tape.layers else s.parameters(m) for m in trained}
+        # A joint gradient waits at the features, so that one encoder at a time holds two gradients;
+        # not where a forward pass of one's own may leave an encoder by another way than these.
+        wait = type(s.model).forward is MultimodalNet.forward
+        at = own | {m: [features[m]] for m in plain if wait}
         joint = _grads(s, s.losses["joint"], at)
         unimodal = _grads(s, s.losses.stack(*s.modalities), own)
-        deltas = {m: joint[m][0] for m in plain}
+        deltas = {m: joint[m][0] for m in plain if wait}
         cosines = {}
         for m in trained:
             u = unimodal.pop(m)
             if m in plain:
-                s.set_grad_from(m, deltas)
+                if wait:
+                    s.set_grad_from(m, deltas)
+                else:
+                    s.set_grad(m, joint.pop(m))
                 cosines[m] = self._combine(s, m, u, gamma)
             else:
                 cosines[m] = self._blend(s, m, tape, joint[m], u, gamma)

@@ -379,6 +379,60 @@ def test_unusual_linear_encoders_get_the_gradient_of_their_parameters(kind):
     torch.testing.assert_close(found, pareto_gradient(*flat))
 
 
+class Guided(MultimodalNet):
+    """The features of b are weighed by those of a."""
+
+    def forward(self, inputs):
+        a = self.encode("a", inputs["a"])
+        h = {"a": a, "b": self.encode("b", inputs["b"]) * a.sigmoid()}
+        unimodal = {m: self.heads[m](x) for m, x in h.items()}
+        return Output(h, self.fusion(h), unimodal, self.fusion)
+
+
+class Early(MultimodalNet):
+    """The fusion reads what goes into the last layer of each encoder; the heads its output."""
+
+    def forward(self, inputs):
+        early = {m: self.encoders[m][:-1](x) for m, x in inputs.items()}
+        h = {m: self.encoders[m][-1](x) for m, x in early.items()}
+        unimodal = {m: self.heads[m](x) for m, x in h.items()}
+        return Output(h, self.fusion(early), unimodal, self.fusion)
+
+
+def normalised() -> nn.Module:
+    layers = (nn.Linear(30, 30), nn.GroupNorm(2, 30), nn.Tanh(), nn.Linear(30, 30))
+    return nn.Sequential(*layers).double()
+
+
+def assert_integrated(net, batch):
+    """Every encoder has the `pareto_gradient` of the gradients of its parameters."""
+    s, expected = Step(net, batch), {}
+    for m in net.modalities:
+        both = s.losses["joint"], s.losses.stack(*net.modalities).sum()
+        flat = [torch.cat([x.flatten() for x in s.grad(loss, m)]) for loss in both]
+        expected[m] = pareto_gradient(*flat)
+    next(MMPareto().step(Step(net, batch)))
+    for m, d in expected.items():
+        found = torch.cat([p.grad.flatten() for p in net.encoders[m].parameters()])
+        torch.testing.assert_close(found, d)
+
+
+def random_batch(size=8):
+    draw = torch.Generator().manual_seed(0)
+    inputs = {m: torch.randn(size, 30, generator=draw, dtype=torch.float64) for m in "ab"}
+    return Batch(inputs, torch.randint(2, (size,), generator=draw))
+
+
+@pytest.mark.parametrize("encoder", [normalised, lambda: normalised()[::3]])
+@pytest.mark.parametrize("kind", [Guided, Early])
+def test_a_forward_pass_of_ones_own_may_leave_encoders_by_another_way(kind, encoder):
+    torch.manual_seed(0)
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    fusion = Concat({"a": 30, "b": 30}, 2)
+    net = kind({m: encoder() for m in "ab"}, fusion, heads).double()
+    assert_integrated(net, random_batch())
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1e-9, 1e9, 1e15])
 def test_the_weights_do_not_hang_on_the_scale_of_the_gradients(scale):
     pair = torch.tensor([[1.0, 0.2, 0.0], [-0.6, 0.3, 0.1]])
