@@ -404,10 +404,10 @@ def normalised() -> nn.Module:
     return nn.Sequential(*layers).double()
 
 
-def assert_integrated(net, batch):
+def assert_integrated(net, batch, *modalities):
     """Every encoder has the `pareto_gradient` of the gradients of its parameters."""
     s, expected = Step(net, batch), {}
-    for m in net.modalities:
+    for m in modalities or net.modalities:
         both = s.losses["joint"], s.losses.stack(*net.modalities).sum()
         flat = [torch.cat([x.flatten() for x in s.grad(loss, m)]) for loss in both]
         expected[m] = pareto_gradient(*flat)
@@ -431,6 +431,16 @@ def test_a_forward_pass_of_ones_own_may_leave_encoders_by_another_way(kind, enco
     fusion = Concat({"a": 30, "b": 30}, 2)
     net = kind({m: encoder() for m in "ab"}, fusion, heads).double()
     assert_integrated(net, random_batch())
+
+
+@pytest.mark.parametrize("layer", [nn.Identity, lambda: nn.LayerNorm(30)])
+def test_a_weight_that_two_encoders_share_meets_the_gradient_of_both(layer):
+    torch.manual_seed(0)
+    encoders = {"a": nn.Linear(30, 30), "b": nn.Sequential(nn.Linear(30, 30), layer())}
+    encoders["b"][0].weight = encoders["a"].weight
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    net = MultimodalNet(encoders, Concat({"a": 30, "b": 30}, 2), heads).double()
+    assert_integrated(net, random_batch(), "b")  # the last to set the shared one
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e-9, 1e9, 1e15])
