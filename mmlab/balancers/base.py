@@ -297,8 +297,17 @@ class Step:
                 grad.addcmul_(noise, own)
 
     def _with_grad(self, m: str, k: float | Tensor | Sequence) -> tuple[list[Tensor], object]:
-        """The gradients of encoder `m` that are there, and the factor of each (or one for all)."""
-        parameters = self.parameters(m)
+        """The gradients of encoder `m` that are there, and the factor of each (or one for all).
+
+        To be changed in place: each gets memory of its own, where autograd gave one to several.
+        """
+        parameters, taken = self.parameters(m), set()
+        for p in parameters:
+            if p.grad is not None:
+                memory = p.grad.untyped_storage().data_ptr()
+                if memory in taken:
+                    p.grad = p.grad.clone()
+                taken.add(memory)
         single = isinstance(k, float | int | Tensor)
         if single and not (isinstance(k, Tensor) and k.ndim):
             return [p.grad for p in parameters if p.grad is not None], k

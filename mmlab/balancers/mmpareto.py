@@ -276,7 +276,7 @@ class MMPareto(Balancer):
             return cosine
         weights, cosine = _weights(_gram(g, u, s.lead), gamma, self.gamma_on_aligned)
         s.scale_grad(m, weights[..., 0])
-        for mine, other in zip(g, u, strict=True):
+        for mine, other in zip(s.gradient(m), u, strict=True):
             mine.addcmul_(other, beside(weights[..., 1], other))
         return cosine
 

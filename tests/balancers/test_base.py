@@ -179,6 +179,26 @@ def test_scaling_what_has_no_gradient_does_nothing():
     assert all(g.eq(0).all() for g in s.gradient("a"))
 
 
+class Shift(nn.Module):
+    """Of one sample, autograd gives both parameters one gradient in one memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Parameter(torch.randn(4)) for _ in range(2))
+
+    def forward(self, x):
+        return x + self.one[None] + self.two[None]
+
+
+def test_gradients_in_one_memory_are_scaled_once():
+    s = make_step(Shift())
+    s.batch = s.batch[:1]
+    s.backward(s.losses["joint"])
+    before = encoder_grads(s, "a")
+    s.scale_grad("a", 0.5)
+    assert_equal(encoder_grads(s, "a"), [0.5 * g for g in before])
+
+
 @pytest.mark.parametrize("wrong", [lambda g: g[:1], lambda g: [g[0].T, g[1]]])
 def test_a_gradient_of_other_shapes_is_refused(wrong):
     s = make_step()

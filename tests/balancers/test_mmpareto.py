@@ -433,6 +433,26 @@ def test_a_forward_pass_of_ones_own_may_leave_encoders_by_another_way(kind, enco
     assert_integrated(net, random_batch())
 
 
+class Shift(nn.Module):
+    """Of one sample, autograd gives both parameters one gradient in one memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Parameter(torch.randn(30)) for _ in range(2))
+
+    def forward(self, x):
+        return x + self.one[None] + self.two[None]
+
+
+@pytest.mark.parametrize("kind", [MultimodalNet, Guided])
+def test_gradients_in_one_memory_are_combined_once(kind):
+    torch.manual_seed(0)
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    encoders = {m: nn.Sequential(normalised(), Shift()) for m in "ab"}
+    net = kind(encoders, Concat({"a": 30, "b": 30}, 2), heads).double()
+    assert_integrated(net, random_batch(1))
+
+
 @pytest.mark.parametrize("layer", [nn.Identity, lambda: nn.LayerNorm(30)])
 def test_a_weight_that_two_encoders_share_meets_the_gradient_of_both(layer):
     torch.manual_seed(0)
