@@ -210,8 +210,8 @@ class Step:
         Those of all parameters outside the encoders go into `.grad`, as from `backward`.
         """
         others = self._parameters.others
-        if not wanted + others:
-            return []
+        if not wanted + others or not loss.requires_grad:
+            return [torch.zeros_like(p) for p in wanted]
         grads = torch.autograd.grad(
             loss, wanted + others, torch.ones_like(loss), retain_graph=True, allow_unused=True
         )
@@ -234,8 +234,8 @@ class Step:
         Parameters that `loss` does not depend on get zeros; a frozen encoder gives an empty list.
         """
         parameters = self.parameters(m)
-        if not parameters:
-            return []
+        if not parameters or not loss.requires_grad:
+            return [torch.zeros_like(p) for p in parameters]
         ones = torch.ones_like(loss)
         return list(
             torch.autograd.grad(loss, parameters, ones, retain_graph=True, materialize_grads=True)
@@ -260,12 +260,17 @@ class Step:
     def set_grad_from(self, m: str, deltas: Mapping[str, Tensor]) -> None:
         """Replace the gradient of encoder `m` by that of a loss whose gradients at the features
         are `deltas`, (B, D) a modality: one backward pass through this encoder alone.
+
+        Features that need no gradient are passed over.
         """
         parameters = self.parameters(m)
         for parameter in parameters:
             parameter.grad = None  # else the engine would add to it
-        ends = [self.out.features[name] for name in deltas]
-        torch.autograd.backward(ends, [*deltas.values()], retain_graph=True, inputs=parameters)
+        pairs = [(self.out.features[name], delta) for name, delta in deltas.items()]
+        pairs = [(h, delta) for h, delta in pairs if h.requires_grad]
+        if pairs and parameters:
+            ends, sent = zip(*pairs, strict=True)
+            torch.autograd.backward(ends, sent, retain_graph=True, inputs=parameters)
 
     def scale_backward(self, m: str, k: float | Tensor) -> None:
         """Multiply by k what the coming backward pass sends into encoder `m`, and so its gradient.

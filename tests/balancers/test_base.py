@@ -360,6 +360,21 @@ def test_a_frozen_encoder_has_an_empty_gradient_and_no_conflict():
     assert list(gradient_conflict(s.model, s.batch)) == others
 
 
+def test_what_is_frozen_from_encoder_to_head_has_a_gradient_of_zero():
+    s = make_step()
+    s.model.encoders["a"].requires_grad_(False)
+    s.model.heads["a"].requires_grad_(False)
+    wanted = s.parameters("b")
+    for grads in (s.grad(s.losses["a"], "b"), s.grads(s.losses["a"], wanted)):
+        assert_equal(grads, [torch.zeros_like(p) for p in wanted], rtol=0, atol=0)
+    assert s.grad(s.losses["a"], "a") == []
+    deltas = {m: torch.ones_like(x) for m, x in s.out.features.items()}
+    s.set_grad_from("a", deltas)
+    assert all(p.grad is None for p in s.model.encoders["a"].parameters())
+    s.set_grad_from("b", deltas)
+    assert all(p.grad.any() for p in wanted)
+
+
 def test_noise_goes_only_where_a_gradient_is():
     s = make_step()
     m = s.modalities[0]

@@ -259,6 +259,19 @@ def test_a_frozen_encoder_parameter_is_left_out():
     assert net.encoders["a"][0].weight.grad.abs().sum() > 0
 
 
+def test_with_encoders_and_heads_frozen_the_fusion_learns_as_in_joint_training():
+    net, samples, grads = network(encoder=mlp), batch(), []
+    net.encoders.requires_grad_(False)
+    net.heads.requires_grad_(False)
+    for balancer in (MMPareto(), Joint()):
+        net.zero_grad()
+        take_step(balancer, net, samples)
+        grads.append([p.grad for p in net.fusion.parameters()])
+        assert all(p.grad is None for p in (*net.encoders.parameters(), *net.heads.parameters()))
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_two_tasks_that_share_an_encoder_are_integrated_in_it_alone():
     """A hard task (10 × noise) and an easy one on one encoder; heads get their plain gradients."""
     torch.manual_seed(0)
