@@ -27,8 +27,8 @@ class Tape:
 
     Takes the encoders that are linear layers with entrywise functions between them, all trainable,
     where the factors are the cheaper way for batches of `size` samples. Others are left out, and
-    so, after the pass, are encoders whose layers it called more than once, not on rows (B, D), or
-    in another type than their weights' (autocast).
+    encoders that share a weight; and so, after the pass, are encoders whose layers it called more
+    than once, not on rows (B, D), or in another type than their weights' (autocast).
     """
 
     encoders: Mapping[str, nn.Module]
@@ -39,9 +39,11 @@ class Tape:
     calls: Counter[nn.Module] = field(default_factory=Counter)
 
     def __enter__(self) -> Tape:
+        users = Counter(p for encoder in self.encoders.values() for p in encoder.parameters())
         for m, encoder in self.encoders.items():
             layers = linear_layers(encoder)
-            if layers and _pays(layers, self.size):
+            alone = all(users[p] == 1 for p in encoder.parameters())
+            if layers and alone and _pays(layers, self.size):
                 self.layers[m] = layers
         every = {layer for layers in self.layers.values() for layer in layers}
         self._hooks = [layer.register_forward_hook(self._note) for layer in every]
@@ -103,7 +105,12 @@ def linear_layers(encoder: nn.Module) -> list[nn.Module]:
     layers = [part for part in parts if type(part) in LAYERS]
     parameters = [p for layer in layers for p in layer.parameters()]
     once = len(set(layers)) == len(layers) and len(set(parameters)) == len(parameters)
-    return layers if once and all(p.requires_grad for p in parameters) else []
+    return layers if once and all(map(_is_plain, parameters)) else []
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    """Whether it is trained, and no hook waits for its gradient."""
+    return parameter.requires_grad and not parameter._backward_hooks
 
 
 def _is_known(part: nn.Module) -> bool:

@@ -39,7 +39,14 @@ def fold_means(values: pd.Series, folds: int = 3) -> pd.Series:
     """Mean over the seeds s of each fold, s modulo `folds`: independent where people are the same.
 
     `interval` of these few means speaks of new people, that of the seeds of these people only.
+
+    Raises TypeError for values without their seeds.
     """
+    if not isinstance(values, pd.Series):
+        raise TypeError(
+            f"values is {values!r}; folds need a pandas Series whose index is the seeds, as "
+            "`mmlab.experiments.difference` gives"
+        )
     return values.groupby(lambda seed: seed % folds).mean()
 
 
@@ -80,10 +87,11 @@ def claims(rows: Iterable[Claim | tuple], folds: int | None = None) -> pd.DataFr
 
     folds: show the interval over folds too; the verdict is that over seeds.
     """
-    shown = {}
+    shown, texts = [], []
     for text, who, values, unit in (Claim(*row) for row in rows):
         row = {"who": who, "here, paired, 95 %": f"{spell(values, unit)} {unit}".strip()}
         if folds:
             row["over folds"] = spell(fold_means(values, folds), unit)
-        shown[text] = row | {"verdict": verdict(values)}
-    return pd.DataFrame.from_dict(shown, orient="index").rename_axis("claim")
+        shown.append(row | {"verdict": verdict(values)})
+        texts.append(text)
+    return pd.DataFrame(shown, index=pd.Index(texts, name="claim"))

@@ -122,3 +122,19 @@ def test_a_compiled_encoder_is_left_out():
     net = encoder()
     net.compile(backend="eager")
     assert not linear_layers(net)
+
+
+def test_encoders_that_share_a_weight_are_left_out():
+    nets = {m: nn.Sequential(nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 30)) for m in "abc"}
+    nets["b"][0].weight = nets["a"][2].weight
+    with Tape(nets, size=4) as tape:
+        for net in nets.values():
+            net(torch.randn(4, 30))
+    assert set(tape.layers) == {"c"}
+
+
+def test_a_hook_on_a_weight_sees_its_gradient():
+    layer = nn.Linear(30, 30)
+    assert linear_layers(layer)
+    layer.weight.register_hook(lambda grad: 0 * grad)
+    assert not linear_layers(layer)

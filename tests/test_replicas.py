@@ -262,6 +262,35 @@ def test_random_layers_and_foreign_buffers_are_refused(part):
         MultimodalNet.build(datasets()[0], encoders=encoders, width=8, replicas=2)
 
 
+def tied() -> nn.Module:
+    layers = nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 8)
+    layers[2].weight = layers[0].weight
+    return nn.Sequential(*layers)
+
+
+def hooked(outside: bool) -> nn.Module:
+    encoder = nn.Sequential(nn.Linear(5, 8), nn.Tanh())
+    (encoder if outside else encoder[0]).register_forward_hook(lambda module, x, h: h / len(h))
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (tied, r"encoders.a.0.weight and encoders.a.2.weight are one parameter"),
+        (lambda: hooked(True), "Sequential has a hook"),
+        (lambda: hooked(False), "has a hook"),
+    ],
+)
+def test_shared_weights_and_hooks_are_refused_and_compared_one_by_one(make, why):
+    build = {"encoders": {m: make() for m in "ab"}, "width": 8}
+    data = datasets()[0]
+    with pytest.raises(UnstackableError, match=rf"{why}.*one by one"):
+        MultimodalNet.build(data, replicas=2, **build)
+    table = compare({"it": Joint}, data, seeds=range(2), epochs=1, build=build, device="cpu")
+    assert table.attrs["at once"] == {"it": 1}
+
+
 def test_in_mla_replicas_must_agree_on_what_a_batch_lacks():
     absent = torch.zeros(2, 4, dtype=torch.bool)
     absent[0] = True

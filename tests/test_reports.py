@@ -63,6 +63,18 @@ def test_claims_get_their_verdicts():
     assert list(claims(rows, folds=3)) == ["who", "here, paired, 95 %", "over folds", "verdict"]
 
 
+def test_a_claim_that_two_make_has_a_row_for_each():
+    paired = difference(TABLE, "other")
+    table = claims([("it is better", "them", paired), ("it is better", "us", -paired)])
+    assert table.who.tolist() == ["them", "us"]
+    assert table.verdict.tolist() == ["seen", "not seen"]
+
+
+def test_folds_need_the_seeds():
+    with pytest.raises(TypeError, match=r"values is \[0.1, 0.2\]; folds need a pandas Series"):
+        claims([Claim("it is better", "them", [0.1, 0.2])], folds=3)
+
+
 def test_what_cannot_be_paired_is_refused():
     with pytest.raises(ValueError, match=r"no method 'mine' to compare .* \['joint', 'other'\]"):
         difference(TABLE, "mine")

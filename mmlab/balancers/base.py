@@ -210,8 +210,8 @@ class Step:
         Those of all parameters outside the encoders go into `.grad`, as from `backward`.
         """
         others = self._parameters.others
-        if not wanted + others:
-            return []
+        if not wanted + others or not loss.requires_grad:
+            return [torch.zeros_like(p) for p in wanted]
         grads = torch.autograd.grad(
             loss, wanted + others, torch.ones_like(loss), retain_graph=True, allow_unused=True
         )
@@ -234,8 +234,8 @@ class Step:
         Parameters that `loss` does not depend on get zeros; a frozen encoder gives an empty list.
         """
         parameters = self.parameters(m)
-        if not parameters:
-            return []
+        if not parameters or not loss.requires_grad:
+            return [torch.zeros_like(p) for p in parameters]
         ones = torch.ones_like(loss)
         return list(
             torch.autograd.grad(loss, parameters, ones, retain_graph=True, materialize_grads=True)
@@ -265,7 +265,10 @@ class Step:
         parameters = self.parameters(m)
         for parameter in parameters:
             parameter.grad = None  # else the engine would add to it
-        torch.autograd.backward(loss, torch.ones_like(loss), retain_graph=True, inputs=parameters)
+        if parameters and loss.requires_grad:
+            ones = torch.ones_like(loss)
+            torch.autograd.backward(loss, ones, retain_graph=True, inputs=parameters)
+        self._release()
         self.set_grad(m, self.gradient(m))
 
     def scale_backward(self, m: str, k: float | Tensor) -> None:
@@ -298,8 +301,17 @@ class Step:
                 grad.addcmul_(noise, own)
 
     def _with_grad(self, m: str, k: float | Tensor | Sequence) -> tuple[list[Tensor], object]:
-        """The gradients of encoder `m` that are there, and the factor of each (or one for all)."""
-        parameters = self.parameters(m)
+        """The gradients of encoder `m` that are there, and the factor of each (or one for all).
+
+        To be changed in place: each gets memory of its own, where autograd gave one to several.
+        """
+        parameters, taken = self.parameters(m), set()
+        for p in parameters:
+            if p.grad is not None:
+                memory = p.grad.untyped_storage().data_ptr()
+                if memory in taken:
+                    p.grad = p.grad.clone()
+                taken.add(memory)
         single = isinstance(k, float | int | Tensor)
         if single and not (isinstance(k, Tensor) and k.ndim):
             return [p.grad for p in parameters if p.grad is not None], k

@@ -194,11 +194,13 @@ class MMPareto(Balancer):
     """Joint and unimodal losses, whose gradients are integrated in each encoder without conflict.
 
     Two backward passes through each encoder: it meets the joint gradient g and its own unimodal
-    gradient u, and gets `pareto_gradient(g, u)`. The passes under g go through one encoder after
-    the other, so that beside the gradients of joint training those of one encoder are held. In
-    encoders of linear layers both passes stop short of the weight gradients: norms and inner
-    products come from their factors (`mmlab.factors`). The fusion and the heads get the plain
-    gradient of the summed loss.
+    gradient u, and gets `pareto_gradient(g, u)`. One encoder after the other, so that beside the
+    gradients of joint training those of one encoder are held. In encoders of linear layers both
+    passes stop short of the weight gradients: norms and inner products come from their factors
+    (`mmlab.factors`). The fusion and the heads get the plain gradient of the summed loss.
+
+    A parameter is one encoder's own, or all of the encoder is shared between modalities; weights
+    are of 32 bits or more (half of that is for `fit(autocast=True)`).
 
     Args:
         gamma: magnitude of the integrated gradient relative to the uniform sum's. A tensor (R,)
@@ -253,14 +255,13 @@ class MMPareto(Balancer):
         """The joint gradient, which stands in `.grad`, combined with u in its place; the cosine."""
         g = s.gradient(m)
         if self.rescale == "tensor":
-            d, cosine = _by_tensor(
-                g, u, self._gamma(s, g[0].flatten(s.lead)), self.gamma_on_aligned, s.lead
-            )
+            gamma = self._gamma(s, g[0].flatten(s.lead))
+            d, cosine = _by_tensor(g, u, gamma, self.gamma_on_aligned, s.lead)
             s.set_grad(m, d)
             return cosine
         weights, cosine = self._weights(s, gradients.gram(g, u, s.lead))
         s.scale_grad(m, weights[..., 0])
-        torch._foreach_addcmul_(g, u, [beside(weights[..., 1], x) for x in u])
+        torch._foreach_addcmul_(s.gradient(m), u, [beside(weights[..., 1], x) for x in u])
         return cosine
 
     def _blend(

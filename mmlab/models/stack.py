@@ -53,13 +53,31 @@ def stack_modules(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> 
     """One module that does to (R, B, ...) what `modules`, R of one shape, do to (B, ...) each.
 
     known: what has been stacked, by the first module's id, so that what was shared stays shared.
-    Raises UnstackableError for buffers in foreign modules, and for random layers: R networks in one
-    program cannot draw what each would have drawn alone.
+    Raises UnstackableError for buffers in foreign modules, for hooks, and for random layers: R
+    networks in one program cannot draw what each would have drawn alone.
     """
     first = modules[0]
+    if any(part._forward_hooks or part._forward_pre_hooks for part in first.modules()):
+        raise UnstackableError(
+            f"{type(first).__name__} has a hook, which was made for one network and would see a "
+            f"stack, so it cannot be stacked; {FIX}"
+        )
     if id(first) not in known:
         known[id(first)] = _stacked(modules, known)
     return known[id(first)]
+
+
+def check_weights_are_single(network: nn.Module) -> None:
+    """Raises UnstackableError where two modules share a parameter: a stack would part them."""
+    owners: dict[nn.Parameter, str] = {}
+    for place, module in network.named_modules():
+        for name, parameter in module._parameters.items():
+            here = f"{place}.{name}"
+            if parameter is not None and owners.setdefault(parameter, here) != here:
+                raise UnstackableError(
+                    f"{owners[parameter]} and {here} are one parameter, so the network cannot be "
+                    f"stacked; {FIX}"
+                )
 
 
 def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Module:

@@ -179,6 +179,26 @@ def test_scaling_what_has_no_gradient_does_nothing():
     assert all(g.eq(0).all() for g in s.gradient("a"))
 
 
+class Shift(nn.Module):
+    """Of one sample, autograd gives both parameters one gradient in one memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Parameter(torch.randn(4)) for _ in range(2))
+
+    def forward(self, x):
+        return x + self.one[None] + self.two[None]
+
+
+def test_gradients_in_one_memory_are_scaled_once():
+    s = make_step(Shift())
+    s.batch = s.batch[:1]
+    s.backward(s.losses["joint"])
+    before = encoder_grads(s, "a")
+    s.scale_grad("a", 0.5)
+    assert_equal(encoder_grads(s, "a"), [0.5 * g for g in before])
+
+
 @pytest.mark.parametrize("wrong", [lambda g: g[:1], lambda g: [g[0].T, g[1]]])
 def test_a_gradient_of_other_shapes_is_refused(wrong):
     s = make_step()
@@ -338,6 +358,22 @@ def test_a_frozen_encoder_has_an_empty_gradient_and_no_conflict():
     s.model.encoders[frozen].requires_grad_(False)
     assert s.grad(s.losses["joint"], frozen) == []
     assert list(gradient_conflict(s.model, s.batch)) == others
+
+
+def test_what_is_frozen_from_encoder_to_head_has_a_gradient_of_zero():
+    s = make_step()
+    s.model.encoders["a"].requires_grad_(False)
+    s.model.heads["a"].requires_grad_(False)
+    wanted = s.parameters("b")
+    for grads in (s.grad(s.losses["a"], "b"), s.grads(s.losses["a"], wanted)):
+        assert_equal(grads, [torch.zeros_like(p) for p in wanted], rtol=0, atol=0)
+    assert s.grad(s.losses["a"], "a") == []
+    s.set_grad_from("a", s.losses["joint"])
+    assert all(p.grad is None for p in s.model.encoders["a"].parameters())
+    s.set_grad_from("b", s.losses["joint"])
+    assert all(p.grad.any() for p in wanted)
+    s.set_grad_from("b", s.losses["a"])
+    assert not any(p.grad.any() for p in wanted)
 
 
 def test_noise_goes_only_where_a_gradient_is():

@@ -259,6 +259,19 @@ def test_a_frozen_encoder_parameter_is_left_out():
     assert net.encoders["a"][0].weight.grad.abs().sum() > 0
 
 
+def test_with_encoders_and_heads_frozen_the_fusion_learns_as_in_joint_training():
+    net, samples, grads = network(encoder=mlp), batch(), []
+    net.encoders.requires_grad_(False)
+    net.heads.requires_grad_(False)
+    for balancer in (MMPareto(), Joint()):
+        net.zero_grad()
+        take_step(balancer, net, samples)
+        grads.append([p.grad for p in net.fusion.parameters()])
+        assert all(p.grad is None for p in (*net.encoders.parameters(), *net.heads.parameters()))
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_two_tasks_that_share_an_encoder_are_integrated_in_it_alone():
     """A hard task (10 × noise) and an easy one on one encoder; heads get their plain gradients."""
     torch.manual_seed(0)
@@ -404,10 +417,10 @@ def normalised() -> nn.Module:
     return nn.Sequential(*layers).double()
 
 
-def assert_integrated(net, batch):
+def assert_integrated(net, batch, *modalities):
     """Every encoder has the `pareto_gradient` of the gradients of its parameters."""
     s, expected = Step(net, batch), {}
-    for m in net.modalities:
+    for m in modalities or net.modalities:
         both = s.losses["joint"], s.losses.stack(*net.modalities).sum()
         flat = [torch.cat([x.flatten() for x in s.grad(loss, m)]) for loss in both]
         expected[m] = pareto_gradient(*flat)
@@ -431,6 +444,36 @@ def test_a_forward_pass_of_ones_own_may_leave_encoders_by_another_way(kind, enco
     fusion = Concat({"a": 30, "b": 30}, 2)
     net = kind({m: encoder() for m in "ab"}, fusion, heads).double()
     assert_integrated(net, random_batch())
+
+
+class Shift(nn.Module):
+    """Of one sample, autograd gives both parameters one gradient in one memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Parameter(torch.randn(30)) for _ in range(2))
+
+    def forward(self, x):
+        return x + self.one[None] + self.two[None]
+
+
+@pytest.mark.parametrize("kind", [MultimodalNet, Guided])
+def test_gradients_in_one_memory_are_combined_once(kind):
+    torch.manual_seed(0)
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    encoders = {m: nn.Sequential(normalised(), Shift()) for m in "ab"}
+    net = kind(encoders, Concat({"a": 30, "b": 30}, 2), heads).double()
+    assert_integrated(net, random_batch(1))
+
+
+@pytest.mark.parametrize("layer", [nn.Identity, lambda: nn.LayerNorm(30)])
+def test_a_weight_that_two_encoders_share_meets_the_gradient_of_both(layer):
+    torch.manual_seed(0)
+    encoders = {"a": nn.Linear(30, 30), "b": nn.Sequential(nn.Linear(30, 30), layer())}
+    encoders["b"][0].weight = encoders["a"].weight
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    net = MultimodalNet(encoders, Concat({"a": 30, "b": 30}, 2), heads).double()
+    assert_integrated(net, random_batch(), "b")  # the last to set the shared one
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e-9, 1e9, 1e15])
