@@ -262,6 +262,15 @@ def test_random_layers_and_foreign_buffers_are_refused(part):
         MultimodalNet.build(datasets()[0], encoders=encoders, width=8, replicas=2)
 
 
+def test_a_forward_pass_of_ones_own_is_refused():
+    class Own(MultimodalNet):
+        def forward(self, inputs):
+            return super().forward({m: 2 * x for m, x in inputs.items()})
+
+    with pytest.raises(UnstackableError, match="Own has a forward pass of its own.*one by one"):
+        Own.build(datasets()[0], replicas=2)
+
+
 def tied() -> nn.Module:
     layers = nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 8)
     layers[2].weight = layers[0].weight

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmlab.models.encoders import BUILDERS
 from mmlab.models.fusion import FUSIONS, Fusion, Late
 from mmlab.models.linear import Linear
-from mmlab.models.stack import check_weights_are_single, point_at, stack_modules
+from mmlab.models.stack import UnstackableError, check_weights_are_single, point_at, stack_modules
 from mmlab.seeds import drawing
 
 
@@ -132,10 +132,15 @@ class MultimodalNet(nn.Module):
     def stack(cls, networks: Sequence[MultimodalNet]) -> MultimodalNet:
         """R networks of one shape as one, which trains all of them at once; they are copied.
 
-        Raises UnstackableError (a ValueError) for parts that cannot be stacked: dropout, hooks,
-        weights that two modules share, and foreign modules with buffers.
+        Raises UnstackableError (a ValueError) for what cannot be stacked: dropout, hooks, weights
+        that two modules share, foreign modules with buffers, and a forward pass of one's own.
         """
         first, known = networks[0], {}
+        if type(first).forward is not MultimodalNet.forward:
+            raise UnstackableError(
+                f"{type(first).__name__} has a forward pass of its own, which a stack would not "
+                "follow; train the seeds one by one"
+            )
         check_weights_are_single(first)
         stacked = cls(
             {m: stack_modules([n.encoders[m] for n in networks], known) for m in first.encoders},
