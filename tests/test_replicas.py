@@ -267,7 +267,7 @@ def test_a_forward_pass_of_ones_own_is_refused():
         def forward(self, inputs):
             return super().forward({m: 2 * x for m, x in inputs.items()})
 
-    with pytest.raises(UnstackableError, match="Own has a forward pass of its own.*one by one"):
+    with pytest.raises(UnstackableError, match=r"Own has a forward pass of its own.*one by one"):
         Own.build(datasets()[0], replicas=2)
 
 
