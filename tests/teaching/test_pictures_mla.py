@@ -120,6 +120,14 @@ def test_a_close_up_of_many_seeds_cuts_nothing(ax):
     assert arrows(ax) == [] and left < 0.70 and 0.92 < right < 1
 
 
+def test_a_close_up_keeps_a_run_that_lies_beyond_every_interval(ax):
+    table = table_of(joint=[0.70, 0.9, 0.9, 0.9, 0.9, 0.9], image=[0.9, 0.9, 0.9, 0.9, 0.9, 0.96])
+    plotting.comparison(table, ax=ax)
+    pictures.close_up(ax, table)
+    left, right = ax.get_xlim()
+    assert left < 0.70 and right > 0.96 and arrows(ax) == []
+
+
 def test_a_close_up_of_differences_keeps_their_zero(ax):
     table = table_of(**TWO, apart=(0.93, 0.99))
     plotting.differences(table, ax=ax)

@@ -140,7 +140,7 @@ def close_up(
     lows, highs = zip(*(interval(runs)[1:] for _, runs in wide.items()), strict=True)
     least, most = wide.min(axis=None), wide.max(axis=None)
     room = max(0.3 * (most - least), 0.01)
-    left, right = max(least - room, min(lows)), min(most + room, max(highs))
+    left, right = max(least - room, min(least, *lows)), min(most + room, max(most, *highs))
     # a share ends at 1, and differences need their 0
     left, right = (
         (max(left, 0), min(right, 1)) if baseline is None else (min(left, 0), max(right, 0))
