@@ -167,8 +167,8 @@ def _by_tensor(
 ) -> tuple[list[Tensor], Tensor]:
     """The released code's rescale: the encoder's direction, each tensor's magnitude on its own.
 
-    (The code also clamps w to [.001, .999], counts a cosine of 0 as a conflict, and only raises a
-    tensor's magnitude, never lowers it; this does none of that.)
+    (The code also counts a cosine of 0 as a conflict, and only raises a tensor's magnitude, never
+    lowers it; this does neither.)
 
     A factor a tensor turns the whole vector, so the result can oppose g or u.
     """
