@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING
 
 from mmlab.balancers.base import Balancer, is_stackable
@@ -48,6 +49,16 @@ def compare(
     """
     import pandas as pd
 
+    if not isinstance(methods, Mapping):
+        raise TypeError(
+            f"methods is a {type(methods).__name__}; give names and makers, such as "
+            "{'joint': Joint, 'OGM-GE': OGM}"
+        )
+    if not callable(data) and not isinstance(data, MultimodalData):
+        raise TypeError(
+            f"data is a {type(data).__name__}; give one MultimodalData, or a callable seed -> data "
+            "set, such as lambda seed: load('av-digits', seed=seed)"
+        )
     if not methods:
         raise ValueError("no method to compare; give e.g. methods={'joint': Joint}")
     if isinstance(seeds, int):
@@ -58,7 +69,7 @@ def compare(
                 f"method {name!r} is {make!r}; give something that makes a fresh balancer a run, "
                 "such as OGM or lambda: OGM(alpha=0.1)"
             )
-    seeds = list(seeds)
+    seeds = [index(seed) for seed in seeds]  # NumPy's whole numbers are no int
     datasets = [data(seed) if callable(data) else data for seed in seeds]
     rows: dict[tuple[int, str], dict] = {}
     at_once = {}
@@ -157,7 +168,7 @@ def interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
     import numpy as np
     from scipy import stats
 
-    values = np.asarray(values, dtype=float)
+    values = np.atleast_1d(np.asarray(values, dtype=float))
     if len(values) < 2:
         raise ValueError(f"an interval needs at least 2 runs; got {len(values)}. Use more seeds")
     mean = values.mean()
@@ -189,13 +200,22 @@ def summary(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
+def check_column(table: pd.DataFrame, column: str) -> None:
+    """Raises ValueError where the table has no such column of results."""
+    if column not in table:
+        results = [name for name in table if name not in ("method", "seed")]
+        raise ValueError(f"the table has no column {column!r}; its results are {results}")
+
+
 def difference(
     table: pd.DataFrame, method: str, baseline: str = "joint", column: str = "accuracy"
 ) -> pd.Series:
     """`method` minus `baseline` in the column's own unit: one value a seed, which is the index.
 
-    Raises ValueError for a method that the table lacks, or a seed that one of the two lacks.
+    Raises ValueError for a column or a method that the table lacks, or a seed that one of the two
+    lacks.
     """
+    check_column(table, column)
     wide = table.pivot(index="seed", columns="method", values=column)
     for name in (method, baseline):
         if name not in wide:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mmlab.experiments import difference, interval
+from mmlab.experiments import check_column, difference, interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -24,6 +24,9 @@ UNITS = {
     "nats": (lambda x: x, "{:+.3f}"),
 }
 """How the values of a unit are shown; those of any other stay as they are, with two decimals."""
+
+NO_SHARES = ("mae", "pearson")
+"""Columns of `mmlab.evaluation.regression_metrics` that are no share of the samples."""
 
 
 class Claim(NamedTuple):
@@ -68,16 +71,21 @@ def report(
 ) -> pd.DataFrame:
     """One row a method, in %: mean and interval; in points, the paired difference to `baseline`.
 
-    column: a share, from 0 to 1. folds: show the interval over folds too, see `fold_means`.
+    column: a share, from 0 to 1; or "mae" or "pearson", which are shown as they are.
+    folds:  show the interval over folds too, see `fold_means`.
     """
+    check_column(table, column)
+    share = column not in NO_SHARES
+    unit, points = ("%", "points") if share else ("", "")
     rows = {}
     for method in table["method"].unique():
-        row = {f"{column}, %": spell(table.loc[table["method"] == method, column], "%")}
+        own = spell(table.loc[table["method"] == method, column], unit)
+        row = {f"{column}, %" if share else column: own}
         if method != baseline:
             paired = difference(table, method, baseline, column)
-            row[f"minus {baseline}, points"] = spell(paired)
+            row[f"minus {baseline}" + (", points" if share else "")] = spell(paired, points)
             if folds:
-                row["over folds"] = spell(fold_means(paired, folds))
+                row["over folds"] = spell(fold_means(paired, folds), points)
         rows[method] = row
     return pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("method")
 

@@ -175,7 +175,7 @@ def fit(
     *,
     epochs: int,
     optimizer: MakeOptimizer | None = None,
-    lr: float | Tensor = 0.01,
+    lr: float | Tensor | None = None,
     batch_size: int = 64,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -189,6 +189,7 @@ def fit(
 
     balancer:  the method; Joint() by default.
     optimizer: a callable parameters -> torch.optim.Optimizer; default SGD(lr, momentum=0.9).
+    lr:        of the default optimiser, 0.01 unless said otherwise; one of your own brings its own.
     device:    "auto" takes cuda, then mps, then cpu.
     seed:      sets data order, noise and dropout, each its own stream. (Initial weights are set by
                `MultimodalNet.build(seed=...)`.)
@@ -196,8 +197,9 @@ def fit(
                `MultimodalNet.build(..., replicas=R)`. Each replica gets the data order and noise of
                its seed, and ends where `fit(seed=...)` on its own network would, up to rounding.
                `data` may then be one data set a seed, all of one size; `lr` and a balancer's
-               numbers may be tensors (R,), so that a grid is one run. The optimiser must work entry
-               by entry.
+               numbers may be tensors (R,), so that a grid is one run. (A grid at one seed:
+               `build(data, seed=[0] * R)`, `seeds=[0] * R`, and its runs in `replicas`.) The
+               optimiser must work entry by entry.
     loss:      loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
     observers: called with the Run before the first epoch and after each; of R seeds, with each
                one's own Run in turn, to look and record: what they put into its network does not
@@ -211,9 +213,21 @@ def fit(
     RuntimeError for a step that never yields, ValueError for arguments out of range.
     """
     balancer = Joint() if balancer is None else balancer
+    _check_seeds(seed, seeds)
     datasets = data if seeds is not None and isinstance(data, Sequence) else [data]
     for dataset in datasets:
         _check_arguments(model, dataset, balancer, epochs, batch_size)
+    if optimizer is not None and not callable(optimizer):
+        raise TypeError(
+            f"optimizer is {type(optimizer).__name__!r}; give what makes one from the parameters, "
+            "such as lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
+        )
+    if optimizer is not None and lr is not None and not (isinstance(lr, Tensor) and lr.ndim):
+        raise ValueError(
+            f"lr={lr} would not reach an optimiser of your own; set the rate there, such as "
+            f"optimizer=lambda parameters: torch.optim.Adam(parameters, lr={lr})"
+        )
+    lr = 0.01 if lr is None else lr
     check_number("lr", lr, above=0)
     device = find_device(device)
     model.to(device).train()
@@ -238,6 +252,13 @@ def fit(
         _train(run, (), observers)
     _check_finite(run)
     return run
+
+
+def _check_seeds(seed: int, seeds: Sequence[int] | None) -> None:
+    if not isinstance(seed, int):
+        raise TypeError(f"seed is {seed!r}; give one int, or several as seeds=[...]")
+    if isinstance(seeds, int):
+        raise TypeError(f"seeds is {seeds}; give the seeds themselves, such as range({seeds})")
 
 
 def _split_up(
@@ -365,6 +386,11 @@ def _record(run: Run, logged: list[dict]) -> None:
     for metric, output in keys:
         entries = [(i, e[metric, output]) for i, e in enumerate(logged) if (metric, output) in e]
         values = torch.stack([torch.as_tensor(v, device=run.device).float() for _, v in entries])
+        if values[0].numel() > 1 and values.shape[1:] != (len(run.replicas),):
+            raise ValueError(
+                f"{metric!r} was logged in the shape {tuple(values.shape[1:])}; give one number, "
+                f"or a dict with one a modality: s.log({metric}={{m: ...}})"
+            )
         values = values.cpu()
         if metric == "loss" and not values.isfinite().all():
             first = (~values.isfinite()).nonzero()[0]
@@ -425,6 +451,13 @@ def _check_arguments(
             f"the model has the modalities {model.modalities}, the data {data.modalities}; build "
             "the model with MultimodalNet.build(data)"
         )
+    kinds = {p.dtype for p in model.parameters()}
+    for m, values in data.train.inputs.items():
+        if values.dtype == torch.float64 and torch.float64 not in kinds:
+            raise ValueError(
+                f"modality {m!r} is torch.float64, as NumPy's arrays are, and the network is not; "
+                "use .float()"
+            )
     outputs = getattr(model.fusion, "n_outputs", data.n_outputs)
     if outputs != data.n_outputs:
         raise ValueError(

@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from mmlab import Balancer, Batch, GradientBlending, Joint, MultimodalData, MultimodalNet, fit
+from mmlab import (
+    OGM,
+    Balancer,
+    Batch,
+    GradientBlending,
+    Joint,
+    MultimodalData,
+    MultimodalNet,
+    Output,
+    Uniform,
+    fit,
+)
 from mmlab.evaluation import accuracy
 from mmlab.experiments import compare, summary
 from mmlab.training import find_device
@@ -119,3 +130,111 @@ def test_accuracy_is_for_labels():
 def test_a_gpu_beyond_the_last():
     with pytest.raises(ValueError, match="'cuda:99' is not available"):
         find_device("cuda:99")
+
+
+def test_numbers_of_a_grid_come_as_a_tensor():
+    for wrong in ([0.1, 0.2], np.linspace(0.1, 0.2, 2), "0.1"):
+        with pytest.raises(TypeError, match=r"alpha is a (list|ndarray|str); .*torch\.as_tensor"):
+            OGM(alpha=wrong)
+    with pytest.raises(TypeError, match=r"lr is a list; .*a tensor \(R,\)"):
+        train(Joint(), lr=[0.1, 0.2])
+    assert OGM(alpha=np.float32(0.5)).alpha == 0.5
+
+
+def test_a_rate_that_would_not_reach_the_optimiser():
+    for rate in (0.5, torch.tensor(0.5)):
+        with pytest.raises(ValueError, match=r"would not reach.*set the rate there"):
+            train(Joint(), lr=rate, optimizer=torch.optim.Adam)
+    assert train(Joint(), lr=0.5).optimizer.param_groups[0]["lr"] == 0.5
+    assert train(Joint()).optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_an_optimiser_where_its_maker_is_wanted():
+    made = torch.optim.Adam(MultimodalNet.build(DATA).parameters())
+    for wrong in (made, "Adam"):
+        with pytest.raises(TypeError, match=r"give what makes one from the parameters"):
+            train(Joint(), optimizer=wrong)
+
+
+def test_seed_and_seeds_are_told_apart():
+    with pytest.raises(TypeError, match=r"seed is \[0, 1\]; give one int.*seeds="):
+        train(Joint(), seed=[0, 1])
+    with pytest.raises(TypeError, match=r"seeds is 2; .*range\(2\)"):
+        fit(MultimodalNet.build(DATA, replicas=2), DATA, epochs=1, seeds=2)
+
+
+def test_a_comparison_names_its_methods_and_its_data():
+    with pytest.raises(TypeError, match=r"methods is a list; give names and makers"):
+        compare([Joint], DATA, epochs=1)
+    with pytest.raises(TypeError, match=r"data is a list; .*lambda seed"):
+        compare({"joint": Joint}, [DATA, DATA], epochs=1)
+    table = compare({"joint": Joint}, DATA, seeds=np.arange(2), epochs=0, device="cpu")
+    assert table.seed.tolist() == [0, 1]
+
+
+def test_a_column_that_the_table_lacks():
+    table = pd.DataFrame({"method": ["joint"] * 2, "seed": [0, 1], "mae": [0.1, 0.2]})
+    with pytest.raises(ValueError, match=r"no column 'accuracy'; its results are \['mae'\]"):
+        summary(table)
+
+
+def test_targets_of_the_wrong_type():
+    def data(target, task):
+        split = Batch({"a": torch.zeros(3, 2)}, target)
+        return MultimodalData(split, split, split, task=task)
+
+    with pytest.raises(ValueError, match=r"torch\.int64 targets; regression.*\.float\(\)"):
+        data(torch.arange(3), "regression")
+    with pytest.raises(ValueError, match=r"torch\.int32 targets.*target\.long\(\)"):
+        data(torch.arange(3).int(), "classification")
+
+
+def test_a_modality_of_a_taken_name():
+    split = Batch({"joint": torch.zeros(3, 2)}, torch.arange(3))
+    with pytest.raises(ValueError, match=r"called 'joint'.*rename it"):
+        MultimodalData(split, split, split)
+
+
+def test_inputs_of_double_precision():
+    split = Batch({"a": torch.zeros(3, 2).double()}, torch.arange(3))
+    data = MultimodalData(split, split, split)
+    net = MultimodalNet.build(data)
+    with pytest.raises(ValueError, match=r"modality 'a' is torch\.float64.*\.float\(\)"):
+        fit(net, data, epochs=1, device="cpu")
+    assert fit(net.double(), data, epochs=1, device="cpu").epoch == 1
+
+
+def test_an_encoder_that_fails_is_named():
+    with pytest.raises(TypeError, match=r"encoders is a list; give a dict"):
+        MultimodalNet.build(DATA, encoders=[nn.Linear(5, 64)])
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        MultimodalNet.build(DATA, encoders={"a": nn.Linear(5, 64), "b": nn.Linear(4, 64)})
+    assert "The encoder of 'b' was tried on inputs of the shape (2, 5)" in caught.value.__notes__[0]
+
+
+def test_a_forward_pass_of_ones_own_gives_an_output():
+    class Bare(MultimodalNet):
+        def forward(self, inputs):
+            return self.fusion({m: self.encode(m, inputs[m]) for m in self.modalities})
+
+    class Headless(MultimodalNet):
+        def forward(self, inputs):
+            features = {m: self.encode(m, inputs[m]) for m in self.modalities}
+            return Output(features, joint=self.fusion(features))
+
+    with pytest.raises(TypeError, match=r"Bare\.forward gives a Tensor.*Output\(features"):
+        fit(Bare.build(DATA), DATA, epochs=1, device="cpu")
+    assert fit(Headless.build(DATA), DATA, epochs=1, device="cpu").epoch == 1
+    with pytest.raises(KeyError, match=r"no loss 'a'.*no logits for it.*self\.head"):
+        fit(Headless.build(DATA), DATA, Uniform(), epochs=1, device="cpu")
+
+
+def test_what_is_logged_is_one_number():
+    class Wide(Balancer):
+        def step(self, s):
+            s.backward(s.losses["joint"])
+            s.log(share=torch.ones(2))
+            yield
+
+    with pytest.raises(ValueError, match=r"'share' was logged in the shape \(2,\)"):
+        train(Wide())

@@ -14,13 +14,14 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 def test_library_block_prints_paired_differences(capsys: pytest.CaptureFixture[str]) -> None:
     assert_trains(BLOCKS[0])
-    assert "difference" in capsys.readouterr().out
+    assert "minus joint" in capsys.readouterr().out
 
 
 def test_many_seeds_block_gives_each_seed_its_own_history() -> None:
-    run = assert_trains(BLOCKS[1])
+    run, names = trained(BLOCKS[1])
     assert list(run.history.seed.unique()) == list(range(8))
     assert run.replicas[3].history.value.notna().all()
+    assert len({one.balancer.alpha.item() for one in names["grid"].replicas}) == 8
 
 
 def test_own_balancer_block_logs_its_shares() -> None:
@@ -30,11 +31,16 @@ def test_own_balancer_block_logs_its_shares() -> None:
 
 
 def assert_trains(block: str) -> Run:
-    names: dict[str, object] = {}
+    return trained(block)[0]
+
+
+def trained(block: str) -> tuple[Run, dict]:
+    """The run that a block leaves, and all its names."""
+    names: dict = {}
     exec(block, names)
     assert names["run"].epoch == names["run"].epochs
     assert names["run"].history.value.notna().all()
-    return names["run"]
+    return names["run"], names
 
 
 def test_own_balancer_takes_8_to_15_lines() -> None:

@@ -82,3 +82,16 @@ def test_what_cannot_be_paired_is_refused():
         difference(TABLE.query("method == 'joint' or seed < 5"), "other")
     with pytest.raises(ValueError, match="at least 2 runs"):
         spell([0.1])
+
+
+def test_an_error_is_no_share():
+    rows = [(m, s, 0.5 + 0.1 * s + d) for s in range(3) for m, d in (("joint", 0), ("other", 0.2))]
+    table = report(pd.DataFrame(rows, columns=["method", "seed", "mae"]), column="mae")
+    assert list(table) == ["mae", "minus joint"]
+    assert table.loc["joint", "mae"].startswith("+0.60 [")
+    assert table.loc["other", "minus joint"] == "+0.20 [+0.20, +0.20]"
+
+
+def test_one_number_is_no_set_of_runs():
+    with pytest.raises(ValueError, match="at least 2 runs; got 1"):
+        interval(0.02)

@@ -35,6 +35,7 @@ class Losses(Mapping[str, Tensor]):
         if key not in self.computed:
             if key not in self:
                 raise KeyError(f"no loss {key!r}; allowed are {', '.join(map(repr, self))}")
+            self._check_logits(key)
             with contextlib.nullcontext() if self.graph else torch.no_grad():
                 logits = self.out.joint if key == "joint" else self.out.unimodal[key]
                 self.computed[key] = self._mean(logits, self._mask(key))
@@ -53,6 +54,8 @@ class Losses(Mapping[str, Tensor]):
             return torch.stack([self[key] for key in keys], dim=-1)
         with contextlib.nullcontext() if self.graph else torch.no_grad():
             unimodal = self.out.unimodal
+            for key in keys:
+                self._check_logits(key)
             if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
                 unimodal = unimodal.together()
             logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
@@ -73,6 +76,13 @@ class Losses(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return 1 + len(self.out.features)
+
+    def _check_logits(self, key: str) -> None:
+        if key != "joint" and key not in list(self.out.unimodal):  # `in` itself would compute them
+            raise KeyError(
+                f"no loss {key!r}: the network's Output has no logits for it; give them in its "
+                "forward, such as unimodal={m: self.head(m)(x) for m, x in features.items()}"
+            )
 
     def _is_plain_mean(self) -> bool:
         """Whether the loss is known to be one, so that samples may be averaged in any grouping."""

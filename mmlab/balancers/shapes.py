@@ -4,6 +4,7 @@ A check of a tensor reads no values: no device is waited for.
 """
 
 from math import inf
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -51,8 +52,14 @@ def check_number(
     """Check a hyper-parameter: a number in range, or a tensor (R,) of such numbers.
 
     Raises:
+        TypeError: neither a number nor a tensor, as a list or an array.
         ValueError: out of range, or a tensor of another shape. (It is read, before any training.)
     """
+    if not isinstance(value, Real | Tensor):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; give a number, or a tensor (R,) with one number "
+            "for each network of a stack: torch.as_tensor(...)"
+        )
     allowed = f"a number above {above:g}" if above > -inf else f"a number ≥ {least:g}"
     values = value if isinstance(value, Tensor) else torch.tensor(value)
     if values.ndim > 1 or not bool(((values > above) & (values >= least)).all()):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(repr=False)
 class Batch:
     """Samples of every modality with their targets.
 
@@ -65,6 +65,12 @@ class Batch:
                     f"it must be torch.bool of shape {tuple(self.target.shape)}"
                 )
 
+    def __repr__(self) -> str:
+        """One line: shapes, not values."""
+        inputs = ", ".join(f"{m} {tuple(values.shape)}" for m, values in self.inputs.items())
+        gaps = "" if self.present is None else ", some modalities missing"
+        return f"Batch({inputs}, target {tuple(self.target.shape)}{gaps})"
+
     def __len__(self) -> int:
         return len(self.target)
 
@@ -113,7 +119,7 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
     return Batch(inputs, join([batch.target for batch in batches]), present)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class MultimodalData:
     """Three splits of one data set. Only `train` trains, `holdout` chooses, `test` is read last.
 
@@ -122,7 +128,8 @@ class MultimodalData:
     units:     what one unit of each modality means, for axes and cards.
     card:      provenance, licence and limits, in plain text.
 
-    Raises ValueError for an unknown task, a label out of range, or splits of unlike modalities.
+    Raises ValueError for an unknown task, a label out of range, targets of the wrong type, splits
+    of unlike modalities, or a modality called "joint".
     """
 
     train: Batch
@@ -144,8 +151,20 @@ class MultimodalData:
         self._check_tensors()
         if self.task == "classification":
             self._check_labels()
+        else:
+            self._check_numbers()
+
+    def __repr__(self) -> str:
+        """One line; `describe` gives the card."""
+        sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        return f"MultimodalData({self.name}: {self.task}, {', '.join(self.modalities)}; {sizes})"
 
     def _check_modalities(self) -> None:
+        if "joint" in self.modalities:
+            raise ValueError(
+                "a modality is called 'joint', which is the name of the joint output in losses and "
+                "histories; rename it"
+            )
         for name, split in self.splits.items():
             if split.modalities != self.modalities:
                 raise ValueError(
@@ -167,12 +186,25 @@ class MultimodalData:
                     f"({len(split)},): for one column use target.squeeze(1)"
                 )
 
+    def _check_numbers(self) -> None:
+        for name, split in self.splits.items():
+            if not split.target.is_floating_point():
+                raise ValueError(
+                    f"{name} has {split.target.dtype} targets; regression needs real numbers (use "
+                    "target.float()), or set task='classification'"
+                )
+
     def _check_labels(self) -> None:
         for name, split in self.splits.items():
             if split.target.is_floating_point():
                 raise ValueError(
                     f"{name} has {split.target.dtype} targets; classification needs integer labels "
                     "(use target.long()), or set task='regression'"
+                )
+            if split.target.dtype not in (torch.int64, torch.uint8):
+                raise ValueError(
+                    f"{name} has {split.target.dtype} targets, which torch's cross-entropy does "
+                    "not take; use target.long()"
                 )
         if self.n_classes is None:
             self.n_classes = int(self.train.target.max()) + 1

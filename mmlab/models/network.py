@@ -188,9 +188,15 @@ class MultimodalNet(nn.Module):
         """
         self._lazy = True
         try:
-            return self(inputs)
+            out = self(inputs)
         finally:
             self._lazy = False
+        if not isinstance(out, Output):
+            raise TypeError(
+                f"{type(self).__name__}.forward gives a {type(out).__name__}; it must give an "
+                "Output(features, joint=..., unimodal=..., fusion=self.fusion)"
+            )
+        return out
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         encoders = self.encoders
@@ -228,7 +234,8 @@ class MultimodalNet(nn.Module):
         fusion:   a key of mmlab.models.FUSIONS.
         heads:    "own" or "shared".
         seed:     sets the initial weights, a separate stream for each part: an encoder starts the
-                  same whatever the fusion and the heads are. The global generator is left alone.
+                  same whatever the fusion and the heads are. What the constructor of a subclass
+                  adds has one, too. The global generator is left alone.
         replicas: R networks as one, started from the seeds seed, seed + 1, ..., seed + R - 1, or
                   from the R seeds given: each starts as `build(seed=that seed)` does.
 
@@ -266,7 +273,8 @@ class MultimodalNet(nn.Module):
         widths = dict.fromkeys(encoders, width)
         shared = {"heads": modules} if FUSIONS[fusion] is Late else {}
         fuse = lambda: FUSIONS[fusion](widths, data.n_outputs, **shared)  # noqa: E731
-        return cls(encoders, _seeded(seed, "fusion", build=fuse), modules)
+        fused = _seeded(seed, "fusion", build=fuse)
+        return _seeded(seed, "network", build=lambda: cls(encoders, fused, modules))
 
 
 def _check_choice(what: str, value: str, allowed) -> None:
@@ -275,6 +283,11 @@ def _check_choice(what: str, value: str, allowed) -> None:
 
 
 def _check_encoders(encoders: Mapping[str, nn.Module], data, width: int) -> None:
+    if not isinstance(encoders, Mapping | nn.ModuleDict):
+        raise TypeError(
+            f"encoders is a {type(encoders).__name__}; give a dict with one nn.Module for each of "
+            f"{list(data.modalities)}, or one name for all: {', '.join(map(repr, BUILDERS))}"
+        )
     if set(encoders) != set(data.modalities):
         raise ValueError(
             f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
@@ -287,8 +300,14 @@ def _check_encoders(encoders: Mapping[str, nn.Module], data, width: int) -> None
                 f"for all: {', '.join(map(repr, BUILDERS))}"
             )
         sample = copy.deepcopy(encoder).cpu().eval()
-        with torch.no_grad():
-            shape = tuple(sample(data.train[:2].inputs[m].cpu()).shape)
+        inputs = data.train[:2].inputs[m].cpu()
+        try:
+            with torch.no_grad():
+                shape = tuple(sample(inputs).shape)
+        except RuntimeError as error:
+            given = f"{tuple(inputs.shape)} of {inputs.dtype}"
+            error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {given}.")
+            raise
         if shape != (len(data.train[:2]), width):
             raise ValueError(
                 f"the encoder of {m!r} turns a batch of {len(data.train[:2])} into the shape "

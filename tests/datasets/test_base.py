@@ -108,3 +108,11 @@ def test_unknown_tasks_are_refused():
 def test_splits_of_unlike_modalities_are_refused(modalities):
     with pytest.raises(ValueError, match="test has the modalities"):
         make_data(test=make_batch(modalities=modalities))
+
+
+def test_data_print_as_one_line():
+    whole, part = make_batch(), make_batch(present=masks())
+    assert repr(whole) == "Batch(a (4, 3), b (4, 3), target (4,))"
+    assert repr(part).endswith("target (4,), some modalities missing)")
+    data = MultimodalData(whole, part, whole, name="tiny")
+    assert repr(data) == "MultimodalData(tiny: classification, a, b; train 4, holdout 4, test 4)"

@@ -123,3 +123,15 @@ def test_unknown_modalities_are_refused():
         net.encode("video", torch.zeros(1, 6))
     with pytest.raises(ValueError, match=r"inputs are \['a'\]\. .* set Batch\.present"):
         net({"a": torch.zeros(1, 6)})
+
+
+def test_what_a_subclass_adds_starts_from_the_seed():
+    class Gated(MultimodalNet):
+        def __init__(self, *parts):
+            super().__init__(*parts)
+            self.gate = nn.Linear(4, 2)
+
+    one, other = Gated.build(DATA, seed=3), Gated.build(DATA, seed=3)
+    assert same(weights(one), weights(other))
+    assert not same(weights(one.gate), weights(Gated.build(DATA, seed=4).gate))
+    assert same(weights(one.fusion), weights(MultimodalNet.build(DATA, seed=3).fusion))
