@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
@@ -189,7 +190,8 @@ def fit(
 
     balancer:  the method; Joint() by default.
     optimizer: a callable parameters -> torch.optim.Optimizer; default SGD(lr, momentum=0.9).
-    lr:        of the default optimiser, 0.01 unless said otherwise; one of your own brings its own.
+    lr:        of the default optimiser, 0.01 unless said otherwise; one of your own brings its own,
+               and a warning says so.
     device:    "auto" takes cuda, then mps, then cpu.
     seed:      sets data order, noise and dropout, each its own stream. (Initial weights are set by
                `MultimodalNet.build(seed=...)`.)
@@ -223,9 +225,10 @@ def fit(
             "such as lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
         )
     if optimizer is not None and lr is not None and not (isinstance(lr, Tensor) and lr.ndim):
-        raise ValueError(
-            f"lr={lr} would not reach an optimiser of your own; set the rate there, such as "
-            f"optimizer=lambda parameters: torch.optim.Adam(parameters, lr={lr})"
+        warnings.warn(
+            f"lr={lr} does not reach an optimiser of your own; set the rate there, such as "
+            f"optimizer=lambda parameters: torch.optim.Adam(parameters, lr={lr})",
+            stacklevel=2,
         )
     lr = 0.01 if lr is None else lr
     check_number("lr", lr, above=0)
