@@ -253,9 +253,11 @@ def test_a_full_disk_leaves_nothing_half_written(folder, out, monkeypatch):
 def start_run(folder: Path, out: Path, options: list[str]) -> subprocess.Popen:
     """A run of all notebooks in a process of its own."""
     code = f"""
-import sys
+import signal, sys
 from pathlib import Path
 from mmlab.notebooks.__main__ import main
+# a shell's background job, and whatever it starts, is born deaf to Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(["run", "--out", {str(out)!r}, *{options!r}], Path({str(folder)!r})))
 """
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
