@@ -104,19 +104,25 @@ class Run:
         return prediction
 
     @torch.no_grad()
-    def losses(self, split: str, model: MultimodalNet | None = None) -> dict[str, Tensor]:
+    def losses(
+        self, split: str, model: MultimodalNet | None = None, only: str | None = None
+    ) -> dict[str, Tensor]:
         """Mean loss of every output on a whole split, in evaluation mode, without a graph.
 
         model: by default the run's own; or a copy of it, as `branch` gives.
+        only:  one output, "joint" or a modality; of a modality its encoder alone runs.
         """
         model = self.model if model is None else model
         batch = self.split(split)
         training = model.training
         model.eval()
         loss = self.loss or default_loss(batch.target)
-        losses = dict(Losses(model(batch.inputs), batch, loss, graph=False))
+        with model.restricted(None if only in (None, "joint") else (only,)):
+            out = model.lazily(batch.inputs)
+        losses = Losses(out, batch, loss, graph=False)
+        found = {key: losses[key] for key in ([only] if only else losses)}
         model.train(training)
-        return losses
+        return found
 
     def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
         """Train a deep copy from here on under another balancer; return it.

@@ -134,6 +134,7 @@ class Step:
         self._known_parameters = parameters
         forget_scaling(optimizer)
         self.logged: dict[str, object] = {}
+        self._only: tuple[str, ...] | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     @cached_property
@@ -154,13 +155,24 @@ class Step:
     def _parameters(self) -> Parameters:
         return self._known_parameters or Parameters(self.model)
 
+    def only(self, *modalities: str) -> None:
+        """Let the forward pass run the encoders of these modalities alone: no joint loss then.
+
+        Raises KeyError for an unknown modality, RuntimeError after the forward pass.
+        """
+        for m in modalities:
+            self.parameters(m)
+        if "out" in vars(self):
+            raise RuntimeError("the forward pass has run; call only() before out or losses is read")
+        self._only = modalities
+
     @cached_property
     def out(self) -> Output:
         """The forward pass, made on first use."""
         self._random_state = _random_state(self.batch.target.device)
-        if torch.is_grad_enabled():
+        if self._only is None and torch.is_grad_enabled():
             return self.model.lazily(self.batch.inputs)
-        with torch.enable_grad():  # whoever reads it first
+        with torch.enable_grad(), self.model.restricted(self._only):  # whoever reads it first
             return self.model.lazily(self.batch.inputs)
 
     @cached_property
@@ -180,7 +192,8 @@ class Step:
         # The pass writes its statistics into copies: to restore the buffers in place would spoil
         # the graph of `out` for a later backward.
         copies = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        with _replayed(self._random_state, self.batch.target.device):
+        replayed = _replayed(self._random_state, self.batch.target.device)
+        with replayed, self.model.restricted(self._only):
             if copies:
                 out = functional_call(self.model, copies, (self.batch.inputs,))
             else:

@@ -220,7 +220,7 @@ class GradientBlending(Balancer):
                 raise FloatingPointError(
                     f"in the trial of the {key!r} loss alone: {error}"
                 ) from error
-            after = run.losses("train", copy)[key], run.losses("holdout", copy)[key]
+            after = [run.losses(split, copy, key)[key] for split in ("train", "holdout")]
             rows.append(torch.stack([train[key], holdout[key], *after]))
         overfit, gain = overfit_and_gain(*torch.stack(rows, dim=-1))
         previous = self._stacked() if self.weights else None

@@ -42,6 +42,8 @@ class Uniform(Balancer):
 class Unimodal(Balancer):
     """Modality `m` alone: its encoder and its own head; it also predicts with them alone.
 
+    The other encoders do not even run.
+
     Raises KeyError at the first step if the model has no modality `m`.
     """
 
@@ -55,8 +57,7 @@ class Unimodal(Balancer):
         return f"Unimodal({self.m!r})"
 
     def step(self, s: Step) -> Iterator[None]:
-        if self.m not in s.modalities:
-            raise KeyError(f"unknown modality {self.m!r}; this model has {list(s.modalities)}")
+        s.only(self.m)
         s.backward(s.losses[self.m])
         yield
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,7 @@ class MultimodalNet(nn.Module):
 
         self.autocast: torch.dtype | None = None
         self._lazy = False
+        self._only: Collection[str] | None = None
         self.replicas: int | None = None
         self._one: list[MultimodalNet] = []  # in a list: not a part of the network
 
@@ -181,16 +183,29 @@ class MultimodalNet(nn.Module):
             raise KeyError(f"unknown modality {m!r}; this network has {list(self.encoders)}")
         return self.encoders[m](x)
 
+    @contextlib.contextmanager
+    def restricted(self, modalities: Collection[str] | None) -> Iterator[None]:
+        """Let only the encoders of these modalities run; without all there is nothing to fuse.
+
+        None restricts nothing. A forward pass of one's own runs as it is.
+        """
+        self._only = modalities
+        try:
+            yield
+        finally:
+            self._only = None
+
     def lazily(self, inputs: Mapping[str, Tensor]) -> Output:
         """A forward pass that leaves the fusion to the first reader of `Output.joint`.
 
         For who reads it before the next update, or never, as a training step does.
         """
-        self._lazy = True
+        flags = vars(self)  # nn.Module's own way to set an attribute takes microseconds
+        flags["_lazy"] = True
         try:
             out = self(inputs)
         finally:
-            self._lazy = False
+            flags["_lazy"] = False
         if not isinstance(out, Output):
             raise TypeError(
                 f"{type(self).__name__}.forward gives a {type(out).__name__}; it must give an "
@@ -205,13 +220,16 @@ class MultimodalNet(nn.Module):
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
+        chosen = encoders.items()
+        if self._only is not None:
+            chosen = [(m, encoder) for m, encoder in chosen if m in self._only]
         if self.autocast is None:
-            features = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
+            features = {m: encoder(inputs[m]) for m, encoder in chosen}
         else:
             with torch.autocast(next(iter(inputs.values())).device.type, self.autocast):
-                features = {m: encoder(inputs[m]).float() for m, encoder in encoders.items()}
+                features = {m: encoder(inputs[m]).float() for m, encoder in chosen}
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)
-        if not self._lazy:
+        if not self._lazy and self._only is None:
             _ = out.joint
         return out
 

@@ -338,6 +338,25 @@ def test_again_touches_no_statistic_and_no_random_stream():
 # Driving a step by hand
 
 
+def test_a_step_may_run_one_encoder_alone():
+    whole, s = make_step(nn.Dropout(0.5)), make_step(nn.Dropout(0.5))
+    s.only("b")
+    assert list(s.out.features) == ["b"] and "a" not in s.losses
+    torch.manual_seed(3)
+    alone = make_step(nn.Dropout(0.5))
+    alone.only("b")
+    before = alone.losses["b"]
+    assert alone.again()["b"] == before  # the same masks
+    before.backward()
+    assert all(p.grad is None for p in alone.parameters("a"))
+    with pytest.raises(KeyError, match="unknown modality 'c'"):
+        whole.only("c")
+    _ = whole.losses["b"]
+    with pytest.raises(RuntimeError, match="the forward pass has run; call only"):
+        whole.only("b")
+    assert list(whole.model(whole.batch.inputs).features) == ["a", "b"]
+
+
 def test_a_step_driven_by_hand_leaves_the_gradients():
     s = make_step()
     next(Joint().step(s))

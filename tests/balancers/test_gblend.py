@@ -321,6 +321,29 @@ def test_estimates_are_made_in_evaluation_mode():
     assert run.model.training
 
 
+def test_a_trial_and_its_losses_run_the_encoders_they_need():
+    """Samples through each encoder: training, two trials, a look before and two after."""
+    tiny, epochs, seen = data(), 3, {"a": 0, "v": 0}
+
+    class Counted(nn.Linear):
+        def __init__(self, m, size, width):
+            super().__init__(size, width)
+            self.m = m
+
+        def forward(self, x):
+            seen[self.m] += len(x)
+            return super().forward(x)
+
+    net = network()
+    for m, encoder in net.encoders.items():
+        linear = next(part for part in encoder.modules() if isinstance(part, nn.Linear))
+        net.encoders[m] = Counted(m, linear.in_features, linear.out_features).double()
+    train(GradientBlending(mode="offline"), tiny, epochs=epochs, net=net)
+    looked_at = len(tiny.train) + len(tiny.holdout)
+    expected = 3 * epochs * len(tiny.train) + 3 * looked_at
+    assert seen == {"a": expected, "v": expected}
+
+
 def test_it_learns_a_regression():
     samples = batch(size=24, regression=True)
     tiny = data()

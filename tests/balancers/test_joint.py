@@ -61,6 +61,14 @@ def test_a_modality_alone_trains_and_predicts_alone():
     assert run.balancer.name == "Unimodal('a')"
 
 
+def test_a_modality_alone_runs_its_own_encoder_alone():
+    net, called = MultimodalNet.build(DATA), []
+    for m, encoder in net.encoders.items():
+        encoder.register_forward_hook(lambda *_, m=m: called.append(m))
+    fit(net, DATA, Unimodal("b"), epochs=1, batch_size=16, device="cpu")
+    assert called == ["b"] * 3
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="encoder_scale is 0; allowed is a number above 0"):
         Uniform(encoder_scale=0)
