@@ -25,6 +25,7 @@ def compare(
     *,
     seeds: Iterable[int] = range(5),
     epochs: int = 15,
+    network: type[MultimodalNet] = MultimodalNet,
     build: Mapping[str, object] | None = None,
     measure: Measure | None = None,
     **training,
@@ -33,7 +34,10 @@ def compare(
 
     methods:  name -> a callable that makes a fresh balancer, such as {"joint": Joint}.
     data:     one data set, or a callable seed -> data set (for instance a fold a seed).
-    build:    further arguments for MultimodalNet.build, beside what each balancer asks for.
+    network:  a subclass of MultimodalNet, for a forward pass of your own.
+    build:    further arguments for its `build`, beside what each balancer asks for. Give encoders
+              as what makes them (`encoders={"audio": MyEncoder, ...}`): modules would start alike
+              at every seed, and the intervals be too narrow.
     measure:  what else to measure: a callable Run -> {column: value}.
     training: further arguments for fit (lr, optimizer, batch_size, device, loss ...).
 
@@ -73,8 +77,9 @@ def compare(
     datasets = [data(seed) if callable(data) else data for seed in seeds]
     rows: dict[tuple[int, str], dict] = {}
     at_once = {}
+    settings = {"epochs": epochs, "network": network, "build": build or {}, **training}
     for name, make in methods.items():
-        runs, at_once[name] = _train_seeds(make, datasets, seeds, epochs, build, training)
+        runs, at_once[name] = _train_seeds(make, datasets, seeds, settings)
         for place, run in enumerate(runs):
             row = {"method": name, "seed": run.seed} | test_scores(run)
             if run.data.task == "classification":
@@ -94,17 +99,14 @@ def _train_seeds(
     make: Callable[[], Balancer],
     datasets: Sequence[MultimodalData],
     seeds: Sequence[int],
-    epochs: int,
-    build: Mapping[str, object] | None,
-    training: Mapping[str, object],
+    settings: Mapping[str, object],
 ) -> tuple[list[Run], int]:
-    """A Run a seed, and how many were trained at once."""
+    """A Run a seed, and how many were trained at once; settings: those of `train_once`."""
     runs, most = [], 1
     for start in range(0, len(seeds), AT_ONCE):
         some, theirs = seeds[start : start + AT_ONCE], datasets[start : start + AT_ONCE]
-        together = _together(make(), theirs, some, epochs, build, training)
+        together = _together(make(), theirs, some, **settings)
         if together is None:
-            settings = {"epochs": epochs, "build": build, **training}
             pairs = zip(some, theirs, strict=True)
             runs += [train_once(make(), data, seed=seed, **settings) for seed, data in pairs]
         else:
@@ -116,9 +118,11 @@ def _together(
     balancer: Balancer,
     datasets: Sequence[MultimodalData],
     seeds: Sequence[int],
+    *,
     epochs: int,
-    build: Mapping[str, object] | None,
-    training: Mapping[str, object],
+    network: type[MultimodalNet],
+    build: Mapping[str, object],
+    **training,
 ) -> list[Run] | None:
     """The Runs of one program for all seeds; None where it cannot be, or would not pay."""
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
@@ -126,14 +130,10 @@ def _together(
     looking = all(getattr(o, "only_looks", False) for o in training.get("observers", ()))
     if len(seeds) < 2 or len(sizes) > 1 or not is_stackable(balancer) or not looking:
         return None
-    settings = {**balancer.network, **(build or {})}
+    shape = {**balancer.network, **build}
     try:
-        model = MultimodalNet.stack(
-            [
-                MultimodalNet.build(data, **settings, seed=seed)
-                for seed, data in zip(seeds, datasets, strict=True)
-            ]
-        )
+        pairs = zip(seeds, datasets, strict=True)
+        model = network.stack([network.build(data, **shape, seed=seed) for seed, data in pairs])
         on_cpu = find_device(training.get("device", "auto")).type == "cpu"
         if on_cpu and any(isinstance(part, Vmapped) for part in model.modules()):
             return None
@@ -149,11 +149,12 @@ def train_once(
     *,
     seed: int,
     epochs: int,
+    network: type[MultimodalNet] = MultimodalNet,
     build: Mapping[str, object] | None = None,
     **training,
 ) -> Run:
     """Build the network the balancer asks for and train it, both from `seed`."""
-    model = MultimodalNet.build(data, **{**balancer.network, **(build or {})}, seed=seed)
+    model = network.build(data, **{**balancer.network, **(build or {})}, seed=seed)
     return fit(model, data, balancer, epochs=epochs, seed=seed, **training)
 
 

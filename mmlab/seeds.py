@@ -2,9 +2,12 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -34,6 +37,12 @@ def drawing(seed: int, *names: str | int, device: str | torch.device = "cpu") ->
         elif kind == "mps":
             torch.mps.manual_seed(derive(seed, *names))
         yield
+
+
+def seeded(seed: int, *names: str | int, build: Callable[[], T]) -> T:
+    """What `build()` makes where its initial weights are the stream called `names`."""
+    with drawing(seed, "init", *names):
+        return build()
 
 
 @contextlib.contextmanager

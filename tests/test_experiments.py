@@ -7,12 +7,13 @@ import torch
 from scipy import stats
 from torch import nn
 
-from mmlab.balancers import Joint, Uniform, Unimodal
+from mmlab.balancers import MLA, Joint, Uniform, Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves
 from mmlab.evaluation import test_accuracy as accuracy_of
 from mmlab.experiments import compare, interval, summary, train_once
+from mmlab.models import LazyLogits, MultimodalNet, Output
 
 DATA = synthetic(n=(80, 20, 40), dims=5)
 METHODS = {"joint": Joint, "uniform": Uniform, "a alone": lambda: Unimodal("a")}
@@ -32,6 +33,22 @@ def test_one_row_a_method_and_seed():
     row = table.query("method == 'uniform' and seed == 1")
     assert row["accuracy"].item() == accuracy_of(once)
     assert table["epochs"].eq(1).all()
+
+
+def test_a_network_of_ones_own_is_compared_seed_by_seed():
+    class Halved(MultimodalNet):
+        def forward(self, inputs):
+            h = {m: self.encode(m, x) / 2 for m, x in inputs.items()}
+            return Output(h, self.fusion(h), LazyLogits(self, h), self.fusion)
+
+    methods = {"joint": Joint, "MLA": MLA}
+    table = compared(methods, network=Halved)
+    assert table.attrs["at once"] == {"joint": 1, "MLA": 1}
+    once = train_once(MLA(), DATA, seed=1, epochs=1, device="cpu", network=Halved)
+    assert type(once.model) is Halved
+    row = table.query("method == 'MLA' and seed == 1")
+    assert row["accuracy"].item() == accuracy_of(once)
+    assert compared(methods).attrs["at once"] == {"joint": 2, "MLA": 2}
 
 
 def test_all_methods_of_a_seed_start_alike_and_see_one_order():

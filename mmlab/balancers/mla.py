@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mmlab.balancers.base import Balancer, Step
 from mmlab.balancers.shapes import check_number, check_shapes, per_replica
 from mmlab.models.linear import Linear
-from mmlab.models.network import Output
+from mmlab.models.network import LazyLogits, Output
 from mmlab.models.stack import UnstackableError
 
 if TYPE_CHECKING:
@@ -234,6 +234,12 @@ class MLA(Balancer):
                 "MLA needs one nn.Linear head that all modalities share, and this network has "
                 f"{type(s.model.heads).__name__}; build it with "
                 "MultimodalNet.build(data, **MLA().network)"
+            )
+        if not isinstance(s.out.unimodal, LazyLogits):
+            raise ValueError(
+                f"MLA's modalities meet the head in turns, and {type(s.model).__name__}.forward "
+                "gives the logits of all at once; give unimodal=LazyLogits(self, features), from "
+                "mmlab.models"
             )
         return s.model.heads
 

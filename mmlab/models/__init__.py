@@ -1,7 +1,7 @@
 """Networks: encoders, fusions, and what joins them."""
 
 from mmlab.models.fusion import FUSIONS, Attention, Concat, FiLM, Fusion, Gated, Late, Sum
-from mmlab.models.network import MultimodalNet, Output
+from mmlab.models.network import LazyLogits, MultimodalNet, Output
 from mmlab.models.stack import UnstackableError
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Fusion",
     "Gated",
     "Late",
+    "LazyLogits",
     "MultimodalNet",
     "Output",
     "Sum",

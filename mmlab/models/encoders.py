@@ -1,12 +1,18 @@
-"""Small encoders: one sample of a modality in, a feature vector out.
+"""Small encoders, and those given: one sample of a modality in, a feature vector out.
 
-They normalise with GroupNorm or not at all: BatchNorm statistics would move once more at every
-extra forward pass that a method makes on the same batch.
+The small ones normalise with GroupNorm or not at all: BatchNorm statistics would move once more at
+every extra forward pass that a method makes on the same batch.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Collection, Mapping
+
+import torch
 from torch import nn
+
+from mmlab.seeds import seeded
 
 HIDDEN = 128
 
@@ -55,3 +61,66 @@ def cnn(shape: tuple[int, ...], width: int) -> nn.Module:
 
 
 BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {"mlp": mlp, "cnn": cnn}
+
+Encoders = str | Mapping[str, nn.Module | Callable[[], nn.Module]]
+"""A name for all modalities; or for each a module, or what makes one without arguments."""
+
+
+def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, nn.Module]:
+    """An encoder for each modality of `data`, tried on two samples.
+
+    What is made starts from the seed, in a stream for each modality. A module that is given is
+    copied. Raises ValueError for an unknown name, or encoders that do not fit the data or the
+    width; TypeError for an encoder that is no module.
+    """
+    if isinstance(encoders, str):
+        check_choice("encoders", encoders, BUILDERS)
+        build = BUILDERS[encoders]
+        return {
+            m: seeded(seed, "encoder", m, build=lambda m=m: build(data.shape(m), width))
+            for m in data.modalities
+        }
+    names = ", ".join(map(repr, BUILDERS))
+    if not isinstance(encoders, Mapping | nn.ModuleDict):
+        raise TypeError(
+            f"encoders is a {type(encoders).__name__}; give a dict with one nn.Module for each of "
+            f"{list(data.modalities)}, or one name for all: {names}"
+        )
+    if set(encoders) != set(data.modalities):
+        raise ValueError(
+            f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
+            "give one encoder for each modality"
+        )
+    return {m: _own_encoder(m, encoders[m], data, width, seed) for m in data.modalities}
+
+
+def _own_encoder(m: str, given: object, data, width: int, seed: int) -> nn.Module:
+    if isinstance(given, nn.Module):
+        encoder = copy.deepcopy(given)
+    else:
+        encoder = seeded(seed, "encoder", m, build=given) if callable(given) else given
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(
+            f"the encoder of {m!r} is {encoder!r}; give an nn.Module for each modality, or what "
+            f"makes one, or one name for all: {', '.join(map(repr, BUILDERS))}"
+        )
+    sample, inputs = copy.deepcopy(encoder).cpu().eval(), data.train[:2].inputs[m].cpu()
+    try:
+        with torch.no_grad():
+            shape = tuple(sample(inputs).shape)
+    except RuntimeError as error:
+        tried = f"{tuple(inputs.shape)} of {inputs.dtype}"
+        error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {tried}.")
+        raise
+    if shape != (len(inputs), width):
+        raise ValueError(
+            f"the encoder of {m!r} turns a batch of {len(inputs)} into the shape {shape}; it must "
+            f"give (B, {width}), and width={width}: pass the width it has"
+        )
+    return encoder
+
+
+def check_choice(what: str, value: str, allowed: Collection[str]) -> None:
+    """Raises ValueError for a value that is not allowed."""
+    if value not in allowed:
+        raise ValueError(f"unknown {what} {value!r}; allowed are {', '.join(map(repr, allowed))}")

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmlab.models.encoders import BUILDERS
+from mmlab.models.encoders import Encoders, check_choice, make_encoders
 from mmlab.models.fusion import FUSIONS, Fusion, Late
 from mmlab.models.linear import Linear
 from mmlab.models.stack import UnstackableError, check_weights_are_single, point_at, stack_modules
-from mmlab.seeds import drawing
+from mmlab.seeds import seeded
 
 
 class LazyLogits(Mapping[str, Tensor]):
@@ -238,7 +238,7 @@ class MultimodalNet(nn.Module):
         cls,
         data,
         *,
-        encoders: str | Mapping[str, nn.Module] = "mlp",
+        encoders: Encoders = "mlp",
         fusion: str = "concat",
         heads: str = "own",
         width: int = 64,
@@ -247,8 +247,9 @@ class MultimodalNet(nn.Module):
     ) -> MultimodalNet:
         """A network that fits `data` (a MultimodalData).
 
-        encoders: "mlp", "cnn", or one module a modality, each giving `width` features. The network
-                  takes deep copies: what is given stays as it is, and starts alike at every seed.
+        encoders: "mlp", "cnn", or for each modality a module that gives `width` features, or what
+                  makes one: a class or a function without arguments, called anew at every seed. Of
+                  a module the network takes a deep copy, which starts alike at every seed.
         fusion:   a key of mmlab.models.FUSIONS.
         heads:    "own" or "shared".
         seed:     sets the initial weights, a separate stream for each part: an encoder starts the
@@ -270,70 +271,17 @@ class MultimodalNet(nn.Module):
                 )
             shape = {"encoders": encoders, "fusion": fusion, "heads": heads, "width": width}
             return cls.stack([cls.build(data, **shape, seed=s) for s in seeds])
-        _check_choice("fusion", fusion, FUSIONS)
-        _check_choice("heads", heads, ("own", "shared"))
-        if isinstance(encoders, str):
-            _check_choice("encoders", encoders, BUILDERS)
-            build = BUILDERS[encoders]
-            encoders = {
-                m: _seeded(seed, "encoder", m, build=lambda m=m: build(data.shape(m), width))
-                for m in data.modalities
-            }
-        else:
-            _check_encoders(encoders, data, width)
-            encoders = {m: copy.deepcopy(encoders[m]) for m in data.modalities}
+        check_choice("fusion", fusion, FUSIONS)
+        check_choice("heads", heads, ("own", "shared"))
+        parts = make_encoders(encoders, data, width, seed)
         linear = lambda: nn.Linear(width, data.n_outputs)  # noqa: E731
         modules: nn.Module = (
-            _seeded(seed, "head", build=linear)
+            seeded(seed, "head", build=linear)
             if heads == "shared"
-            else nn.ModuleDict({m: _seeded(seed, "head", m, build=linear) for m in encoders})
+            else nn.ModuleDict({m: seeded(seed, "head", m, build=linear) for m in parts})
         )
-        widths = dict.fromkeys(encoders, width)
+        widths = dict.fromkeys(parts, width)
         shared = {"heads": modules} if FUSIONS[fusion] is Late else {}
         fuse = lambda: FUSIONS[fusion](widths, data.n_outputs, **shared)  # noqa: E731
-        fused = _seeded(seed, "fusion", build=fuse)
-        return _seeded(seed, "network", build=lambda: cls(encoders, fused, modules))
-
-
-def _check_choice(what: str, value: str, allowed) -> None:
-    if value not in allowed:
-        raise ValueError(f"unknown {what} {value!r}; allowed are {', '.join(map(repr, allowed))}")
-
-
-def _check_encoders(encoders: Mapping[str, nn.Module], data, width: int) -> None:
-    if not isinstance(encoders, Mapping | nn.ModuleDict):
-        raise TypeError(
-            f"encoders is a {type(encoders).__name__}; give a dict with one nn.Module for each of "
-            f"{list(data.modalities)}, or one name for all: {', '.join(map(repr, BUILDERS))}"
-        )
-    if set(encoders) != set(data.modalities):
-        raise ValueError(
-            f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
-            "give one encoder for each modality"
-        )
-    for m, encoder in encoders.items():
-        if not isinstance(encoder, nn.Module):
-            raise TypeError(
-                f"the encoder of {m!r} is {encoder!r}; give one nn.Module a modality, or one name "
-                f"for all: {', '.join(map(repr, BUILDERS))}"
-            )
-        sample = copy.deepcopy(encoder).cpu().eval()
-        inputs = data.train[:2].inputs[m].cpu()
-        try:
-            with torch.no_grad():
-                shape = tuple(sample(inputs).shape)
-        except RuntimeError as error:
-            given = f"{tuple(inputs.shape)} of {inputs.dtype}"
-            error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {given}.")
-            raise
-        if shape != (len(data.train[:2]), width):
-            raise ValueError(
-                f"the encoder of {m!r} turns a batch of {len(data.train[:2])} into the shape "
-                f"{shape}; it must give (B, {width}), and width={width}: pass the width it has"
-            )
-
-
-def _seeded(seed: int, *names: str, build) -> nn.Module:
-    """What `build()` makes when the global generator starts from the stream `names`."""
-    with drawing(seed, "init", *names):
-        return build()
+        fused = seeded(seed, "fusion", build=fuse)
+        return seeded(seed, "network", build=lambda: cls(parts, fused, modules))

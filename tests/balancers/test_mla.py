@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from mmlab import MLA, MultimodalNet, Output, Step, fit
 from mmlab.balancers.mla import restarted_projector
+from mmlab.models import LazyLogits
 
 KINDS = ["restarted", "rls", "none"]
 
@@ -151,6 +152,28 @@ def leak(kind, make):
                 changes.append((net.heads(x) - head(x)).norm().item())
             remembered[m] = h
     return np.mean(changes)
+
+
+@pytest.mark.parametrize("lazily", [True, False])
+def test_a_forward_pass_of_ones_own_gives_its_logits_lazily(lazily):
+    class Own(MultimodalNet):
+        def forward(self, inputs):
+            h = {m: self.encode(m, x) for m, x in inputs.items()}
+            at_once = {m: self.head(m)(x) for m, x in h.items()}
+            unimodal = LazyLogits(self, h) if lazily else at_once
+            return Output(h, self.fusion(h), unimodal, self.fusion)
+
+    plain, samples = shared_network(), batch()
+    own = Own(plain.encoders, plain.fusion, plain.heads)
+    if not lazily:
+        with pytest.raises(ValueError, match=r"in turns.*Own\.forward.*LazyLogits\(self, features"):
+            run_turns(MLA(), own, samples, sgd(own))
+        return
+    own = copy.deepcopy(own)
+    run_turns(MLA(), own, samples, sgd(own))
+    run_turns(MLA(), plain, samples, sgd(plain))
+    for mine, theirs in zip(own.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize(

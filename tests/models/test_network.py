@@ -117,6 +117,21 @@ def test_parts_with_other_modalities_are_refused():
         MultimodalNet(encoders, fusion, {m: nn.Linear(4, 2) for m in "ac"})
 
 
+def test_what_makes_an_encoder_is_called_anew_at_every_seed():
+    torch.manual_seed(0)
+    given = {"a": lambda: nn.Linear(6, 64), "b": nn.Linear(6, 64)}
+    before = torch.get_rng_state()
+    one, again, other = (MultimodalNet.build(DATA, encoders=given, seed=s) for s in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state())
+    assert same(weights(one), weights(again))
+    assert not same(weights(one.encoders["a"]), weights(other.encoders["a"]))
+    assert same(weights(one.encoders["b"]), weights(other.encoders["b"]))
+    stack = MultimodalNet.build(DATA, encoders=given, seed=3, replicas=2)
+    assert same(weights(stack.replica(1).encoders["a"]), weights(other.encoders["a"]))
+    with pytest.raises(TypeError, match=r"the encoder of 'a' is None; give an nn\.Module"):
+        MultimodalNet.build(DATA, encoders={**given, "a": lambda: None})
+
+
 def test_unknown_modalities_are_refused():
     net = MultimodalNet.build(DATA)
     with pytest.raises(KeyError, match=r"unknown modality 'video'; this network has \['a', 'b'\]"):
