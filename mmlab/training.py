@@ -7,32 +7,26 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor
 
-from mmlab.balancers.base import Balancer, Parameters, Step, is_stackable
+from mmlab.balancers.base import Balancer, Parameters, Step
 from mmlab.balancers.joint import Joint
 from mmlab.balancers.losses import Loss, Losses, default_loss
 from mmlab.balancers.shapes import check_number
 from mmlab.datasets.base import Batch, MultimodalData, stack_batches
 from mmlab.models.network import MultimodalNet
-from mmlab.models.stack import UnstackableError
 from mmlab.normals import AHEAD, Normals
 from mmlab.optimizers import SGD
+from mmlab.replicas import SharedOptimizer, check_stackable, split_up
 from mmlab.seeds import drawing, generator
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
-
-ENTRY_BY_ENTRY = (
-    *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
-    *(optim.Adagrad, optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
-)
-"""Optimisers under which replicas in one tensor do not see each other."""
 
 
 @dataclass(repr=False)
@@ -156,21 +150,6 @@ class Run:
         return [generator(seed, *names, device=device) for seed in self.seed]
 
 
-class SharedOptimizer:
-    """Stands where a replica's Run would have its optimiser: replicas share the stack's.
-
-    An observer that sets a learning rate would set it R times; a branch of one replica would train
-    nothing. Raises UnstackableError for any use.
-    """
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise UnstackableError(
-            f"optimizer.{name} of one of several seeds that train at once: they share one "
-            "optimiser, so an observer cannot set it, nor can one replica branch off; train the "
-            "seeds one by one: a loop over fit(..., seed=s)"
-        )
-
-
 Observer = Callable[[Run], None]
 """Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`."""
 
@@ -254,7 +233,7 @@ def fit(
             "and the default optimiser. Give a number, or set the rate in `optimizer`"
         )
     if seeds is not None or model.replicas is not None:
-        _split_up(run, seeds, rate_share, shared)
+        split_up(run, seeds, rate_share)
     with drawing(seed, "dropout", device=device):
         balancer.start(run)
         _observe(run, observers)
@@ -268,42 +247,6 @@ def _check_seeds(seed: int, seeds: Sequence[int] | None) -> None:
         raise TypeError(f"seed is {seed!r}; give one int, or several as seeds=[...]")
     if isinstance(seeds, int):
         raise TypeError(f"seeds is {seeds}; give the seeds themselves, such as range({seeds})")
-
-
-def _split_up(
-    run: Run, seeds: Sequence[int] | None, rate_share: Tensor | None, shared: dict
-) -> None:
-    """Make a run one of R seeds at once: check what it needs, and give each seed its own Run."""
-    count = run.model.replicas
-    if count is None or seeds is None or len(seeds) != count:
-        raise ValueError(
-            f"the model is {f'a stack of {count} networks' if count else 'one network'}, and seeds "
-            f"is {seeds}; give one seed a network: MultimodalNet.build(data, replicas=R) and "
-            "fit(..., seeds=[...]) with R seeds"
-        )
-    if not is_stackable(run.balancer):
-        raise UnstackableError(
-            f"{run.balancer.name} does not say that it can train a stack of networks, where every "
-            "loss is (R,); train the seeds one by one, or let the modalities be the last axis in "
-            "its step (s.losses.stack) and set `stackable = True` in its class"
-        )
-    datasets = [run.data] * count if isinstance(run.data, MultimodalData) else list(run.data)
-    if len(datasets) != count:
-        raise ValueError(f"{len(datasets)} data sets for {count} seeds; give one, or one a seed")
-    if rate_share is not None and rate_share.shape != (count,):
-        raise ValueError(
-            f"lr has shape {tuple(rate_share.shape)}; allowed is a number or ({count},)"
-        )
-    if not isinstance(run.optimizer, ENTRY_BY_ENTRY):
-        raise UnstackableError(
-            f"{type(run.optimizer).__name__} is not known to treat every entry on its own, so "
-            f"replicas might mix; allowed are {', '.join(o.__name__ for o in ENTRY_BY_ENTRY)}"
-        )
-    run.seed, run.data, run.rate_share = tuple(seeds), datasets, rate_share
-    run.replicas = [
-        Run(run.model.replica(r), data, run.balancer, SharedOptimizer(), seed=seed, **shared)
-        for r, (seed, data) in enumerate(zip(seeds, datasets, strict=True))
-    ]
 
 
 def _observe(run: Run, observers: Sequence[Observer]) -> None:
@@ -322,6 +265,8 @@ def _train(run: Run, stream: tuple, observers: Sequence[Observer] = ()) -> None:
     noise = Normals(run.generators(f"{name}noise", *stream[1:], device=run.device), AHEAD)
     while run.epoch < run.epochs:
         run.balancer.epoch(run)
+        if run.epoch == 0 and run.replicas:
+            check_stackable(run, train)
         _train_epoch(run, train, order, noise)
         _observe(run, observers)
 

@@ -404,3 +404,53 @@ def test_attention_that_drops_out_is_refused():
 
 def test_a_replica_computes_in_the_type_of_its_stack():
     assert train(Joint, datasets(), autocast=True).replicas[0].model.autocast == torch.bfloat16
+
+
+class FollowTheLoss(Balancer):
+    """A method of one's own, with the modalities in the last axis, or first as one would begin."""
+
+    stackable = True
+
+    def __init__(self, last=True):
+        self.last = last
+
+    def step(self, s):
+        s.backward(s.losses.stack())
+        losses = s.losses.stack(*s.modalities).detach()
+        shares = len(s.modalities) * losses / losses.sum(-1 if self.last else None, keepdim=True)
+        for m, k in zip(s.modalities, shares.unbind(-1), strict=True):
+            s.scale_update(m, k)
+        yield
+
+
+class MixedGradients(Balancer):
+    stackable = True
+
+    def step(self, s):
+        s.backward(s.losses["joint"].prod())
+        yield
+
+
+def test_a_method_of_ones_own_that_mixes_replicas_is_found_out():
+    train(FollowTheLoss, datasets())
+    with pytest.raises(ValueError, match=r"FollowTheLoss says `stackable = True`.*last axis"):
+        train(lambda: FollowTheLoss(last=False), datasets())
+    with pytest.raises(ValueError, match="MixedGradients says"):
+        compare({"own": MixedGradients}, datasets()[0], seeds=range(2), epochs=1, device="cpu")
+
+
+@pytest.mark.parametrize("base", [OGM, MLA, GradientBlending])
+def test_looking_for_mixed_replicas_leaves_no_trace(base):
+    """A class of one's own is looked at, the library's is not; both train alike."""
+
+    class Own(base):
+        stackable = True
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    theirs, own = train(base, datasets()), train(Own, datasets())
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(own.model.parameters(), theirs.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(own.replicas, theirs.replicas, strict=True):
+        assert one.history.equals(other.history)
