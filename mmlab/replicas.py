@@ -36,6 +36,8 @@ class SharedOptimizer:
     """
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)  # Python's own question, as in a copy
         raise UnstackableError(
             f"optimizer.{name} of one of several seeds that train at once: they share one "
             "optimiser, so an observer cannot set it, nor can one replica branch off; train the "

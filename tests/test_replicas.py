@@ -446,6 +446,10 @@ def test_looking_for_mixed_replicas_leaves_no_trace(base):
     class Own(base):
         stackable = True
 
+        def start(self, run):
+            super().start(run)
+            self.run, self.generator = run, torch.Generator()
+
     torch.manual_seed(0)
     before = torch.get_rng_state()
     theirs, own = train(base, datasets()), train(Own, datasets())
