@@ -450,9 +450,17 @@ def test_looking_for_mixed_replicas_leaves_no_trace(base):
             super().start(run)
             self.run, self.generator = run, torch.Generator()
 
+        def step(self, s):
+            s.log(drawn=torch.rand(len(SEEDS) if s.model.replicas else ()))
+            yield from super().step(s)
+
+    class Unseen(Own):
+        stackable = True
+        __module__ = "mmlab.of_the_library"
+
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    theirs, own = train(base, datasets()), train(Own, datasets())
+    theirs, own = train(Unseen, datasets()), train(Own, datasets())
     assert torch.equal(torch.get_rng_state(), before)
     for one, other in zip(own.model.parameters(), theirs.model.parameters(), strict=True):
         assert torch.equal(one, other)
