@@ -5,11 +5,11 @@ import json
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
+from mmlab.notebooks.body import body
 from mmlab.notebooks.site import build
 
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -38,7 +38,7 @@ OUTPUTS = [
 
 
 def add_result(out: Path, name: str, *, ok: bool = True, cause: str = "") -> None:
-    """A record, and the executed notebook if all went well, as the runner leaves them."""
+    """A record, and the body of a page if all went well, as the runner leaves them."""
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     record = {
         "notebook": name,
@@ -58,7 +58,8 @@ def add_result(out: Path, name: str, *, ok: bool = True, cause: str = "") -> Non
     if ok:
         code = v4.new_code_cell("x = 1", outputs=OUTPUTS, execution_count=1)
         notebook = v4.new_notebook(cells=[v4.new_markdown_cell(TEXT), code])
-        nbformat.write(notebook, out / f"notebooks/{name}.ipynb")
+        page = body(notebook, out.parent / "notebooks")
+        (out / f"notebooks/{name}.body.html").write_text(page, "utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,15 @@ def test_index_says_what_ran_and_what_failed(site):
         assert fact in good
     assert "failed" in bad and "cell 7, line 1: x: ValueError: 1 < 2" in bad
     assert [a["href"] for a in page.select("tbody a")] == ["00-a.html", "01-b.html"]
+
+
+def test_a_record_of_an_earlier_version_waits_for_its_next_run(tmp_path):
+    add_result(tmp_path / "build", "00-a")
+    (tmp_path / "build/notebooks/00-a.body.html").unlink()
+    add_result(tmp_path / "build", "01-b")
+    page = soup(build(tmp_path / "build", tmp_path / "notebooks"))
+    assert [a["href"] for a in page.select("tbody a")] == ["01-b.html"]
+    assert len(page.select("tbody tr")) == 1
 
 
 def test_pages_serve_readers_who_do_not_see(site):

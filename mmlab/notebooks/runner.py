@@ -18,6 +18,7 @@ from typing import Any
 
 import mmlab
 from mmlab.files import UnwritableError, write_atomically
+from mmlab.notebooks import site
 from mmlab.notebooks.catalogue import (
     NOTEBOOKS,
     ROOT,
@@ -33,6 +34,8 @@ from mmlab.notebooks.warm import WarmParent
 ENDED = "the process that executes it ended early (killed, or out of memory)"
 Worker = AbstractAsyncContextManager[tuple[StreamWriter, StreamReader]]
 """A process that executes one notebook: where it reads its job, and what it writes."""
+Executed = tuple[str, str]
+"""A notebook with its outputs, and the body of its page."""
 
 
 @dataclass
@@ -71,7 +74,7 @@ def _check_writable(folder: Path) -> None:
 
 def _forget(name: str, out: Path) -> None:
     """Remove what an earlier run left, so that it is not taken for this one's."""
-    stale = [out / f"notebooks/{name}{suffix}" for suffix in (".ipynb", ".json")]
+    stale = [out / f"notebooks/{name}{suffix}" for suffix in (".ipynb", site.BODY, ".json")]
     for path in [*stale, out / f"site/{name}.html", out / "site/index.html"]:
         path.unlink(missing_ok=True)
 
@@ -91,15 +94,15 @@ def _device(asked: str) -> str:
     return str(find_device())
 
 
-async def _listen(news: StreamReader, result: Result) -> str | None:
-    """Follow a worker to its end; the executed notebook, or None with the cause in ``result``."""
+async def _listen(news: StreamReader, result: Result) -> Executed | None:
+    """Follow a worker to its end; what it made, or None with the cause in ``result``."""
     async for line in news:
         message = json.loads(line)
         match message.pop("event"):
             case "cell":
                 result.cell, result.line = message["number"], message["line"]
             case "done":
-                return message["notebook"]
+                return message["notebook"], message["body"]
             case "failed":
                 for name, value in message.items():
                     setattr(result, name, value)
@@ -129,8 +132,8 @@ async def _fresh_worker(threads: int) -> AsyncIterator[tuple[StreamWriter, Strea
 
 async def _execute(
     notebook: Notebook, result: Result, worker: Worker, timeout: float
-) -> str | None:
-    """Execute one notebook in this worker; the notebook, or None with the cause in ``result``."""
+) -> Executed | None:
+    """Execute one notebook in this worker; what it made, or None with the cause in ``result``."""
     changed = {k: v for k, v in result.parameters.items() if notebook.defaults.get(k) != v}
     job = {
         "path": str(notebook.path),
@@ -171,7 +174,8 @@ async def _run_one(
     result.versions = _versions()
     try:
         if executed is not None:
-            write_atomically(out / f"notebooks/{notebook.name}.ipynb", executed)
+            for suffix, text in zip((".ipynb", site.BODY), executed, strict=True):
+                write_atomically(out / f"notebooks/{notebook.name}{suffix}", text)
             result.ok, result.cell, result.line = True, None, ""
         write_atomically(
             out / f"notebooks/{notebook.name}.json", json.dumps(asdict(result), indent=1)
@@ -249,7 +253,5 @@ def run(
     for notebook in notebooks:
         _forget(notebook.name, out)
     asyncio.run(_run_all(notebooks, results, out, timeout, jobs, warm))
-    from mmlab.notebooks import site  # loads nbconvert, which no worker needs
-
     site.build(out, folder)
     return results

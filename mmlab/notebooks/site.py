@@ -1,23 +1,19 @@
 """The executed notebooks as an HTML site that reads without a network.
 
-The pages are nbconvert's bare bodies in a frame of our own, so that no template of somebody else's
-can ask for a script, font or style elsewhere. Maths is set by the MathJax that the package
+The pages are bodies (`mmlab.notebooks.body`) in a frame of our own, so that no template of somebody
+else's can ask for a script, font or style elsewhere. Maths is set by the MathJax that the package
 jupyter_server_mathjax brings, copied beside the pages.
 """
 
-import base64
 import html
 import json
-import mimetypes
 import os
+import re
 import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from bs4 import BeautifulSoup
-from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
 from mmlab.files import write_atomically
@@ -76,8 +72,14 @@ MathJax.Hub.Config({
 """
 
 
+BODY = ".body.html"
+
+LINK = re.compile(r'(<a\b[^>]*\shref=")([^"]*)')
+"""What leads from a page, and where to; in text a < is written otherwise."""
+
+
 def build(out: Path, folder: Path) -> Path:
-    """Build ``out/site`` from the records and executed notebooks in ``out/notebooks``.
+    """Build ``out/site`` from the records and bodies in ``out/notebooks``.
 
     Args:
         out: the build folder.
@@ -90,55 +92,22 @@ def build(out: Path, folder: Path) -> Path:
         UnwritableError: if a page cannot be written.
     """
     site = out / "site"
+    bodies = {path.name[: -len(BODY)]: path for path in out.glob(f"notebooks/*{BODY}")}
     records = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("notebooks/*.json"))]
+    # an earlier version's run may have left a record without a body: run again, it gets a page
+    records = [record for record in records if record["notebook"] in bodies or not record["ok"]]
     shutil.copytree(
         str(files("jupyter_server_mathjax") / "static"), site / "mathjax", dirs_exist_ok=True
     )
     pages = [record["notebook"] for record in records if record["ok"]]
     for record in records:
         if record["ok"]:
-            body = _body(out / f"notebooks/{record['notebook']}.ipynb", folder, site, pages)
+            body = bodies[record["notebook"]].read_text("utf-8")
+            body = LINK.sub(lambda link: link[1] + _redirect(link[2], folder, site, pages), body)
             page = _frame(record["title"], body, _neighbours(record["notebook"], pages), maths=True)
             write_atomically(site / f"{record['notebook']}.html", page)
     write_atomically(site / "index.html", _frame("Notebooks", _index(records), ""))
     return site / "index.html"
-
-
-def _body(path: Path, folder: Path, site: Path, pages: list[str]) -> str:
-    """An executed notebook as HTML without scripts, its links leading within the site."""
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            _describe_vector_image(output)
-    exporter = HTMLExporter(template_name="basic")
-    markup, _ = exporter.from_notebook_node(notebook)
-    soup = BeautifulSoup(markup, "html.parser")
-    for tag in soup.select("script, link"):
-        tag.decompose()
-    for image in soup.select("img[src]"):
-        image["src"] = _embed(image["src"], folder)
-    for link in soup.select("a[href]"):
-        link["href"] = _redirect(link["href"], folder, site, pages)
-    return str(soup)
-
-
-def _describe_vector_image(output: dict[str, Any]) -> None:
-    """Turn an SVG with alt text into HTML: nbconvert hands alt text on for PNG only."""
-    data, facts = output.get("data", {}), output.get("metadata", {}).get("image/svg+xml", {})
-    if facts.get("alt") and "image/svg+xml" in data:
-        code = base64.b64encode(data.pop("image/svg+xml").encode()).decode()
-        alt = html.escape(facts["alt"])
-        data["text/html"] = f'<img src="data:image/svg+xml;base64,{code}" alt="{alt}">'
-
-
-def _embed(src: str, folder: Path) -> str:
-    """An image that lies beside the notebook, as part of the page (nbconvert's own way to do
-    this takes folded ``<details>`` apart)."""
-    file = folder / src
-    if ":" in src or not file.is_file():
-        return src
-    kind, _ = mimetypes.guess_type(file.name)
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def _redirect(href: str, folder: Path, site: Path, pages: list[str]) -> str:

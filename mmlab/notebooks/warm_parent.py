@@ -26,6 +26,7 @@ from mmlab.notebooks import warm_kernel, worker
 MODULES = (
     "matplotlib.pyplot",
     "mmlab.bench",
+    "mmlab.notebooks.body",
     "mmlab.plotting",
     "mmlab.teaching",
     "pandas",
@@ -37,7 +38,7 @@ MODULES = (
     "torch",
     "torch._dynamo",  # what the first optimiser of torch loads
 )
-"""What the notebooks import, directly or not. Anything else they load by themselves.
+"""What notebooks and workers import, directly or not. Anything else they load by themselves.
 
 Not `ipykernel.kernelapp`: it reads the number of its parent process as it is imported.
 """

@@ -6,7 +6,8 @@ stdin and stdout, in a warm one through a socket:
 
 - ``{"event": "cell", "number": 3, "line": "loss.backward()"}`` as cell 3 starts, counted from 1,
 - ``{"event": "failed", "cause": …, "line": …, "detail": …}`` if a cell raised or the kernel died,
-- ``{"event": "done", "notebook": …}`` with the executed notebook if every cell ran.
+- ``{"event": "done", "notebook": …, "body": …}`` with the executed notebook and the body of its
+  page if every cell ran.
 
 Only the parent writes files, so a worker that is killed leaves nothing behind.
 """
@@ -17,6 +18,7 @@ import os
 import re
 import sys
 import threading
+from pathlib import Path
 from typing import Any, TextIO
 
 import nbformat
@@ -122,7 +124,10 @@ def execute(job: dict[str, Any]) -> None:
             tell("failed", cause="the notebook ended early (SystemExit): cells below were not run")
             return
         strip_machine_state(notebook)
-        tell("done", notebook=nbformat.writes(notebook))
+        text = nbformat.writes(notebook)
+        from mmlab.notebooks.body import body  # loads nbconvert, and the cells need not wait for it
+
+        tell("done", notebook=text, body=body(notebook, Path(job["folder"])))
 
 
 def end_with_parent(orders: TextIO) -> None:

@@ -153,7 +153,7 @@ def test_a_good_run_leaves_result_record_and_page(folder, out, capsys):
     assert set(record["versions"]) == {"python", "mmlab", "torch", "numpy"}
     assert (out / "site/00-a.html").exists()
     left = {path.name for path in (out / "notebooks").iterdir()}
-    assert left == {"00-a.ipynb", "00-a.json"}
+    assert left == {"00-a.ipynb", "00-a.body.html", "00-a.json"}
 
 
 def test_two_run_at_a_time_and_share_the_cores(folder, out, tmp_path, monkeypatch):
