@@ -297,6 +297,7 @@ class Step:
     def scale_grad(self, m: str, k: float | Tensor | Sequence[Tensor]) -> None:
         """Multiply the gradient of encoder `m` by k; or by one k for each of its parameters.
 
+        Call it after `backward`: a parameter without a gradient stays without one.
         An adaptive optimiser such as Adam divides a constant factor out again: `scale_update`.
         """
         grads, chosen = self._with_grad(m, k)
