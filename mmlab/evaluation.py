@@ -20,6 +20,7 @@ from mmlab.balancers.base import Step
 from mmlab.balancers.losses import Losses, default_loss
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.network import MultimodalNet, Output
+from mmlab.modes import evaluating
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,11 +47,9 @@ def accuracy(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> floa
 @torch.no_grad()
 def forward(model: MultimodalNet, batch: Batch) -> Output:
     """One pass in evaluation mode, without a graph; the model's mode is put back."""
-    training = model.training
-    model.eval()
-    out = model(_to_model(model, batch).inputs)
-    dict(out.unimodal)  # computed when read, and the mode is about to change
-    model.train(training)
+    with evaluating(model):
+        out = model(_to_model(model, batch).inputs)
+        dict(out.unimodal)  # computed when read, and the mode is about to change
     return out
 
 
@@ -79,16 +78,16 @@ def regression_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
 
 def test_scores(run: Run, split: str = "test") -> dict[str, float]:
     """The balancer's own prediction: accuracy for labels, `regression_metrics` for real targets."""
-    if run.data.task == "classification":
-        return {"accuracy": test_accuracy(run, split)}
-    batch = run.data.splits[split]
-    return regression_metrics(run.predict(batch), batch.target)
+    batch = run.split(split)
+    if batch.target.is_floating_point():
+        return regression_metrics(run.predict(batch), batch.target)
+    return {"accuracy": test_accuracy(run, split)}
 
 
 def test_accuracy(run: Run, split: str = "test") -> float:
     """Accuracy of the balancer's own prediction on a split."""
-    batch = run.data.splits[split]
-    return accuracy(run.predict(batch).cpu(), batch.target.cpu())
+    batch = run.split(split)
+    return accuracy(run.predict(batch), batch.target)
 
 
 test_accuracy.__test__ = test_scores.__test__ = False  # the names are no tests for pytest
@@ -223,20 +222,17 @@ def gradient_conflict(
 
     Frozen encoders, which have no gradient, are left out.
     """
-    training = model.training
-    model.eval()
-    s = Step(model, _to_model(model, batch), loss=loss)
-    rows = {}
-    for m in model.modalities:
-        if not s.parameters(m):
-            continue
-        g, u = s.grad(s.losses["joint"], m), s.grad(s.losses[m], m)
-        rows[m] = {
-            "joint norm": gradients.norm(g).item(),
-            "unimodal norm": gradients.norm(u).item(),
-            "cosine": gradients.cosine(g, u).item(),
-        }
-    model.train(training)
+    s, rows = Step(model, _to_model(model, batch), loss=loss), {}
+    with evaluating(model):
+        for m in model.modalities:
+            if not s.parameters(m):
+                continue
+            g, u = s.grad(s.losses["joint"], m), s.grad(s.losses[m], m)
+            rows[m] = {
+                "joint norm": gradients.norm(g).item(),
+                "unimodal norm": gradients.norm(u).item(),
+                "cosine": gradients.cosine(g, u).item(),
+            }
     return rows
 
 
@@ -269,7 +265,7 @@ def shapley_shares(model: MultimodalNet, batch: Batch) -> dict[str, float]:
     """
     batch = _to_model(model, batch)
     parts = forward(model, batch).contributions
-    index = batch.target[:, None]
+    index = batch.target.long()[:, None]
     sizes = {
         m: (z - z.mean(-1, keepdim=True)).gather(-1, index).abs().mean() for m, z in parts.items()
     }

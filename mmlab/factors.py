@@ -28,7 +28,8 @@ class Tape:
     Takes the encoders that are linear layers with entrywise functions between them, all trainable,
     where the factors are the cheaper way for batches of `size` samples. Others are left out, and
     encoders that share a weight; and so, after the pass, are encoders whose layers it called more
-    than once, not on rows (B, D), or in another type than their weights' (autocast).
+    than once, not on rows (B, D), in another type than their weights' (autocast), or whose outputs
+    have no graph or were overwritten in place.
     """
 
     encoders: Mapping[str, nn.Module]
@@ -36,6 +37,7 @@ class Tape:
     layers: dict[str, list[nn.Module]] = field(default_factory=dict)
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+    nodes: dict[nn.Module, object] = field(default_factory=dict)
     calls: Counter[nn.Module] = field(default_factory=Counter)
 
     def __enter__(self) -> Tape:
@@ -51,6 +53,7 @@ class Tape:
 
     def _note(self, layer: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
         self.inputs[layer], self.outputs[layer] = given[0].detach(), result
+        self.nodes[layer] = result.grad_fn
         self.calls[layer] += 1
 
     def __exit__(self, *_: object) -> None:
@@ -59,8 +62,10 @@ class Tape:
         self.layers = {m: own for m, own in self.layers.items() if all(map(self._whole, own))}
 
     def _whole(self, layer: nn.Module) -> bool:
-        """Whether one input of rows made all of the layer's gradient."""
+        """Whether one input of rows made all of the layer's gradient, by the output noted."""
         if self.calls[layer] != 1 or self.inputs[layer].ndim != layer.weight.ndim:
+            return False
+        if self.nodes[layer] is None or self.outputs[layer].grad_fn is not self.nodes[layer]:
             return False
         types = {x.dtype for x in (self.inputs[layer], self.outputs[layer], layer.weight)}
         return len(types) == 1

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmlab.training import Run
 
 ENTRY_BY_ENTRY = (
-    *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
+    *(SGD, optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
     *(optim.Adagrad, optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
 )
 """Optimisers under which replicas in one tensor do not see each other."""
@@ -67,10 +67,13 @@ def split_up(run: Run, seeds: Sequence[int] | None, rate_share: Tensor | None) -
         raise ValueError(
             f"lr has shape {tuple(rate_share.shape)}; allowed is a number or ({count},)"
         )
-    if not isinstance(run.optimizer, ENTRY_BY_ENTRY):
+    optimizer = run.optimizer
+    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if type(optimizer) not in ENTRY_BY_ENTRY or hooked:
         raise UnstackableError(
-            f"{type(run.optimizer).__name__} is not known to treat every entry on its own, so "
-            f"replicas might mix; allowed are {', '.join(o.__name__ for o in ENTRY_BY_ENTRY)}"
+            f"{type(optimizer).__name__}{' with step hooks' if hooked else ''} is not known to "
+            "treat every entry on its own, so replicas might mix; allowed, without step hooks, are "
+            f"{', '.join(o.__name__ for o in ENTRY_BY_ENTRY[1:])}"
         )
     run.seed, run.data, run.rate_share = tuple(seeds), datasets, rate_share
     run.replicas = [
@@ -89,28 +92,29 @@ def split_up(run: Run, seeds: Sequence[int] | None, rate_share: Tensor | None) -
 
 
 def check_stackable(run: Run, train: Batch) -> None:
-    """Let replica 0 take the first update within the stack and on its own: both must agree.
+    """Let two replicas take the first update within the stack and on their own: both must agree.
 
     For a method of one's own; the library's are tested. Nothing of the run is touched. Raises
     ValueError where they differ, which is what losses (R,) added up over replicas would do.
     """
     if type(run.balancer).__module__.partition(".")[0] == __package__:
         return
-    batch = train[:, : run.batch_size]
-    own = run.balancer.replica(0, len(run.replicas))
+    batch, count = train[:, : run.batch_size], len(run.replicas)
     noise = run.generators("check", device=run.device)
-    together = _updated(run, run.model, run.balancer, batch, Normals(noise)).replica(0)
-    noise = run.generators("check", device=run.device)
-    alone = _updated(run, run.model.replica(0), own, batch[0], Normals(noise[0]))
-    before, one, other = map(_flat, (run.model.replica(0), alone, together))
-    gap, moved = torch.dist(one, other), torch.dist(one, before)
-    if gap > 1e-2 * moved + 1e-6 * before.norm():
-        raise ValueError(
-            f"{run.balancer.name} says `stackable = True`, and a network of the stack moves by "
-            f"{gap:.2g} elsewhere than on its own, where it moves by {moved:.2g}. In a stack every "
-            "loss is (R,): keep the modalities in the last axis (s.losses.stack) and sum over it "
-            "alone, or set `stackable = False`"
-        )
+    stack = _updated(run, run.model, run.balancer, batch, Normals(noise))
+    for r in {0, count - 1}:
+        own, noise = run.balancer.replica(r, count), run.generators("check", device=run.device)[r]
+        alone = _updated(run, run.model.replica(r), own, batch[r], Normals(noise))
+        before, one, other = map(_flat, (run.model.replica(r), alone, stack.replica(r)))
+        gap, moved = torch.dist(one, other), torch.dist(one, before)
+        if gap > 1e-2 * moved + 1e-6 * before.norm():
+            raise ValueError(
+                f"{run.balancer.name} says `stackable = True`, and network {r} of the stack moves "
+                f"by {gap:.2g} elsewhere than on its own, where it moves by {moved:.2g}. In a "
+                "stack every loss is (R,): keep the modalities in the last axis (s.losses.stack) "
+                "and sum over it alone; name the attributes with an entry a replica in "
+                "`by_replica`; or set `stackable = False`"
+            )
 
 
 def _updated(

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mmlab.balancers import updates
 from mmlab.balancers.base import Balancer, Parameters, Step
 from mmlab.balancers.joint import Joint
 from mmlab.balancers.losses import Loss, Losses, default_loss
 from mmlab.balancers.shapes import check_number
 from mmlab.datasets.base import Batch, MultimodalData, stack_batches
 from mmlab.models.network import MultimodalNet
+from mmlab.modes import evaluating
 from mmlab.normals import AHEAD, Normals
 from mmlab.optimizers import SGD
 from mmlab.replicas import SharedOptimizer, check_stackable, split_up
@@ -89,13 +91,17 @@ class Run:
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
-        """The balancer's prediction at test time, (B, C), in evaluation mode."""
+        """The balancer's prediction at test time, (B, C), in evaluation mode.
+
+        Raises ValueError for a training of several seeds: each has a Run of its own.
+        """
+        if self.replicas:
+            raise ValueError(
+                f"this run trained {len(self.replicas)} seeds at once; ask one of run.replicas"
+            )
         batch = batch.to(self.device)
-        training = self.model.training
-        self.model.eval()
-        prediction = self.balancer.fuse(self.model(batch.inputs), batch.present)
-        self.model.train(training)
-        return prediction
+        with evaluating(self.model):
+            return self.balancer.fuse(self.model(batch.inputs), batch.present)
 
     @torch.no_grad()
     def losses(
@@ -108,15 +114,12 @@ class Run:
         """
         model = self.model if model is None else model
         batch = self.split(split)
-        training = model.training
-        model.eval()
         loss = self.loss or default_loss(batch.target)
-        with model.restricted(None if only in (None, "joint") else (only,)):
-            out = model.lazily(batch.inputs)
-        losses = Losses(out, batch, loss, graph=False)
-        found = {key: losses[key] for key in ([only] if only else losses)}
-        model.train(training)
-        return found
+        with evaluating(model):
+            with model.restricted(None if only in (None, "joint") else (only,)):
+                out = model.lazily(batch.inputs)
+            losses = Losses(out, batch, loss, graph=False)
+            return {key: losses[key] for key in ([only] if only else losses)}
 
     def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
         """Train a deep copy from here on under another balancer; return it.
@@ -124,8 +127,7 @@ class Run:
         The copy takes model, buffers and optimiser along. This run is untouched bit for bit: the
         copy draws its data order, noise and dropout from streams of its own.
         """
-        model, optimizer = copy.deepcopy((self.model, self.optimizer))
-        model.train()
+        model, optimizer = _copied(self.model, self.optimizer)
         fork = replace(
             self,
             model=model,
@@ -148,6 +150,24 @@ class Run:
         if isinstance(self.seed, int):
             return generator(self.seed, *names, device=device)
         return [generator(seed, *names, device=device) for seed in self.seed]
+
+
+def _copied(
+    model: MultimodalNet, optimizer: torch.optim.Optimizer
+) -> tuple[MultimodalNet, torch.optim.Optimizer]:
+    """Both in a deep copy; what torch's own copy of an optimiser leaves out is refused or added."""
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    if any(hook.__module__ != updates.__name__ for own in hooks for hook in own.values()):
+        raise ValueError(
+            f"this {type(optimizer).__name__} has step hooks, which a copy would not take along, "
+            "so a branch would train otherwise than the run; write them into the `step` of a "
+            "subclass of the optimiser"
+        )
+    known: dict[int, object] = {}
+    result = copy.deepcopy((model, optimizer), known)
+    for name in vars(optimizer).keys() - vars(result[1]).keys() - {"step"}:  # a schedule's wrapper
+        setattr(result[1], name, copy.deepcopy(vars(optimizer)[name], known))
+    return result
 
 
 Observer = Callable[[Run], None]
@@ -186,7 +206,7 @@ def fit(
                `data` may then be one data set a seed, all of one size; `lr` and a balancer's
                numbers may be tensors (R,), so that a grid is one run. (A grid at one seed:
                `build(data, seed=[0] * R)`, `seeds=[0] * R`, and its runs in `replicas`.) The
-               optimiser must work entry by entry.
+               optimiser must be one of torch's that work entry by entry, without step hooks.
     loss:      loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
     observers: called with the Run before the first epoch and after each; of R seeds, with each
                one's own Run in turn, to look and record: what they put into its network does not

@@ -297,12 +297,14 @@ MEASURES = {
 def test_measuring_changes_nothing(measure, training):
     encoders = {m: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)) for m in "ab"}
     net = MultimodalNet(encoders, Gated({"a": 4, "b": 4}, 2), nn.Linear(4, 2)).train(training)
+    net.encoders["b"][1].train(not training)  # as one would a frozen encoder's
+    modes = [module.training for module in net.modules()]
     for p in net.parameters():
         p.grad = torch.ones_like(p)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     first = MEASURES[measure](net)
     assert first == MEASURES[measure](net)  # dropout is off, too
-    assert all(module.training == training for module in net.modules())
+    assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.grad.eq(1).all() for p in net.parameters())
 

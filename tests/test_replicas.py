@@ -21,8 +21,8 @@ from mmlab import (
 )
 from mmlab.datasets import Batch, MultimodalData, drop
 from mmlab.datasets.synthetic import synthetic
-from mmlab.evaluation import Curves
-from mmlab.models import FUSIONS, UnstackableError
+from mmlab.evaluation import Curves, test_accuracy
+from mmlab.models import FUSIONS, Concat, UnstackableError
 from mmlab.models.stack import stack_modules
 
 SEEDS = [3, 5, 8]
@@ -262,13 +262,61 @@ def test_random_layers_and_foreign_buffers_are_refused(part):
         MultimodalNet.build(datasets()[0], encoders=encoders, width=8, replicas=2)
 
 
-def test_a_forward_pass_of_ones_own_is_refused():
-    class Own(MultimodalNet):
-        def forward(self, inputs):
-            return super().forward({m: 2 * x for m, x in inputs.items()})
+class Doubled(MultimodalNet):
+    def forward(self, inputs):
+        return super().forward({m: 2 * x for m, x in inputs.items()})
 
-    with pytest.raises(UnstackableError, match=r"Own has a forward pass of its own.*one by one"):
-        Own.build(datasets()[0], replicas=2)
+
+class Wrapped(MultimodalNet):
+    """A constructor that a stack would run once more, on encoders that are wrapped already."""
+
+    def __init__(self, encoders, fusion, heads):
+        super().__init__(
+            {m: nn.Sequential(x, nn.Tanh()) for m, x in encoders.items()}, fusion, heads
+        )
+
+
+@pytest.mark.parametrize("kind", [Doubled, Wrapped])
+def test_a_network_of_ones_own_is_refused_and_compared_one_by_one(kind):
+    data = datasets()[0]
+    with pytest.raises(UnstackableError, match=f"{kind.__name__} does beyond.*one by one"):
+        kind.build(data, replicas=2)
+    table = compare({"it": Joint}, data, seeds=range(2), epochs=1, network=kind, device="cpu")
+    assert table.attrs["at once"] == {"it": 1}
+
+
+def test_a_fusion_of_ones_own_is_refused():
+    class Bent(Concat):
+        def forward(self, features):
+            return self.linear(torch.cat([features[m] for m in self.widths], 1)).relu()
+
+    parts = lambda: ({m: nn.Linear(5, 8) for m in "ab"}, Bent({"a": 8, "b": 8}, 2))  # noqa: E731
+    nets = [MultimodalNet(*parts(), nn.Linear(8, 2)) for _ in range(2)]
+    with pytest.raises(UnstackableError, match="Bent is a fusion of your own"):
+        MultimodalNet.stack(nets)
+
+
+class Clipping(torch.optim.SGD):
+    def step(self):
+        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 0.1)
+        super().step()
+
+
+def clipped(parameters):
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    optimizer.register_step_pre_hook(lambda own, *_: Clipping.step.__get__(own) and None)
+    return optimizer
+
+
+@pytest.mark.parametrize("optimizer", [lambda p: Clipping(p, lr=0.1), clipped])
+def test_an_optimiser_that_might_mix_replicas_is_refused_and_compared_one_by_one(optimizer):
+    data = datasets()[0]
+    net = MultimodalNet.build(data, replicas=3)
+    with pytest.raises(UnstackableError, match="replicas might mix"):
+        fit(net, data, seeds=SEEDS, epochs=1, optimizer=optimizer, device="cpu")
+    options = {"epochs": 1, "optimizer": optimizer, "device": "cpu"}
+    table = compare({"it": Joint}, data, seeds=range(2), **options)
+    assert table.attrs["at once"] == {"it": 1}
 
 
 def tied() -> nn.Module:
@@ -437,6 +485,57 @@ def test_a_method_of_ones_own_that_mixes_replicas_is_found_out():
         train(lambda: FollowTheLoss(last=False), datasets())
     with pytest.raises(ValueError, match="MixedGradients says"):
         compare({"own": MixedGradients}, datasets()[0], seeds=range(2), epochs=1, device="cpu")
+
+
+class FollowTheFirst(Balancer):
+    """Replica 0 is right, and all others have its weights."""
+
+    stackable = True
+
+    def step(self, s):
+        losses = s.losses.stack()
+        s.backward(losses * losses.detach().reshape(-1, losses.shape[-1])[0])
+        yield
+
+
+def test_it_is_found_out_where_the_first_replica_is_right():
+    with pytest.raises(ValueError, match="network 2 of the stack"):
+        train(FollowTheFirst, datasets())
+
+
+class Adjusted(Balancer):
+    """A tensor with as many entries as there are seeds, which has nothing to do with them."""
+
+    stackable = True
+
+    def __init__(self):
+        self.shift = torch.linspace(-6, 6, 3)
+
+    def step(self, s):
+        s.backward((s.losses.stack() * self.shift.softmax(0)).sum(-1))
+        yield
+
+
+def test_only_what_a_method_names_has_an_entry_a_replica():
+    run = train(Adjusted, datasets())
+    assert torch.equal(run.replicas[1].balancer.shift, torch.linspace(-6, 6, 3))
+
+    class Named(Adjusted):
+        stackable = True
+        by_replica = ("shift",)
+
+    run = fit(
+        MultimodalNet.build(datasets()[0], replicas=3), datasets(), Named(), seeds=SEEDS, epochs=0
+    )
+    assert run.replicas[1].balancer.shift == 0
+
+
+def test_several_seeds_have_no_prediction_in_common():
+    run = train(Joint, datasets())
+    for ask in (lambda: run.predict(datasets()[0].test), lambda: test_accuracy(run)):
+        with pytest.raises(ValueError, match=r"3 seeds at once; ask one of run\.replicas"):
+            ask()
+    assert 0 <= test_accuracy(run.replicas[0]) <= 1
 
 
 @pytest.mark.parametrize("base", [OGM, MLA, GradientBlending])

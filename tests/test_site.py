@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from bs4 import BeautifulSoup
@@ -17,7 +18,8 @@ SVG = "<svg xmlns='http://www.w3.org/2000/svg'/>"
 TEXT = r"""# 00 · Start here · 开始
 
 Inline $\alpha_m$ and $$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb),
-[data](../data/README.md), [paper](https://example.org/paper.pdf). ![a cat](cat.png)
+[data](../data/README.md), [spaced](my%20file.csv),
+[paper](https://example.org/paper.pdf). ![a cat](cat.png)
 
 <details><summary>Solution</summary>
 
@@ -70,6 +72,7 @@ def site(tmp_path_factory) -> Path:
     (root / "data").mkdir()
     (root / "data/README.md").write_text("data")
     (folder / "cat.png").write_bytes(b"\x89PNG")
+    (folder / "my file.csv").write_text("x")
     for name in ("00-a", "01-b", "02-c"):
         (folder / f"{name}.ipynb").write_text("{}")
     add_result(root / "build", "00-a")
@@ -108,8 +111,12 @@ def test_links_lead_to_pages_where_there_are_pages_else_to_the_files(site):
     links = {a.get_text(): a["href"] for a in page.select("main a:not(.anchor-link)")}
     assert links["on"] == "01-b.html#end"
     assert links["paper"] == "https://example.org/paper.pdf"
-    for name, file in (("data", "README.md"), ("not run", "02-c.ipynb")):
-        assert (site / links[name]).resolve().is_file()
+    for name, file in (
+        ("data", "README.md"),
+        ("not run", "02-c.ipynb"),
+        ("spaced", "my%20file.csv"),
+    ):
+        assert (site / unquote(links[name])).resolve().is_file()
         assert links[name].endswith(file)
     assert page.select_one("header a[rel=next]")["href"] == "01-b.html"
     assert soup(site / "01-b.html").select_one("header a[rel=next]") is None

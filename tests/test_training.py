@@ -22,6 +22,7 @@ from mmlab.balancers import (
 )
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
+from mmlab.evaluation import Curves, GradientWatch
 from mmlab.models import Concat, MultimodalNet
 from mmlab.seeds import generator
 from mmlab.training import find_device, fit
@@ -267,6 +268,70 @@ def test_a_branch_leaves_the_run_untouched():
     assert same(runs[0].model.state_dict().values(), runs[1].model.state_dict().values())
     assert runs[0].history.equals(runs[1].history)
     assert len(copies) == 2 and not same(weights(copies[0]), weights(copies[1]))
+
+
+class Frozen(Joint):
+    """One encoder keeps its weights and, as its own mode says, its statistics."""
+
+    def start(self, run):
+        run.model.encoders["a"].requires_grad_(False).eval()
+
+
+def test_looking_and_branching_keep_the_mode_of_a_frozen_encoder():
+    def looks(run):
+        run.predict(run.data.test)
+        run.losses("train")
+        copies.append(run.branch(Joint(), 1))
+
+    ends, copies = [], []
+    for observers in ([], [Curves(), GradientWatch(), looks]):
+        encoders = {m: nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8)) for m in "ab"}
+        model = MultimodalNet.build(DATA, encoders=encoders, width=8)
+        fit(model, DATA, Frozen(), epochs=2, device="cpu", observers=observers)
+        assert not model.encoders["a"].training and model.encoders["b"].training
+        ends.append(model)
+    for model in (*ends, *copies):
+        assert model.encoders["a"][1].running_var.eq(1).all()
+        assert not model.encoders["b"][1].running_var.eq(1).all()
+
+
+class Clipping(torch.optim.SGD):
+    def __init__(self, parameters, lr, most):
+        super().__init__(parameters, lr=lr)
+        self.most = most
+
+    def step(self):
+        for p in (p for p in self.param_groups[0]["params"] if p.grad is not None):
+            p.grad = p.grad.clamp(-self.most, self.most)
+        super().step()
+
+
+def test_a_branch_takes_along_what_an_optimiser_of_ones_own_holds():
+    gaps = []
+
+    def looks(run):
+        copy = run.branch(Joint(), 1)
+        pairs = zip(weights(copy), weights(run.model), strict=True)
+        gaps.append(max((a - b).abs().max().item() for a, b in pairs))
+
+    trained(optimizer=lambda p: Clipping(p, lr=1.0, most=1e-4), epochs=1, observers=[looks])
+    assert 0 < max(gaps) <= 2.01e-4  # two batches
+
+
+def test_a_branch_under_an_optimiser_with_hooks_is_refused():
+    def hooked(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        optimizer.register_step_pre_hook(lambda *_: None)
+        return optimizer
+
+    with pytest.raises(ValueError, match=r"SGD has step hooks.*subclass of the optimiser"):
+        trained(GradientBlending(), optimizer=hooked, epochs=1)
+    trained(ATF(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1), epochs=1, observers=[branches])
+
+
+def branches(run):
+    """A branch of a run whose optimiser has the library's own hooks."""
+    run.branch(Joint(), 1)
 
 
 def test_losses_of_a_split_by_hand():

@@ -126,6 +126,7 @@ class ATF(Balancer):
     """
 
     stackable = True
+    by_replica = ("rate", "factors")
     heads = "shared"
 
     def __init__(

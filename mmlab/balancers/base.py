@@ -33,11 +33,14 @@ class Balancer:
     heads, fusion: the network the paper assumes; `MultimodalNet.build(data, **balancer.network)`.
     stackable:     whether this very class also trains a stack of R networks (`fit(seeds=[...])`),
                    where losses are (R,). A subclass says it again, for what it overrides may not.
+    by_replica:    names of the attributes that in a stack have a leading axis R where they are
+                   tensors, or dicts of such: hyper-parameters (R,), and what is kept between steps.
     """
 
     heads = "own"
     fusion = "concat"
     stackable = True
+    by_replica: tuple[str, ...] = ()
 
     @property
     def network(self) -> dict[str, str]:
@@ -60,13 +63,10 @@ class Balancer:
         yield
 
     def replica(self, index: int, count: int) -> Balancer:
-        """This balancer as network `index` of a stack of `count` has it.
-
-        Of its tensors, and those in its dicts, what has `count` entries has one a replica.
-        """
+        """This balancer as network `index` of a stack of `count` has it, by `by_replica`."""
         own = copy.copy(self)
-        for name, value in vars(self).items():
-            setattr(own, name, _of_replica(value, index, count))
+        for name in self.by_replica:
+            setattr(own, name, _of_replica(getattr(self, name), index, count))
         return own
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -77,7 +77,7 @@ class Balancer:
 def _of_replica(value: object, index: int, count: int) -> object:
     if isinstance(value, dict):
         return {key: _of_replica(part, index, count) for key, part in value.items()}
-    own = isinstance(value, Tensor) and value.ndim and len(value) == count
+    own = isinstance(value, Tensor) and value.ndim and len(value) == count  # else the step refuses
     return value[index] if own else value
 
 
@@ -290,9 +290,11 @@ class Step:
         It costs one product of the features' size, where `scale_grad` costs one of the parameters'.
         Call it just before `backward`; it holds for one.
         """
-        features = self.out.features[m]
-        if features.requires_grad:
-            self._hooks.append(features.register_hook(lambda grad: grad * beside(k, grad)))
+        # A forward pass of one's own may give other features than it fuses.
+        plain = self.model.plain_forward
+        for tensor in [self.out.features[m]] if plain else self.parameters(m):
+            if tensor.requires_grad:
+                self._hooks.append(tensor.register_hook(lambda grad: grad * beside(k, grad)))
 
     def scale_grad(self, m: str, k: float | Tensor | Sequence[Tensor]) -> None:
         """Multiply the gradient of encoder `m` by k; or by one k for each of its parameters.

@@ -177,6 +177,7 @@ class GradientBlending(Balancer):
     """
 
     stackable = True
+    by_replica = ("weights",)
 
     def __init__(
         self, mode: str = "online", warmup: int = 10, super_epoch: int = 5, floor: float = 0.1

@@ -24,6 +24,7 @@ class Uniform(Balancer):
     """
 
     stackable = True
+    by_replica = ("encoder_scale",)
 
     def __init__(self, encoder_scale: float | Tensor = 1.0) -> None:
         check_number("encoder_scale", encoder_scale, above=0)

@@ -9,11 +9,12 @@ modalities span. A bias is the weight of a constant 1 appended to the features.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, optim
 from torch.nn import functional as F
 
 from mmlab.balancers.base import Balancer, Step
@@ -155,8 +156,8 @@ class MLA(Balancer):
             the two are the same.
 
     Raises:
-        ValueError: an argument out of range; a network whose head is not one shared nn.Linear; a
-            test sample without any modality.
+        ValueError: an argument out of range; a network whose head is not one shared nn.Linear, or
+            whose encoders share parameters; a test sample without any modality.
 
     Source: the paper, at second hand; "restarted" is ours.
 
@@ -172,6 +173,7 @@ class MLA(Balancer):
     """
 
     stackable = True
+    by_replica = ("alpha", "means", "P")
     heads = "shared"
     fusion = "late"
 
@@ -194,6 +196,12 @@ class MLA(Balancer):
 
     def start(self, run: Run) -> None:
         self._forget()
+        users = Counter(p for part in run.model.encoders.values() for p in part.parameters())
+        if any(count > 1 for count in users.values()):
+            raise ValueError(
+                "MLA updates one encoder before it trains the next, so encoders may not share "
+                "parameters; give each modality its own"
+            )
 
     def step(self, s: Step) -> Iterator[None]:
         head = self._head(s)
@@ -206,8 +214,7 @@ class MLA(Balancer):
             self._project(head, m, alpha)
             yield
             if s.optimizer is not None:
-                for parameter in head.parameters():
-                    s.optimizer.state[parameter].pop("momentum_buffer", None)
+                self._forget_momentum(s.optimizer, head)
             self._remember(m, mean_feature(s.out.features[m].detach(), present), alpha)
 
     @staticmethod
@@ -243,19 +250,27 @@ class MLA(Balancer):
             )
         return s.model.heads
 
+    @staticmethod
+    def _forget_momentum(optimizer: optim.Optimizer, head: Linear) -> None:
+        """Empty the head's momentum buffers, where its optimiser has any."""
+        buffers = [optimizer.state[p].get("momentum_buffer") for p in head.parameters()]
+        if found := [buffer for buffer in buffers if buffer is not None]:
+            torch._foreach_zero_(found)
+
     def _project(self, head: Linear, m: str, alpha: float | Tensor) -> None:
         """The head's gradient G, bias as its last column, becomes G P."""
         if head.weight.grad is None:  # a frozen head
             return
         G = head.weight.grad
-        if head.bias is not None:
+        biased = head.bias is not None and head.bias.grad is not None  # not a frozen one
+        if biased:
             G = torch.cat([G, head.bias.grad[..., None]], dim=-1)
         GP = self._projected(G, m, alpha)
         if GP is None:
             return
         width = head.weight.shape[-1]
         head.weight.grad = GP[..., :width].contiguous()
-        if head.bias is not None:
+        if biased:
             head.bias.grad = GP[..., width].contiguous()
 
     def _projected(self, G: Tensor, m: str, alpha: float | Tensor) -> Tensor | None:

@@ -118,6 +118,7 @@ class OGM(Balancer):
     """
 
     stackable = True
+    by_replica = ("alpha",)
 
     def __init__(
         self,
@@ -169,7 +170,7 @@ class OGM(Balancer):
             )
         parts = s.out.contributions
         shares = torch.stack([parts[m] for m in s.modalities], dim=-3)
-        index = target.unsqueeze(-2).expand(shares.shape[:-1])[..., None]
+        index = target.long().unsqueeze(-2).expand(shares.shape[:-1])[..., None]
         right = shares.softmax(-1).gather(-1, index)[..., 0]
         if s.batch.present is None:
             return right.mean(-1)

@@ -91,12 +91,15 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
             f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
             "give one encoder for each modality"
         )
-    return {m: _own_encoder(m, encoders[m], data, width, seed) for m in data.modalities}
+    copied: dict[int, object] = {}  # what two modalities share stays shared
+    return {m: _own_encoder(m, encoders[m], data, width, seed, copied) for m in data.modalities}
 
 
-def _own_encoder(m: str, given: object, data, width: int, seed: int) -> nn.Module:
+def _own_encoder(
+    m: str, given: object, data, width: int, seed: int, copied: dict[int, object]
+) -> nn.Module:
     if isinstance(given, nn.Module):
-        encoder = copy.deepcopy(given)
+        encoder = copy.deepcopy(given, copied)
     else:
         encoder = seeded(seed, "encoder", m, build=given) if callable(given) else given
     if not isinstance(encoder, nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.models.linear import linear
+from mmlab.modes import evaluating
 from mmlab.seeds import generator
 
 Features = Mapping[str, Tensor]
@@ -27,7 +28,9 @@ class Fusion(nn.Module):
     modalities can join. An absent modality is replaced by its running mean feature, which starts
     at 0 and moves a tenth of the way at every training batch. What the
     fusion says of the mean features alone is shared equally, so the parts sum to the joint logits.
-    All 2^M coalitions go through the fusion in one batched call.
+    All 2^M coalitions go through the fusion in one batched call, in evaluation mode: dropout and
+    batch statistics would make them differ by more than who joined. A fusion that has such layers
+    is split as it is at test time, and there the parts sum to the joint logits.
     """
 
     additive = False
@@ -99,7 +102,8 @@ class Fusion(nn.Module):
             own = features[m].unsqueeze(-3)
             mean = getattr(self, f"mean_{m}")[..., None, None, :].to(own)
             mixed[m] = torch.where(members[:, None, None], own, mean).flatten(-3, -2)
-        values = self.forward(mixed).unflatten(-2, (len(joined), -1))
+        with evaluating(self):  # the batch of coalitions is no batch of samples
+            values = self.forward(mixed).unflatten(-2, (len(joined), -1))
         return values, weights.to(values)
 
 

@@ -36,9 +36,11 @@ class LazyLogits(Mapping[str, Tensor]):
     def together(self) -> dict[str, Tensor]:
         """All of them; a shared linear head reads all modalities in one call.
 
-        Another module might mix what lies on the axis of modalities, as BatchNorm does.
+        Another module might mix what lies on the axis of modalities, as BatchNorm does; and so
+        might a `head` of one's own.
         """
-        if isinstance(self._network.heads, Linear) and not self._known:
+        plain = type(self._network).head is MultimodalNet.head
+        if plain and isinstance(self._network.heads, Linear) and not self._known:
             with torch.set_grad_enabled(self._graph):
                 logits = self._network.heads(torch.stack(list(self._features.values()), dim=-3))
             self._known = dict(zip(self._features, logits.unbind(-3), strict=True))
@@ -135,13 +137,13 @@ class MultimodalNet(nn.Module):
         """R networks of one shape as one, which trains all of them at once; they are copied.
 
         Raises UnstackableError (a ValueError) for what cannot be stacked: dropout, hooks, weights
-        that two modules share, foreign modules with buffers, and a forward pass of one's own.
+        that two modules share, foreign modules with buffers, a fusion or a subclass of one's own.
         """
         first, known = networks[0], {}
-        if type(first).forward is not MultimodalNet.forward:
+        if type(first) is not MultimodalNet:
             raise UnstackableError(
-                f"{type(first).__name__} has a forward pass of its own, which a stack would not "
-                "follow; train the seeds one by one"
+                f"a stack would not do what {type(first).__name__} does beyond a MultimodalNet; "
+                "train the seeds one by one"
             )
         check_weights_are_single(first)
         stacked = cls(
@@ -170,6 +172,11 @@ class MultimodalNet(nn.Module):
         return tuple(self.encoders)
 
     @property
+    def plain_forward(self) -> bool:
+        """Whether the forward pass is this class's: what encoders give is what is fused."""
+        return type(self).forward is MultimodalNet.forward
+
+    @property
     def shared_head(self) -> bool:
         return not isinstance(self.heads, nn.ModuleDict)
 
@@ -189,7 +196,7 @@ class MultimodalNet(nn.Module):
 
         None restricts nothing. A forward pass of one's own runs as it is.
         """
-        self._only = modalities
+        self._only = modalities if self.plain_forward else None
         try:
             yield
         finally:
@@ -220,14 +227,12 @@ class MultimodalNet(nn.Module):
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        chosen = encoders.items()
-        if self._only is not None:
-            chosen = [(m, encoder) for m, encoder in chosen if m in self._only]
+        chosen = encoders if self._only is None else [m for m in encoders if m in self._only]
         if self.autocast is None:
-            features = {m: encoder(inputs[m]) for m, encoder in chosen}
+            features = {m: self.encode(m, inputs[m]) for m in chosen}
         else:
             with torch.autocast(next(iter(inputs.values())).device.type, self.autocast):
-                features = {m: encoder(inputs[m]).float() for m, encoder in chosen}
+                features = {m: self.encode(m, inputs[m]).float() for m in chosen}
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)
         if not self._lazy and self._only is None:
             _ = out.joint
@@ -249,7 +254,8 @@ class MultimodalNet(nn.Module):
 
         encoders: "mlp", "cnn", or for each modality a module that gives `width` features, or what
                   makes one: a class or a function without arguments, called anew at every seed. Of
-                  a module the network takes a deep copy, which starts alike at every seed.
+                  a module the network takes a deep copy, which starts alike at every seed; one
+                  module given for two modalities is shared by them.
         fusion:   a key of mmlab.models.FUSIONS.
         heads:    "own" or "shared".
         seed:     sets the initial weights, a separate stream for each part: an encoder starts the

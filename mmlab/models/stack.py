@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from mmlab.models.fusion import FUSIONS
+from mmlab.models.fusion import FUSIONS, Fusion
 from mmlab.models.linear import StackedLinear
 
 ELEMENTWISE = (
@@ -42,11 +42,9 @@ class Vmapped(nn.Module):
 
         # a dropout of rate 0 calls for random numbers that it does not use
         together = vmap(one, randomness="different")
+        if self.template[0].training != self.training:
+            self.template[0].train(self.training)
         return together(dict(zip(self.names, self.stacked, strict=True)), x)
-
-    def train(self, mode: bool = True) -> Vmapped:
-        self.template[0].train(mode)
-        return super().train(mode)
 
 
 def stack_modules(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Module:
@@ -94,6 +92,11 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
         return nn.Unflatten(_shifted(first.dim), first.unflattened_size)
     if kind in (nn.Sequential, nn.ModuleDict, *FUSIONS.values()):
         return _composite(modules, known)
+    if isinstance(first, Fusion):
+        raise UnstackableError(
+            f"{kind.__name__} is a fusion of your own, and its axes may not count from the end, so "
+            f"it cannot be stacked; {FIX}"
+        )
     for part in first.modules():
         if (part.p if isinstance(part, RANDOM) else _dropout(part)) > 0:
             raise UnstackableError(f"{part} draws random numbers, so it cannot be stacked; {FIX}")

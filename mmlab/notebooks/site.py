@@ -13,6 +13,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from pygments.formatters import HtmlFormatter
 
@@ -113,12 +114,13 @@ def build(out: Path, folder: Path) -> Path:
 def _redirect(href: str, folder: Path, site: Path, pages: list[str]) -> str:
     """Where a link of a notebook leads on the site: to the page, else to the file itself."""
     target, mark, anchor = href.partition("#")
-    file = folder / target
+    file = folder / unquote(html.unescape(target))
     if not target or ":" in target or not file.exists():
         return href
     if file.suffix == ".ipynb" and file.stem in pages:
         return f"{file.stem}.html{mark}{anchor}"
-    return Path(os.path.relpath(file.resolve(), site.resolve())).as_posix() + mark + anchor
+    place = Path(os.path.relpath(file.resolve(), site.resolve())).as_posix()
+    return html.escape(quote(place)) + mark + anchor
 
 
 def _neighbours(name: str, pages: list[str]) -> str:

@@ -120,14 +120,24 @@ def execute(job: dict[str, Any]) -> None:
     except Exception as error:
         tell("failed", cause=f"{type(error).__name__}: {error}")
     else:
-        if ended_early(notebook):
-            tell("failed", cause="the notebook ended early (SystemExit): cells below were not run")
-            return
-        strip_machine_state(notebook)
-        text = nbformat.writes(notebook)
-        from mmlab.notebooks.body import body  # loads nbconvert, and the cells need not wait for it
+        _tell_result(notebook, Path(job["folder"]))
 
-        tell("done", notebook=text, body=body(notebook, Path(job["folder"])))
+
+def _tell_result(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    if ended_early(notebook):
+        tell("failed", cause="the notebook ended early (SystemExit): cells below were not run")
+        return
+    strip_machine_state(notebook)
+    text = nbformat.writes(notebook)
+    from mmlab.notebooks.body import body  # loads nbconvert, and the cells need not wait for it
+
+    try:
+        page = body(notebook, folder)
+    except Exception as error:
+        cause = f"it ran, and cannot be shown as a page: {type(error).__name__}: {error}"
+        tell("failed", cause=cause)
+    else:
+        tell("done", notebook=text, body=page)
 
 
 def end_with_parent(orders: TextIO) -> None:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmlab.balancers import Joint, Step
+from mmlab.balancers import OGM, Joint, Step, Uniform
 from mmlab.datasets import Batch
 from mmlab.evaluation import gradient_conflict
-from mmlab.models import Concat, Gated, MultimodalNet
+from mmlab.models import Concat, Gated, LazyLogits, MultimodalNet, Output
 
 MASK = torch.tensor([True, False, True, True, False, True])
 
@@ -219,6 +219,69 @@ def test_what_is_scaled_on_its_way_back_is_the_encoders_gradient_for_one_pass():
     s.model.zero_grad()
     s.backward(s.losses["joint"])
     assert_equal(encoder_grads(s, "a"), plain)
+
+
+class Normalised(MultimodalNet):
+    """It fuses what the encoders give, and tells of something else."""
+
+    def forward(self, inputs):
+        given = {m: self.encoders[m](x) for m, x in inputs.items()}
+        features = {m: F.normalize(h, dim=-1) for m, h in given.items()}
+        return Output(features, self.fusion(given), LazyLogits(self, features), self.fusion)
+
+
+@pytest.mark.parametrize("balancer", [Uniform(1e-3), OGM(1e3, enhance=False)])
+def test_encoders_are_scaled_whatever_way_a_forward_pass_of_ones_own_takes(balancer):
+    net, batch = make_net(nn.Tanh()), make_batch()
+    own = Normalised(net.encoders, net.fusion, net.heads)
+    plain = Step(own, batch)
+    plain.backward(
+        plain.losses.stack().sum() if isinstance(balancer, Uniform) else plain.losses["joint"]
+    )
+    before = {m: encoder_grads(plain, m) for m in "ab"}
+    own.zero_grad()
+    s = Step(own, batch)
+    next(balancer.step(s))
+    k = s.logged.get
+    for m in "ab":
+        expected = 1e-3 if isinstance(balancer, Uniform) else k(("coefficient", m))
+        assert_equal(encoder_grads(s, m), [expected * g for g in before[m]])
+
+
+def test_an_encode_of_ones_own_is_what_the_network_does():
+    class Halved(MultimodalNet):
+        def encode(self, m, x):
+            return super().encode(m, x) / 2
+
+    net, batch = make_net(), make_batch()
+    own = Halved(net.encoders, net.fusion, net.heads)
+    torch.testing.assert_close(
+        own(batch.inputs).features["a"], net.encoders["a"](batch.inputs["a"]) / 2
+    )
+
+
+def test_a_head_of_ones_own_is_read_by_every_loss():
+    class Louder(MultimodalNet):
+        def head(self, m):
+            return nn.Sequential(super().head(m), nn.Tanh())
+
+    net, batch = make_net(), make_batch()
+    own = Louder(net.encoders, net.fusion, nn.Linear(4, 3).double())
+    together, apart = Step(own, batch).losses.stack("a", "b"), Step(own, batch).losses
+    torch.testing.assert_close(together, torch.stack([apart["a"], apart["b"]]))
+
+
+def test_a_forward_pass_of_ones_own_runs_whole_where_one_encoder_is_asked_for():
+    class Doubled(MultimodalNet):
+        def forward(self, inputs):
+            return super().forward({m: 2 * x for m, x in inputs.items()})
+
+    net = make_net()
+    s = Step(Doubled(net.encoders, net.fusion, net.heads), make_batch())
+    s.only("a")
+    s.backward(s.losses["a"])
+    assert set(s.out.features) == {"a", "b"}
+    assert all(p.grad is None for p in net.encoders["b"].parameters())
 
 
 def test_noise_has_the_spread_asked_for():

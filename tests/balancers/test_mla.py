@@ -198,7 +198,7 @@ def test_only_the_heads_momentum_is_emptied():
     net = shared_network()
     optimizer = sgd(net, momentum=0.9)
     run_turns(MLA(), net, batch(), optimizer)
-    assert not optimizer.state[net.heads.weight].get("momentum_buffer")
+    assert not optimizer.state[net.heads.weight]["momentum_buffer"].any()
     for parameter in net.encoders.parameters():
         assert optimizer.state[parameter]["momentum_buffer"].norm() > 0
 
@@ -410,3 +410,27 @@ def test_a_frozen_head_is_left_alone():
     for _ in MLA().step(Step(net, samples, optimizer)):
         optimizer.step()
     assert all(p.grad is None for p in net.heads.parameters())
+
+
+def test_under_rmsprop_with_momentum_the_heads_is_emptied_too():
+    net = shared_network()
+    optimizer = torch.optim.RMSprop(net.parameters(), lr=0.01, momentum=0.9)
+    for _ in range(2):
+        run_turns(MLA(), net, batch(), optimizer)
+    assert not optimizer.state[net.heads.weight]["momentum_buffer"].any()
+
+
+def test_a_frozen_bias_of_the_head_stays_and_its_weight_learns():
+    net, samples = shared_network(), batch()
+    net.heads.bias.requires_grad_(False)
+    before = [p.clone() for p in net.heads.parameters()]
+    run_turns(MLA(), net, samples, sgd(net))
+    assert not torch.equal(net.heads.weight, before[0]) and torch.equal(net.heads.bias, before[1])
+
+
+def test_encoders_that_share_parameters_cannot_take_turns():
+    tiny = data()
+    net = shared_network()
+    net.encoders["v"] = net.encoders["a"]
+    with pytest.raises(ValueError, match="encoders may not share parameters"):
+        fit(net, tiny, MLA(), epochs=1, device="cpu")

@@ -446,6 +446,37 @@ def test_a_forward_pass_of_ones_own_may_leave_encoders_by_another_way(kind, enco
     assert_integrated(net, random_batch())
 
 
+class InPlace(MultimodalNet):
+    """What the last layer gave is overwritten, and with it what its output's gradient would be."""
+
+    def forward(self, inputs):
+        h = {m: F.relu(self.encoders[m](x), inplace=True) for m, x in inputs.items()}
+        unimodal = {m: self.heads[m](x) for m, x in h.items()}
+        return Output(h, self.fusion(h), unimodal, self.fusion)
+
+
+class Frozen(MultimodalNet):
+    """Encoder b runs without a graph, though its parameters could be trained."""
+
+    def forward(self, inputs):
+        with torch.no_grad():
+            b = self.encoders["b"](inputs["b"])
+        h = {"a": self.encoders["a"](inputs["a"]), "b": b}
+        unimodal = {m: self.heads[m](x) for m, x in h.items()}
+        return Output(h, self.fusion(h), unimodal, self.fusion)
+
+
+@pytest.mark.parametrize("kind", [InPlace, Frozen])
+def test_a_forward_pass_of_ones_own_may_cut_or_overwrite_what_an_encoder_gave(kind):
+    torch.manual_seed(0)
+    encoders = {m: nn.Sequential(nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 30)) for m in "ab"}
+    heads = {m: nn.Linear(30, 2) for m in "ab"}
+    net = kind(encoders, Concat({"a": 30, "b": 30}, 2), heads).double()
+    assert_integrated(net, random_batch(), "a")
+    if kind is Frozen:
+        assert all(not p.grad.any() for p in net.encoders["b"].parameters())
+
+
 class Shift(nn.Module):
     """Of one sample, autograd gives both parameters one gradient in one memory."""
 

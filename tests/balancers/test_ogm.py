@@ -113,6 +113,14 @@ def test_the_window_includes_both_ends(epoch):
     assert bool(step.logged) == (epoch in (2, 3, 4))
 
 
+def test_labels_may_be_bytes():
+    net, samples = network(), batch()
+    expected, _ = expected_gradients(net, samples, alpha=0.8)
+    samples.target = samples.target.to(torch.uint8)
+    take_step(OGM(enhance=False), net, samples)
+    assert_gradients(net, expected)
+
+
 def test_outside_the_window_there_is_no_noise_either():
     net, samples = network(), batch()
     take_step(OGM(window=(2, 4)), net, samples, epoch=5)

@@ -259,3 +259,26 @@ def test_sampled_orders_are_the_same_ones_whatever_the_global_generator_says():
         drawn.append(fusion._coalitions(6)[1])
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*drawn)
+
+
+class Random(Fusion):
+    def __init__(self, widths, n_outputs):
+        super().__init__(widths, n_outputs)
+        layers = nn.Linear(sum(widths.values()), 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5)
+        self.layers = nn.Sequential(*layers, nn.Linear(8, n_outputs))
+
+    def forward(self, features):
+        return self.layers(torch.cat([features[m] for m in self.widths], dim=-1))
+
+
+def test_in_training_random_layers_are_split_as_at_test_time_and_left_alone():
+    torch.manual_seed(0)
+    fusion = Random(WIDTHS[2], 3)
+    features = {m: torch.randn(5, d) for m, d in WIDTHS[2].items()}
+    fusion(features)  # moves the running statistics and means
+    before = {name: value.clone() for name, value in fusion.state_dict().items()}
+    fusion.layers[1].eval()
+    parts = sum(fusion.contributions(features).values())
+    assert [part.training for part in fusion.layers] == [True, False, True, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in fusion.state_dict().items())
+    torch.testing.assert_close(parts, fusion.eval()(features))

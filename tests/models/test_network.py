@@ -132,6 +132,12 @@ def test_what_makes_an_encoder_is_called_anew_at_every_seed():
         MultimodalNet.build(DATA, encoders={**given, "a": lambda: None})
 
 
+def test_one_encoder_given_for_two_modalities_is_shared_and_still_a_copy():
+    encoder = nn.Linear(6, 8)
+    net = MultimodalNet.build(DATA, encoders={"a": encoder, "b": encoder}, width=8)
+    assert net.encoders["a"] is net.encoders["b"] is not encoder
+
+
 def test_unknown_modalities_are_refused():
     net = MultimodalNet.build(DATA)
     with pytest.raises(KeyError, match=r"unknown modality 'video'; this network has \['a', 'b'\]"):

@@ -156,6 +156,14 @@ def test_a_good_run_leaves_result_record_and_page(folder, out, capsys):
     assert left == {"00-a.ipynb", "00-a.body.html", "00-a.json"}
 
 
+def test_what_cannot_be_shown_as_a_page_is_told(folder, out):
+    svg = "{'image/svg+xml': '<svg/>'}, metadata={'image/svg+xml': {'alt': 3}}, raw=True"
+    write_notebook(folder, "00-a", f"from IPython.display import display\ndisplay({svg})")
+    (result,) = run(folder=folder, out=out)
+    assert not result.ok and "cannot be shown as a page: AttributeError" in result.cause
+    assert not (out / "notebooks/00-a.ipynb").exists()
+
+
 def test_two_run_at_a_time_and_share_the_cores(folder, out, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
