@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmlab import Step
 from mmlab.training import Run
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,12 @@ def trained(block: str) -> tuple[Run, dict]:
 def test_own_balancer_takes_8_to_15_lines() -> None:
     body = BLOCKS[2].split("class ")[1].split("\n\n\n")[0]
     assert 8 <= len(body.splitlines()) <= 15
+
+
+def test_a_step_has_what_the_table_says() -> None:
+    named = re.findall(r"`s\.(\w+)", README)
+    assert len(named) > 10
+    assert [name for name in named if not hasattr(Step, name)] == []
 
 
 def test_links_lead_somewhere() -> None:
