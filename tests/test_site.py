@@ -59,7 +59,8 @@ def add_result(out: Path, name: str, *, ok: bool = True, cause: str = "") -> Non
     (out / f"notebooks/{name}.json").write_text(json.dumps(record))
     if ok:
         code = v4.new_code_cell("x = 1", outputs=OUTPUTS, execution_count=1)
-        notebook = v4.new_notebook(cells=[v4.new_markdown_cell(TEXT), code])
+        hidden = v4.new_code_cell("y = 2", metadata={"jupyter": {"source_hidden": True}})
+        notebook = v4.new_notebook(cells=[v4.new_markdown_cell(TEXT), code, hidden])
         page = body(notebook, out.parent / "notebooks")
         (out / f"notebooks/{name}.body.html").write_text(page, "utf-8")
 
@@ -131,6 +132,15 @@ def test_images_keep_their_words_and_come_with_the_page(site):
 def test_folds_stay_folded(site):
     fold = soup(site / "00-a.html").select_one("details")
     assert "x = 1" in fold.get_text()
+
+
+def test_code_that_the_notebook_hides_is_folded(site):
+    page = soup(site / "00-a.html")
+    folds = page.select(".code_cell details")
+    assert [fold.select_one(".input").get_text().strip().splitlines()[-1] for fold in folds] == [
+        "y = 2"
+    ]
+    assert folds[0].summary.get_text() == "Code"
 
 
 def test_index_says_what_ran_and_what_failed(site):

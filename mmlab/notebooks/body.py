@@ -27,7 +27,18 @@ def body(notebook: nbformat.NotebookNode, folder: Path) -> str:
         tag.decompose()
     for image in soup.select("img[src]"):
         image["src"] = _embed(image["src"], folder)
+    for cell in notebook.cells:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            _fold(soup, cell.id)
     return str(soup)
+
+
+def _fold(soup: BeautifulSoup, cell: str) -> None:
+    """Fold the code of a cell, as JupyterLab does where the notebook asks for it."""
+    fold = soup.find(id=f"cell-id={cell}").select_one(".input").wrap(soup.new_tag("details"))
+    summary = soup.new_tag("summary")
+    summary.string = "Code"
+    fold.insert(0, summary)
 
 
 def _describe_vector_image(output: dict[str, Any]) -> None:
