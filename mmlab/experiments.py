@@ -128,7 +128,8 @@ def _together(
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
     # an observer that does more than look would not reach the stack
     looking = all(getattr(o, "only_looks", False) for o in training.get("observers", ()))
-    if len(seeds) < 2 or len(sizes) > 1 or not is_stackable(balancer) or not looking:
+    fits = is_stackable(balancer) and network is MultimodalNet
+    if len(seeds) < 2 or len(sizes) > 1 or not fits or not looking:
         return None
     shape = {**balancer.network, **build}
     try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from mmlab.balancers.base import Balancer, Step, is_stackable
+from mmlab.balancers.updates import has_other_hooks
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import UnstackableError
@@ -67,8 +68,7 @@ def split_up(run: Run, seeds: Sequence[int] | None, rate_share: Tensor | None) -
         raise ValueError(
             f"lr has shape {tuple(rate_share.shape)}; allowed is a number or ({count},)"
         )
-    optimizer = run.optimizer
-    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    optimizer, hooked = run.optimizer, has_other_hooks(run.optimizer)
     if type(optimizer) not in ENTRY_BY_ENTRY or hooked:
         raise UnstackableError(
             f"{type(optimizer).__name__}{' with step hooks' if hooked else ''} is not known to "

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmlab.balancers import updates
 from mmlab.balancers.base import Balancer, Parameters, Step
 from mmlab.balancers.joint import Joint
 from mmlab.balancers.losses import Loss, Losses, default_loss
 from mmlab.balancers.shapes import check_number
+from mmlab.balancers.updates import has_other_hooks
 from mmlab.datasets.base import Batch, MultimodalData, stack_batches
 from mmlab.models.network import MultimodalNet
 from mmlab.modes import evaluating
@@ -156,8 +156,7 @@ def _copied(
     model: MultimodalNet, optimizer: torch.optim.Optimizer
 ) -> tuple[MultimodalNet, torch.optim.Optimizer]:
     """Both in a deep copy; what torch's own copy of an optimiser leaves out is refused or added."""
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-    if any(hook.__module__ != updates.__name__ for own in hooks for hook in own.values()):
+    if has_other_hooks(optimizer):
         raise ValueError(
             f"this {type(optimizer).__name__} has step hooks, which a copy would not take along, "
             "so a branch would train otherwise than the run; write them into the `step` of a "

@@ -298,13 +298,17 @@ def test_a_fusion_of_ones_own_is_refused():
 
 class Clipping(torch.optim.SGD):
     def step(self):
-        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 0.1)
+        clip(self)
         super().step()
+
+
+def clip(optimizer, *_):
+    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 0.1)
 
 
 def clipped(parameters):
     optimizer = torch.optim.SGD(parameters, lr=0.1)
-    optimizer.register_step_pre_hook(lambda own, *_: Clipping.step.__get__(own) and None)
+    optimizer.register_step_pre_hook(clip)
     return optimizer
 
 

@@ -74,6 +74,12 @@ def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
         _undo.pop(optimizer)(finished=True)
 
 
+def has_other_hooks(optimizer: optim.Optimizer) -> bool:
+    """Whether anything but this module acts before or after the optimiser's steps."""
+    hooks = {**optimizer._optimizer_step_pre_hooks, **optimizer._optimizer_step_post_hooks}
+    return not {*hooks.values()} <= {_before_step, _after_step}
+
+
 Factors = Mapping[nn.Parameter, float | Tensor]
 
 

@@ -74,6 +74,7 @@ MathJax.Hub.Config({
 
 
 BODY = ".body.html"
+"""How the name of a body ends, beside the executed notebook."""
 
 LINK = re.compile(r'(<a\b[^>]*\shref=")([^"]*)')
 """What leads from a page, and where to; in text a < is written otherwise."""

@@ -124,6 +124,7 @@ def execute(job: dict[str, Any]) -> None:
 
 
 def _tell_result(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Tell what a notebook whose cells raised nothing has become."""
     if ended_early(notebook):
         tell("failed", cause="the notebook ended early (SystemExit): cells below were not run")
         return

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.contour import ContourSet
 from matplotlib.tri import Triangulation
 from torch import Tensor
 
@@ -71,8 +70,6 @@ def head_step(ax: Axes, *, angle: float, alpha: float, projector: str) -> None:
 
 CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]], dtype=torch.float64)
 """Where the simplex of three classes has its corners in the picture."""
-ROOM = 0.05
-"""How far from the sides, from all else that is drawn, the number on a contour must be."""
 
 
 def simplex(resolution: int = 60) -> Tensor:
@@ -106,17 +103,14 @@ def gate(ax: Axes, *, sure: float) -> None:
     weight = gate_weight(own, other)
     grid = Triangulation(*(own @ CORNERS).T.numpy())
     levels = [round(0.05 * k, 2) for k in range(5, 16)]  # 1/4 to 3/4, the bounds for three classes
-    ax.tricontourf(grid, weight.numpy(), levels=levels, cmap="Blues", extend="both")
-    lines = ax.tricontour(grid, weight.numpy(), levels=levels[1::2], colors="white", linewidths=0.6)
-    star = other @ CORNERS
-    drawn = [star[None]]
+    filled = ax.tricontourf(grid, weight.numpy(), levels=levels, cmap="Blues", extend="both")
+    bar = ax.figure.colorbar(filled, ax=ax, orientation="horizontal", shrink=0.8, pad=0.02)
+    bar.set_ticks(levels[1::2])
+    bar.set_label("weight")
     for rule, style, color in ((weight, "solid", "#D55E00"), (0.5, "dashed", "black")):
         margin = says_first(own, other, rule).numpy()
-        line = {"colors": color, "linestyles": style, "linewidths": 1.8}
-        (path,) = ax.tricontour(grid, margin, levels=[0], **line).get_paths()
-        drawn.append(torch.from_numpy(path.vertices))
-    ax.plot(*star.numpy(), "*", color="black", markersize=10)
-    number(ax, lines, torch.cat(drawn))
+        ax.tricontour(grid, margin, levels=[0], colors=color, linestyles=style, linewidths=1.8)
+    ax.plot(*(other @ CORNERS).numpy(), "*", color="black", markersize=10)
     for k, (x, y) in enumerate(CORNERS.tolist()):
         below = y == 0
         ax.text(
@@ -130,28 +124,6 @@ def gate(ax: Axes, *, sure: float) -> None:
     ax.set(xlim=(-0.12, 1.12), ylim=(-0.12, 1.0), aspect="equal")
     ax.set_axis_off()
     ax.set_title(f"the other: class 1 at {100 * sure:.0f} %")
-
-
-def number(ax: Axes, lines: ContourSet, drawn: Tensor) -> None:
-    """Write its weight on each contour in the simplex, where there is most room; none without room.
-
-    drawn: points (N, 2) that a number must not lie on.
-    """
-    corners = torch.cat([CORNERS.T, torch.ones(1, 3, dtype=torch.float64)])
-    for weight, path in zip(lines.levels, lines.get_paths(), strict=True):
-        if not len(path.vertices):
-            continue
-        places = torch.from_numpy(path.vertices)
-        at = torch.cat([places.T, torch.ones(1, len(places), dtype=torch.float64)])
-        border = torch.linalg.solve(corners, at).amin(0)  # in heights: from the nearest side
-        room = torch.minimum(border, torch.cdist(places, drawn).amin(1))
-        best = places[room.argmax()]
-        if room.max() < ROOM:
-            continue
-        color = "white" if weight > 0.55 else "#222222"  # light on dark, dark on light
-        for text in ax.clabel(lines, fmt="%.1f", fontsize=8, colors=color, manual=[best.tolist()]):
-            text.set_rotation(0)
-        drawn = torch.cat([drawn, best[None]])
 
 
 def close_up(
