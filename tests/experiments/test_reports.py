@@ -4,8 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmlab.experiments import difference, interval
-from mmlab.reports import Claim, claims, fold_means, report, spell, verdict
+from mmlab.experiments import (
+    Claim,
+    claims,
+    difference,
+    fold_means,
+    interval,
+    report,
+    spell,
+    verdict,
+)
 
 ROWS = [("joint", s, 0.80 + 0.01 * s, 0.1) for s in range(6)]
 ROWS += [("other", s, 0.83 + 0.012 * s, 0.3) for s in reversed(range(6))]

@@ -508,7 +508,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             low, middle, high = row["lower quartile"], row["median"], row["upper quartile"]
             floor = f"  floor {row['floor']:.2f}" if "floor" in row else ""
             print(f"  {name:26s} {middle:7.3f} [{low:.3f}, {high:.3f}]{floor}")
-
-
-if __name__ == "__main__":
-    main()

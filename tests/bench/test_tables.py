@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmlab import balancers, bench, load
+from mmlab import balancers, load
 from mmlab.balancers import Joint
+from mmlab.bench import tables as bench
 from mmlab.models import MultimodalNet
 
 TINY = bench.Network(lambda size: nn.Linear(size, 4), {"a": (3,), "v": (2,)}, 4, 1, 8, linear=True)

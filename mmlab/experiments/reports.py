@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from mmlab.experiments import check_column, difference, interval
+from mmlab.experiments.compare import check_column, difference, interval
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import ArrayLike
 
 UNITS = {
@@ -45,6 +45,8 @@ def fold_means(values: pd.Series, folds: int = 3) -> pd.Series:
 
     Raises TypeError for values without their seeds.
     """
+    import pandas as pd
+
     if not isinstance(values, pd.Series):
         raise TypeError(
             f"values is {values!r}; folds need a pandas Series whose index is the seeds, as "
@@ -74,6 +76,8 @@ def report(
     column: a share, from 0 to 1; or "mae" or "pearson", which are shown as they are.
     folds:  show the interval over folds too, see `fold_means`.
     """
+    import pandas as pd
+
     check_column(table, column)
     share = column not in NO_SHARES
     unit, points = ("%", "points") if share else ("", "")
@@ -95,6 +99,8 @@ def claims(rows: Iterable[Claim | tuple], folds: int | None = None) -> pd.DataFr
 
     folds: show the interval over folds too; the verdict is that over seeds.
     """
+    import pandas as pd
+
     shown, texts = [], []
     for text, who, values, unit in (Claim(*row) for row in rows):
         row = {"who": who, "here, paired, 95 %": f"{spell(values, unit)} {unit}".strip()}

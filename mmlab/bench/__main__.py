@@ -1,0 +1,6 @@
+"""``python -m mmlab.bench``."""
+
+from mmlab.bench.tables import main
+
+if __name__ == "__main__":
+    main()
