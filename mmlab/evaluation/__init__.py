@@ -1,22 +1,18 @@
-"""What a trained network is measured by: accuracies, overfitting, gradient conflict, balance."""
+"""What a trained network is measured by: accuracies, overfitting, gradient conflict, shares.
 
+Of the three unimodal accuracies, which are not comparable, see `mmlab.evaluation.unimodal`.
+"""
+
+from mmlab.evaluation.conflict import GradientWatch, gradient_conflict, gradient_norms
+from mmlab.evaluation.curves import Curves, overfitting
+from mmlab.evaluation.metrics import accuracy, regression_metrics, test_accuracy, test_scores
+from mmlab.evaluation.passes import forward
+from mmlab.evaluation.shares import modality_gap, shapley_shares
 from mmlab.evaluation.unimodal import (
-    Curves,
-    GradientWatch,
-    accuracy,
-    forward,
-    gradient_conflict,
-    gradient_norms,
     joint_accuracy,
-    modality_gap,
-    overfitting,
     own_head_accuracy,
     probe_accuracy,
-    regression_metrics,
-    shapley_shares,
     share_accuracy,
-    test_accuracy,
-    test_scores,
 )
 
 __all__ = [

@@ -1,0 +1,59 @@
+"""Where the joint and the unimodal gradients pull in each encoder, and how hard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmlab import gradients
+from mmlab.balancers.base import Step
+from mmlab.balancers.losses import Loss
+from mmlab.datasets.base import Batch
+from mmlab.evaluation.passes import to_model
+from mmlab.models.network import MultimodalNet
+from mmlab.modes import evaluating
+from mmlab.training import Run
+
+
+class GradientWatch:
+    """Observer: after each epoch, norms and cosines of the gradients that meet in each encoder.
+
+    For every encoder, on one fixed batch of training data: the norm of the joint loss's gradient
+    ("joint norm"), of its own unimodal loss's ("unimodal norm"), and the cosine between the two.
+    """
+
+    only_looks = True
+
+    def __init__(self, size: int = 256) -> None:
+        self.size = size
+
+    def __call__(self, run: Run) -> None:
+        batch = run.data.train[: self.size].to(run.device)
+        for m, row in gradient_conflict(run.model, batch, run.loss).items():
+            for metric, value in row.items():
+                run.record("train", m, metric, value)
+
+
+def gradient_conflict(
+    model: MultimodalNet, batch: Batch, loss: Loss | None = None
+) -> dict[str, Mapping[str, float]]:
+    """Norms and cosine of the joint and the unimodal gradient in each encoder; `.grad` is kept.
+
+    Frozen encoders, which have no gradient, are left out.
+    """
+    s, rows = Step(model, to_model(model, batch), loss=loss), {}
+    with evaluating(model):
+        for m in model.modalities:
+            if not s.parameters(m):
+                continue
+            g, u = s.grad(s.losses["joint"], m), s.grad(s.losses[m], m)
+            rows[m] = {
+                "joint norm": gradients.norm(g).item(),
+                "unimodal norm": gradients.norm(u).item(),
+                "cosine": gradients.cosine(g, u).item(),
+            }
+    return rows
+
+
+def gradient_norms(model: MultimodalNet, batch: Batch) -> dict[str, float]:
+    """Norm of the joint loss's gradient in each encoder."""
+    return {m: row["joint norm"] for m, row in gradient_conflict(model, batch).items()}

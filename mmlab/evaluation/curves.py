@@ -1,0 +1,62 @@
+"""Loss and accuracy from epoch to epoch on whole splits, and what they say of overfitting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmlab.balancers.losses import Losses, default_loss
+from mmlab.evaluation.metrics import accuracy
+from mmlab.evaluation.passes import forward
+from mmlab.training import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Curves:
+    """Observer: loss of every output, and accuracy for labels, on whole splits after each epoch.
+
+    splits: which ones. Epoch 0 is the untrained network. Reading the test split here is looking,
+    not choosing: choose by "holdout".
+    """
+
+    only_looks = True
+
+    def __init__(self, splits: tuple[str, ...] = ("train", "holdout")) -> None:
+        self.splits = splits
+
+    def __call__(self, run: Run) -> None:
+        for split in self.splits:
+            batch = run.data.splits[split].to(run.device)
+            out = forward(run.model, batch)
+            losses = Losses(out, batch, run.loss or default_loss(batch.target), graph=False)
+            for output in losses:
+                run.record(split, output, "mean loss", losses[output].item())
+                if run.data.task == "classification":
+                    logits = out.joint if output == "joint" else out.unimodal[output]
+                    mask = None if output == "joint" else batch.has(output)
+                    run.record(split, output, "accuracy", accuracy(logits, batch.target, mask))
+
+
+def overfitting(history: pd.DataFrame, start: int = 0) -> pd.DataFrame:
+    """Overfitting and generalisation between epoch `start` and every later one, by output.
+
+    history: of a run observed by `Curves` (splits train and holdout). Columns: epoch, output,
+    gain (the fall of the held-out loss: positive is good), overfit (the growth of held-out minus
+    training loss), ogr = |overfit / gain|. Gradient-Blending (Wang et al. 2020), section 3.1.
+    """
+    curves = history[history.metric == "mean loss"].pivot_table(
+        index=["output", "epoch"], columns="split", values="value"
+    )
+    missing = {"train", "holdout"} - set(curves.columns)
+    if missing:
+        raise ValueError(
+            f"the history has no curves for {sorted(missing)}; "
+            "train with fit(..., observers=[Curves()])"
+        )
+    first = curves.xs(start, level="epoch")
+    later = curves[curves.index.get_level_values("epoch") > start]
+    gain = first.holdout - later.holdout
+    overfit = (later.holdout - later.train) - (first.holdout - first.train)
+    table = later[[]].assign(gain=gain, overfit=overfit, ogr=(overfit / gain).abs())
+    return table.reset_index()

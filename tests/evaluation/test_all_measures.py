@@ -1,0 +1,54 @@
+"""What holds for every measure and observer: it looks, and changes nothing."""
+
+import pytest
+import torch
+from known import DATA, doubled, observed
+from torch import nn
+
+from mmlab import evaluation
+from mmlab.datasets import Batch, MultimodalData
+from mmlab.models import Gated, MultimodalNet
+
+
+def test_observers_measure_by_the_loss_of_the_run():
+    plain, twice = observed(epochs=0), observed(epochs=0, loss=doubled)
+    factors = {"mean loss": 2, "accuracy": 1, "joint norm": 2, "unimodal norm": 2, "cosine": 1}
+    assert set(plain["metric"]) == set(factors)
+    expected = plain["value"] * plain["metric"].map(factors)
+    assert twice["value"].tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_training_and_its_observers_never_read_the_test_split():
+    nothing = {m: torch.full_like(x, torch.nan) for m, x in DATA.test.inputs.items()}
+    poisoned = MultimodalData(DATA.train, DATA.holdout, Batch(nothing, DATA.test.target))
+    history = observed(poisoned)
+    assert history["value"].notna().all()
+    assert history.equals(observed())
+
+
+MEASURES = {
+    "own head": lambda net: evaluation.own_head_accuracy(net, DATA.test),
+    "share": lambda net: evaluation.share_accuracy(net, DATA.test),
+    "joint": lambda net: evaluation.joint_accuracy(net, DATA.test),
+    "probe": lambda net: evaluation.probe_accuracy(net, DATA),
+    "conflict": lambda net: evaluation.gradient_conflict(net, DATA.train),
+    "gap": lambda net: evaluation.modality_gap(net, DATA.test),
+    "shapley": lambda net: evaluation.shapley_shares(net, DATA.test),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_measuring_changes_nothing(measure, training):
+    encoders = {m: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)) for m in "ab"}
+    net = MultimodalNet(encoders, Gated({"a": 4, "b": 4}, 2), nn.Linear(4, 2)).train(training)
+    net.encoders["b"][1].train(not training)  # as one would a frozen encoder's
+    modes = [module.training for module in net.modules()]
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    first = MEASURES[measure](net)
+    assert first == MEASURES[measure](net)  # dropout is off, too
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad.eq(1).all() for p in net.parameters())
