@@ -1,14 +1,8 @@
 """Methods side by side: the same seeds for all, paired intervals, and what was seen in words."""
 
-from mmlab.experiments.compare import (
-    check_column,
-    compare,
-    difference,
-    interval,
-    summary,
-    train_once,
-)
-from mmlab.experiments.reports import Claim, claims, fold_means, report, spell, verdict
+from mmlab.experiments.compare import compare, train_once
+from mmlab.experiments.reports import Claim, claims, report, spell, verdict
+from mmlab.experiments.statistics import check_column, difference, fold_means, interval, summary
 
 __all__ = [
     "Claim",

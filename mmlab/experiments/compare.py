@@ -1,4 +1,4 @@
-"""Methods side by side: the same seeds, data and initial weights; paired intervals."""
+"""Methods side by side: the same seeds, data and initial weights for all."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def compare(
     measure: Measure | None = None,
     **training,
 ) -> pd.DataFrame:
-    """Train every method on every seed; one row a method x seed.
+    """Train every method on every seed; one row per method and seed.
 
     methods:  name -> a callable that makes a fresh balancer, such as {"joint": Joint}.
-    data:     one data set, or a callable seed -> data set (for instance a fold a seed).
+    data:     one data set, or a callable seed -> data set (for instance one fold per seed).
     network:  a subclass of MultimodalNet, for a forward pass of your own.
     build:    further arguments for its `build`, beside what each balancer asks for. Give encoders
               as what makes them (`encoders={"audio": MyEncoder, ...}`): modules would start alike
@@ -53,6 +53,24 @@ def compare(
     """
     import pandas as pd
 
+    _check(methods, data, seeds)
+    seeds = [index(seed) for seed in seeds]  # NumPy's whole numbers are no int
+    datasets = [data(seed) if callable(data) else data for seed in seeds]
+    rows: dict[tuple[int, str], dict] = {}
+    at_once = {}
+    settings = {"epochs": epochs, "network": network, "build": build or {}, **training}
+    for name, make in methods.items():
+        runs, at_once[name] = _train_seeds(make, datasets, seeds, settings)
+        for place, run in enumerate(runs):
+            row = {"method": name, "seed": run.seed} | _scores(run)
+            rows[place, name] = row | dict(measure(run) if measure else {})
+    table = pd.DataFrame([rows[place, name] for place in range(len(seeds)) for name in methods])
+    table.attrs["at once"] = at_once
+    return table
+
+
+def _check(methods: object, data: object, seeds: object) -> None:
+    """Refuses what is no methods, no data or no seeds, and says what would be."""
     if not isinstance(methods, Mapping):
         raise TypeError(
             f"methods is a {type(methods).__name__}; give names and makers, such as "
@@ -73,22 +91,15 @@ def compare(
                 f"method {name!r} is {make!r}; give something that makes a fresh balancer a run, "
                 "such as OGM or lambda: OGM(alpha=0.1)"
             )
-    seeds = [index(seed) for seed in seeds]  # NumPy's whole numbers are no int
-    datasets = [data(seed) if callable(data) else data for seed in seeds]
-    rows: dict[tuple[int, str], dict] = {}
-    at_once = {}
-    settings = {"epochs": epochs, "network": network, "build": build or {}, **training}
-    for name, make in methods.items():
-        runs, at_once[name] = _train_seeds(make, datasets, seeds, settings)
-        for place, run in enumerate(runs):
-            row = {"method": name, "seed": run.seed} | test_scores(run)
-            if run.data.task == "classification":
-                shares = share_accuracy(run.model, run.data.test)
-                row |= {f"share {m}": value for m, value in shares.items()}
-            rows[place, name] = row | dict(measure(run) if measure else {})
-    table = pd.DataFrame([rows[place, name] for place in range(len(seeds)) for name in methods])
-    table.attrs["at once"] = at_once
-    return table
+
+
+def _scores(run: Run) -> dict[str, float]:
+    """The columns that every run has, in the order of the table."""
+    scores = test_scores(run)
+    if run.data.task == "classification":
+        shares = share_accuracy(run.model, run.data.test)
+        scores |= {f"share {m}": value for m, value in shares.items()}
+    return scores
 
 
 AT_ONCE = 32
@@ -101,7 +112,7 @@ def _train_seeds(
     seeds: Sequence[int],
     settings: Mapping[str, object],
 ) -> tuple[list[Run], int]:
-    """A Run a seed, and how many were trained at once; settings: those of `train_once`."""
+    """One Run per seed, and how many were trained at once; settings: those of `train_once`."""
     runs, most = [], 1
     for start in range(0, len(seeds), AT_ONCE):
         some, theirs = seeds[start : start + AT_ONCE], datasets[start : start + AT_ONCE]
@@ -157,74 +168,3 @@ def train_once(
     """Build the network the balancer asks for and train it, both from `seed`."""
     model = network.build(data, **{**balancer.network, **(build or {})}, seed=seed)
     return fit(model, data, balancer, epochs=epochs, seed=seed, **training)
-
-
-def interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean and ends of Student's t interval over independent runs: (mean, low, high).
-
-    Runs that share their test people are independent repeats for those people only. To speak of
-    new people, average over the runs of each fold first and give the folds' means.
-
-    Raises ValueError for fewer than two values: one run has no interval.
-    """
-    import numpy as np
-    from scipy import stats
-
-    values = np.atleast_1d(np.asarray(values, dtype=float))
-    if len(values) < 2:
-        raise ValueError(f"an interval needs at least 2 runs; got {len(values)}. Use more seeds")
-    mean = values.mean()
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-    return float(mean), float(mean - half), float(mean + half)
-
-
-def summary(
-    table: pd.DataFrame, baseline: str = "joint", column: str = "accuracy", confidence: float = 0.95
-) -> pd.DataFrame:
-    """One row a method: mean and interval, and the paired difference to `baseline` seed by seed.
-
-    Columns: mean, low, high, difference, difference low, difference high, seeds. A paired interval
-    that leaves out 0 is a difference that repeating the experiment does not explain; see `interval`
-    for what seeds that share a fold can tell. Raises ValueError for an unknown baseline, or a
-    method that lacks a seed.
-    """
-    import pandas as pd
-
-    rows = {}
-    for method in table["method"].unique():
-        paired = difference(table, method, baseline, column)
-        values = table.loc[table["method"] == method, column]
-        row = dict(zip(("mean", "low", "high"), interval(values, confidence), strict=True))
-        if method != baseline:
-            keys = ("difference", "difference low", "difference high")
-            row |= dict(zip(keys, interval(paired, confidence), strict=True))
-        rows[method] = row | {"seeds": len(paired)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-
-
-def check_column(table: pd.DataFrame, column: str) -> None:
-    """Raises ValueError where the table has no such column of results."""
-    if column not in table:
-        results = [name for name in table if name not in ("method", "seed")]
-        raise ValueError(f"the table has no column {column!r}; its results are {results}")
-
-
-def difference(
-    table: pd.DataFrame, method: str, baseline: str = "joint", column: str = "accuracy"
-) -> pd.Series:
-    """`method` minus `baseline` in the column's own unit: one value a seed, which is the index.
-
-    Raises ValueError for a column or a method that the table lacks, or a seed that one of the two
-    lacks.
-    """
-    check_column(table, column)
-    wide = table.pivot(index="seed", columns="method", values=column)
-    for name in (method, baseline):
-        if name not in wide:
-            raise ValueError(f"no method {name!r} to compare with; the table has {list(wide)}")
-        gaps = wide[name].isna()
-        if gaps.any():
-            raise ValueError(
-                f"method {name!r} has no {column} at seed {gaps.idxmax()}; pairs need every seed"
-            )
-    return wide[method] - wide[baseline]

@@ -1,7 +1,7 @@
 """Results in words: a difference with its interval, and what became of a claim.
 
-A table here is one that `mmlab.experiments.compare` returned: one row a method x seed. Values are
-one number a seed, each a paired difference that is above 0 where the claim holds.
+A table here is one that `mmlab.experiments.compare` returned: one row per method and seed.
+Values are one number per seed, each a paired difference that is above 0 where the claim holds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mmlab.experiments.compare import check_column, difference, interval
+from mmlab.experiments.statistics import check_column, difference, fold_means, interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,29 +30,12 @@ NO_SHARES = ("mae", "pearson")
 
 
 class Claim(NamedTuple):
-    """What somebody says, and the values, one a seed, that speak for it where they are above 0."""
+    """What somebody says, and the values, one per seed, that speak for it where above 0."""
 
     text: str
     who: str
     values: ArrayLike
     unit: str = "points"
-
-
-def fold_means(values: pd.Series, folds: int = 3) -> pd.Series:
-    """Mean over the seeds s of each fold, s modulo `folds`: independent where people are the same.
-
-    `interval` of these few means speaks of new people, that of the seeds of these people only.
-
-    Raises TypeError for values without their seeds.
-    """
-    import pandas as pd
-
-    if not isinstance(values, pd.Series):
-        raise TypeError(
-            f"values is {values!r}; folds need a pandas Series whose index is the seeds, as "
-            "`mmlab.experiments.difference` gives"
-        )
-    return values.groupby(lambda seed: seed % folds).mean()
 
 
 def spell(values: ArrayLike, unit: str = "points") -> str:
@@ -71,7 +54,7 @@ def verdict(values: ArrayLike) -> str:
 def report(
     table: pd.DataFrame, baseline: str = "joint", column: str = "accuracy", folds: int | None = None
 ) -> pd.DataFrame:
-    """One row a method, in %: mean and interval; in points, the paired difference to `baseline`.
+    """One row per method, in %: mean and interval; in points, the paired difference to `baseline`.
 
     column: a share, from 0 to 1; or "mae" or "pearson", which are shown as they are.
     folds:  show the interval over folds too, see `fold_means`.
@@ -95,7 +78,7 @@ def report(
 
 
 def claims(rows: Iterable[Claim | tuple], folds: int | None = None) -> pd.DataFrame:
-    """One row a claim: who makes it, what is seen here with its 95 % interval, and the verdict.
+    """One row per claim: who makes it, what is seen here with its 95 % interval, and the verdict.
 
     folds: show the interval over folds too; the verdict is that over seeds.
     """

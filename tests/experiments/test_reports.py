@@ -1,8 +1,9 @@
-"""Differences are paired, units are shown as they are named, and verdicts follow the interval."""
+"""Units are shown as they are named, and verdicts follow the interval."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from two_methods import TABLE
 
 from mmlab.experiments import (
     Claim,
@@ -14,23 +15,6 @@ from mmlab.experiments import (
     spell,
     verdict,
 )
-
-ROWS = [("joint", s, 0.80 + 0.01 * s, 0.1) for s in range(6)]
-ROWS += [("other", s, 0.83 + 0.012 * s, 0.3) for s in reversed(range(6))]
-TABLE = pd.DataFrame(ROWS, columns=["method", "seed", "accuracy", "share a"])
-
-
-def test_a_difference_is_paired_by_seed():
-    paired = difference(TABLE, "other")
-    assert [*paired.index] == [*range(6)]
-    assert paired.tolist() == pytest.approx([0.03 + 0.002 * s for s in range(6)])
-    assert difference(TABLE, "joint", "other", "share a").tolist() == pytest.approx([-0.2] * 6)
-
-
-def test_seeds_of_a_fold_are_averaged():
-    means = fold_means(difference(TABLE, "other"))
-    assert means.tolist() == pytest.approx([0.033, 0.035, 0.037])
-    assert fold_means(pd.Series([1.0, 2.0, 4.0], index=[0, 2, 3]), 2).tolist() == [1.5, 4.0]
 
 
 def test_a_value_is_spelt_in_its_unit():
@@ -83,15 +67,6 @@ def test_folds_need_the_seeds():
         claims([Claim("it is better", "them", [0.1, 0.2])], folds=3)
 
 
-def test_what_cannot_be_paired_is_refused():
-    with pytest.raises(ValueError, match=r"no method 'mine' to compare .* \['joint', 'other'\]"):
-        difference(TABLE, "mine")
-    with pytest.raises(ValueError, match="method 'other' has no accuracy at seed 5"):
-        difference(TABLE.query("method == 'joint' or seed < 5"), "other")
-    with pytest.raises(ValueError, match="at least 2 runs"):
-        spell([0.1])
-
-
 def test_an_error_is_no_share():
     rows = [(m, s, 0.5 + 0.1 * s + d) for s in range(3) for m, d in (("joint", 0), ("other", 0.2))]
     table = report(pd.DataFrame(rows, columns=["method", "seed", "mae"]), column="mae")
@@ -100,6 +75,6 @@ def test_an_error_is_no_share():
     assert table.loc["other", "minus joint"] == "+0.20 [+0.20, +0.20]"
 
 
-def test_one_number_is_no_set_of_runs():
-    with pytest.raises(ValueError, match="at least 2 runs; got 1"):
-        interval(0.02)
+def test_one_run_cannot_be_spelt():
+    with pytest.raises(ValueError, match="at least 2 runs"):
+        spell([0.1])

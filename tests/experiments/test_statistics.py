@@ -1,0 +1,76 @@
+"""Differences are paired by seed, and the intervals are those of the paired t test."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from two_methods import TABLE
+
+from mmlab.experiments import difference, fold_means, interval, summary
+
+
+def test_the_interval_is_students():
+    values = [0.7, 0.75, 0.6, 0.9]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert interval(values, 0.9) == pytest.approx((np.mean(values), *expected))
+
+
+def test_the_paired_interval_is_that_of_the_paired_t_test():
+    draw = np.random.default_rng(0)
+    joint, other = draw.random(6), draw.random(6)
+    rows = [("joint", s, v) for s, v in enumerate(joint)]
+    rows += [("other", s, other[s]) for s in reversed(range(6))]  # paired by seed, not by row
+    table = summary(pd.DataFrame(rows, columns=["method", "seed", "accuracy"]))
+    test = stats.ttest_rel(other, joint).confidence_interval(0.95)
+    row = table.loc["other"]
+    assert row["difference"] == pytest.approx((other - joint).mean())
+    assert row[["difference low", "difference high"]].tolist() == pytest.approx([*test])
+    assert row[["mean", "seeds"]].tolist() == pytest.approx([other.mean(), 6])
+    assert np.isnan(table.loc["joint", "difference"])
+
+
+def test_every_interval_of_a_summary_has_the_confidence_asked_for():
+    draw = np.random.default_rng(1)
+    joint, other = draw.random(5), draw.random(5)
+    values = {"joint": joint, "other": other}
+    rows = [(name, s, v) for name, row in values.items() for s, v in enumerate(row)]
+    table = summary(pd.DataFrame(rows, columns=["method", "seed", "accuracy"]), confidence=0.8)
+    expected = stats.ttest_rel(other, joint).confidence_interval(0.8)
+    assert table.loc["other", ["difference low", "difference high"]].tolist() == pytest.approx(
+        [*expected]
+    )
+    expected = stats.ttest_1samp(other, 0).confidence_interval(0.8)
+    assert table.loc["other", ["low", "high"]].tolist() == pytest.approx([*expected])
+
+
+def test_a_summary_needs_two_runs_and_the_baseline():
+    with pytest.raises(ValueError, match=r"at least 2 runs; got 1\. Use more seeds"):
+        interval([0.5])
+    table = pd.DataFrame({"method": ["a", "a"], "seed": [0, 1], "accuracy": [0.1, 0.2]})
+    with pytest.raises(ValueError, match=r"no method 'joint' to compare with; .*\['a'\]"):
+        summary(table)
+
+
+def test_a_difference_is_paired_by_seed():
+    paired = difference(TABLE, "other")
+    assert [*paired.index] == [*range(6)]
+    assert paired.tolist() == pytest.approx([0.03 + 0.002 * s for s in range(6)])
+    assert difference(TABLE, "joint", "other", "share a").tolist() == pytest.approx([-0.2] * 6)
+
+
+def test_seeds_of_a_fold_are_averaged():
+    means = fold_means(difference(TABLE, "other"))
+    assert means.tolist() == pytest.approx([0.033, 0.035, 0.037])
+    assert fold_means(pd.Series([1.0, 2.0, 4.0], index=[0, 2, 3]), 2).tolist() == [1.5, 4.0]
+
+
+def test_one_number_is_no_set_of_runs():
+    with pytest.raises(ValueError, match="at least 2 runs; got 1"):
+        interval(0.02)
+
+
+def test_what_cannot_be_paired_is_refused():
+    with pytest.raises(ValueError, match=r"no method 'mine' to compare .* \['joint', 'other'\]"):
+        difference(TABLE, "mine")
+    with pytest.raises(ValueError, match="method 'other' has no accuracy at seed 5"):
+        difference(TABLE.query("method == 'joint' or seed < 5"), "other")
