@@ -7,40 +7,50 @@ The public names load on first use, so that ``import mmlab`` costs nothing and t
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmlab.balancers import *  # noqa: F403
+    from mmlab.balancers import Unimodal as Unimodal
+    from mmlab.datasets import Batch as Batch
+    from mmlab.datasets import MultimodalData as MultimodalData
+    from mmlab.datasets import load as load
+    from mmlab.experiments import compare as compare
+    from mmlab.models import MultimodalNet as MultimodalNet
+    from mmlab.models import Output as Output
+    from mmlab.training import Balancer as Balancer
+    from mmlab.training import Run as Run
+    from mmlab.training import Step as Step
+    from mmlab.training import fit as fit
+    from mmlab.training import fit_seeds as fit_seeds
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "mmlab.training": ("fit", "Run"),
+    "mmlab.training": ("fit", "fit_seeds", "Run", "Step", "Balancer"),
     "mmlab.experiments": ("compare",),
     "mmlab.datasets": ("load", "Batch", "MultimodalData"),
     "mmlab.models": ("MultimodalNet", "Output"),
-    "mmlab.balancers": (
-        "Balancer",
-        "Step",
-        "Joint",
-        "Uniform",
-        "Unimodal",
-        "GradientBlending",
-        "ATF",
-        "OGM",
-        "MMPareto",
-        "MLA",
-    ),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["__version__", *_MODULE_OF]
+
+def _module_of():
+    """Public name -> the module that holds it; the methods' from their registry."""
+    homes = import_module("mmlab.balancers.registry").homes()
+    own = {name: module for module, names in _HOME.items() for name in names}
+    return {**own, **homes}
 
 
 def __getattr__(name: str) -> object:
     """Fetch a public name from its module, and keep it for the next time."""
-    if name not in _MODULE_OF:
+    if name == "__all__":
+        return ["__version__", *_module_of()]
+    module = None if name.startswith("__") else _module_of().get(name)
+    if module is None:
         raise AttributeError(f"module 'mmlab' has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
+    globals()[name] = value = getattr(import_module(module), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), "__all__", *_module_of()})

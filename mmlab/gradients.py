@@ -35,14 +35,23 @@ def dot(a: Gradient, b: Gradient) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def gram(a: Gradient, b: Gradient, lead: int = 0) -> Tensor:
-    """Inner products of two gradients with themselves and each other, (2, 2); lead=1: (R, 2, 2)."""
-    pairs = [
-        pair for one, other in ((a, a), (a, b), (b, b)) for pair in zip(one, other, strict=True)
-    ]
-    parts = [torch.linalg.vecdot(_rows(x, lead), _rows(y, lead)) for x, y in pairs]
-    aa, ab, bb = torch.stack(parts).unflatten(0, (3, len(a))).sum(1)
-    return torch.stack([aa, ab, ab, bb], dim=-1).unflatten(-1, (2, 2))
+def grams(gradients: Sequence[Gradient], lead: int = 0) -> Tensor:
+    """Inner products of K gradients of one encoder, tensor by tensor: (…, T, K, K).
+
+    T is the number of parameters. Summed over them it is the Gramian of the whole gradients.
+    """
+    count = len(gradients)
+    pairs = {
+        (i, j): [
+            torch.linalg.vecdot(_rows(x, lead), _rows(y, lead))
+            for x, y in zip(gradients[i], gradients[j], strict=True)
+        ]
+        for i in range(count)
+        for j in range(i, count)
+    }
+    entries = [pairs[min(i, j), max(i, j)] for i in range(count) for j in range(count)]
+    flat = torch.stack([x for entry in entries for x in entry], dim=-1)
+    return flat.unflatten(-1, (count, count, -1)).movedim(-1, -3)
 
 
 def norm(grads: Gradient) -> Tensor:
@@ -69,8 +78,18 @@ def combine(a: Gradient, b: Gradient, weight_a: Tensor, weight_b: Tensor) -> lis
 def entry_std(grads: Gradient, lead: int = 0) -> list[Tensor]:
     """Standard deviation over the entries of each tensor, plus 1e-8 (OGM-GE's released code).
 
-    A tensor of one entry has no spread: 1e-8. lead=1: one a replica, (R,).
+    A tensor of one entry has no spread: 1e-8. lead=1: one a network, (R,).
     """
     flat = [_rows(g, lead) for g in grads]
     stds = [g.std(-1, correction=min(1, g.shape[-1] - 1)) for g in flat]
     return list(torch._foreach_add(stds, 1e-8))
+
+
+def align_to(tensor: Tensor, k: float | Tensor) -> float | Tensor:
+    """k ready to multiply `tensor`: its axes stand along the leading axes of the tensor.
+
+    A number or a tensor without axes stays as it is.
+    """
+    if isinstance(k, Tensor) and k.ndim:
+        return k.to(tensor).reshape(k.shape + (1,) * (tensor.ndim - k.ndim))
+    return k

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mmlab.balancers.registry import METHODS
 from mmlab.experiments import interval
 from mmlab.files import write_atomically
 
@@ -39,20 +40,12 @@ class Look(NamedTuple):
     marker: str | tuple
 
 
-LOOKS: dict[str, Look] = {
-    "joint": Look("#000000", "-", "o"),
+MODALITIES = {
     "audio": Look("#0072B2", "--", "s"),
     "image": Look("#D55E00", "-.", "^"),
     "text": Look("#009E73", ":", "D"),
-    "uniform": Look("#7F7F7F", (0, (5, 1)), "v"),
-    "G-Blend": Look("#E69F00", (0, (8, 2)), "d"),
-    "ACE": Look("#56B4E9", (0, (1, 1)), "<"),
-    "BDO": Look("#E69F00", (0, (3, 1)), ">"),
-    "OGM": Look("#009E73", (0, (6, 1, 1, 1)), "p"),
-    "OGM-GE": Look("#CC79A7", (0, (3, 1, 1, 1, 1, 1)), "*"),
-    "MMPareto": Look("#56B4E9", (0, (12, 2)), "P"),
-    "MLA": Look("#009E73", (0, (2, 2)), "X"),
 }
+LOOKS: dict[str, Look] = MODALITIES | {name: Look(*m.look) for name, m in METHODS.items()}
 """The looks that never change, whatever else a figure shows.
 
 No two share a line style or a marker; modalities and joint training share no colour either. Of the
@@ -61,14 +54,18 @@ text. But no two methods of one paper share a colour, and none has the uniform s
 with methods of its own may add them, so that they too look the same in all its figures.
 """
 
-# what the benchmark calls them
-_SAME = {"Uniform": "uniform", "ATF": "ACE", "ATF-ACE": "ACE", "ATF-BDO": "BDO"}
+# the name of a class stands for the first method that it makes
+_SAME = {method.kind: name for name, method in reversed(METHODS.items())}
 
 _SPARE = [
     Look(color, (0, dashes), marker=star)  # so many points, of style 1, turned by so many degrees
     for dashes, star in (((5, 2, 1, 2), (4, 1)), ((3, 2, 1, 1), (6, 1)), ((1, 3), (4, 1, 45)))
     for color in ("#CC79A7", "#56B4E9", "#E69F00", "#009E73")
 ]
+
+
+def _known(name: str) -> str:
+    return name if name in LOOKS else _SAME.get(name, name)
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
@@ -79,7 +76,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     Raises ValueError for more unknown names than there are spare looks.
     """
     names = list(dict.fromkeys(names))
-    found = {name: LOOKS[_SAME.get(name, name)] for name in names if _SAME.get(name, name) in LOOKS}
+    found = {name: LOOKS[_known(name)] for name in names if _known(name) in LOOKS}
     unknown = sorted(name for name in names if name not in found)
     if len(unknown) > len(_SPARE):
         raise ValueError(

@@ -1,11 +1,19 @@
-"""One seed, many independent streams: weights, data order and noise never share a generator."""
+"""One seed, many independent streams: weights, data order and noise never share a generator.
+
+A training has one generator a stream and epoch, so that an epoch can be repeated, resumed or
+branched from without any state of a generator.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -54,3 +62,72 @@ def _kept_on_mps(wanted: bool) -> Iterator[None]:
     finally:
         if wanted:
             torch.mps.set_rng_state(state)
+
+
+AHEAD = 2**18
+"""Normal numbers that are drawn at once for each network: a step then costs a slice, not a draw."""
+
+Source = torch.Generator | Sequence[torch.Generator] | None
+"""One generator, one for each network of a stack, or None for torch's global one."""
+
+
+class Draws:
+    """The random numbers of a training: normals, uniforms and permutations, each a stream.
+
+    In a stack of R networks every result has a leading axis R, and network r draws what it would
+    draw on its own.
+
+    Args:
+        source: source(kind) makes the generators of the stream called `kind`; by default torch's
+            global generator serves all.
+        ahead: how many normal numbers to draw at once; 0 draws just what is asked for.
+    """
+
+    def __init__(self, source: Callable[[str], Source] = lambda kind: None, ahead: int = 0) -> None:
+        self._source, self._ahead = source, ahead
+        self._made: dict[str, Source] = {}
+        self._block = torch.empty(0, 0)
+        self._used = 0
+
+    def _generators(self, kind: str) -> tuple[list[torch.Generator | None], bool]:
+        """The stream's generators, one a network, and whether there is a stack of them."""
+        if kind not in self._made:
+            self._made[kind] = self._source(kind)
+        made = self._made[kind]
+        return (list(made), True) if isinstance(made, Sequence) else ([made], False)
+
+    def normals(self, like: Sequence[Tensor]) -> list[Tensor]:
+        """Standard normal numbers in the shapes of `like`, which lead with the stack's axis."""
+        generators, stacked = self._generators("normals")
+        sizes = [math.prod(t.shape[stacked:]) for t in like]
+        drawn = self._next(sum(sizes), generators, like[0])
+        parts = (drawn if stacked else drawn[0]).split(sizes, dim=-1)
+        return [part.view(t.shape) for part, t in zip(parts, like, strict=True)]
+
+    def _next(self, count: int, generators: list[torch.Generator | None], like: Tensor) -> Tensor:
+        """The next `count` normal numbers of each network, (R, count)."""
+        block = self._block
+        fits = self._used + count <= block.shape[1] and len(block) == len(generators)
+        if not fits or block.dtype != like.dtype or block.device != like.device:
+            # whole requests, so that a network's numbers do not hang on how many networks there are
+            width = count * max(1, self._ahead // count)
+            rows = [
+                torch.randn(width, generator=g, dtype=like.dtype, device=like.device)
+                for g in generators
+            ]
+            self._block, self._used = torch.stack(rows) if len(rows) > 1 else rows[0][None], 0
+        self._used += count
+        return self._block[:, self._used - count : self._used]
+
+    def uniforms(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Numbers in [0, 1), (…, *shape), on the device and in the type of `like`."""
+        generators, stacked = self._generators("uniforms")
+        options = {"dtype": like.dtype, "device": like.device}
+        rows = [torch.rand(tuple(shape), generator=g, **options) for g in generators]
+        return torch.stack(rows) if stacked else rows[0]
+
+    def permutation(self, n: int, device: torch.device) -> Tensor:
+        """The numbers 0 to n − 1 in random order, (…, n)."""
+        generators, stacked = self._generators("permutations")
+        rows = [torch.randperm(n, generator=g, device=device) for g in generators]
+        return torch.stack(rows) if stacked else rows[0]

@@ -1,22 +1,31 @@
-"""Methods that balance modalities: one paper, one file, all driven by the same loop."""
+"""Methods that balance modalities: one paper, one file, all driven by the same loop.
 
-from mmlab.balancers.atf import ATF
-from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.gblend import GradientBlending
-from mmlab.balancers.joint import Joint, Uniform, Unimodal
-from mmlab.balancers.mla import MLA
-from mmlab.balancers.mmpareto import MMPareto
-from mmlab.balancers.ogm import OGM
+The names load on first use; `mmlab.balancers.registry` knows them all.
+"""
 
-__all__ = [
-    "ATF",
-    "MLA",
-    "OGM",
-    "Balancer",
-    "GradientBlending",
-    "Joint",
-    "MMPareto",
-    "Step",
-    "Uniform",
-    "Unimodal",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mmlab.balancers.registry import METHODS, homes
+
+if TYPE_CHECKING:
+    from mmlab.balancers.joint import Unimodal as Unimodal
+    from mmlab.balancers.registry import *  # noqa: F403
+    from mmlab.training.balancer import Balancer as Balancer
+
+__all__ = ["METHODS", "Balancer", *homes()]
+
+
+def __getattr__(name: str) -> object:
+    """Fetch a class from its module, and keep it for the next time."""
+    found = {**homes(), "Balancer": "mmlab.training.balancer"}.get(name)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(found), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *homes(), "Balancer"})

@@ -10,16 +10,13 @@ the second hop of BDO is a reconstruction from its stated principle.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_number, check_shapes, per_replica
-
-if TYPE_CHECKING:
-    from mmlab.training import Run
+from mmlab.checks import check_choice, check_number, check_shapes
+from mmlab.training.balancer import Balancer, Training
+from mmlab.training.step import Step
 
 
 def ace_update(factors: Tensor, losses: Tensor, rate: float | Tensor) -> Tensor:
@@ -103,8 +100,7 @@ class ATF(Balancer):
     Args:
         update: "ace" moves λ towards the higher losses; "bdo" takes a second hop, in which it looks
             at the same batch after the parameter update (a reconstruction).
-        rate: a ≥ 0, in 1/loss: how fast λ moves. The paper's value is unknown. A tensor (R,) gives
-            each network of a stack its own.
+        rate: a ≥ 0, in 1/loss: how fast λ moves. The paper's value is unknown.
         total: what the factors sum to: "modalities" (M, so that equal factors change nothing) or
             "one" (the paper's, which divides every encoder's rate by M).
         decoupled: whether an encoder learns from its unimodal loss alone, and not from the joint
@@ -125,53 +121,46 @@ class ATF(Balancer):
     2.0
     """
 
-    stackable = True
-    by_replica = ("rate", "factors")
     heads = "shared"
 
     def __init__(
         self,
         update: str = "ace",
-        rate: float | Tensor = 0.1,
+        rate: float = 0.1,
         total: str = "modalities",
         decoupled: bool = False,
     ) -> None:
-        if update not in ("ace", "bdo"):
-            raise ValueError(f"update is {update!r}; allowed are 'ace' and 'bdo'")
-        if total not in ("modalities", "one"):
-            raise ValueError(f"total is {total!r}; allowed are 'modalities' and 'one'")
+        check_choice("update", update, ("ace", "bdo"))
+        check_choice("total", total, ("modalities", "one"))
         check_number("rate", rate, least=0)
         self.update, self.rate, self.total, self.decoupled = update, rate, total, decoupled
         self.factors: Tensor | None = None
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Training) -> None:
         self.factors = None
 
     def step(self, s: Step) -> Iterator[None]:
+        losses = s.losses.stack("joint", *s.modalities)
+        before = losses[..., 1:].detach()
         if self.decoupled:
-            unimodal = s.losses.stack(*s.modalities)
-            s.backward(unimodal)
-            s.backward(s.losses["joint"], encoders=False)
+            s.backward(losses[..., 1:])
+            s.backward(losses[..., 0], encoders=False)
         else:
-            losses = s.losses.stack("joint", *s.modalities)
             s.backward(losses)
-            unimodal = losses[..., 1:]
-        before = unimodal.detach()
-        count, rate = before.shape[-1], per_replica(self.rate, before, s.model.replicas)
         if self.factors is None:
-            self.factors = torch.full_like(before, 1 / count)
-        self.factors = ace_update(self.factors, self._known(before, s), rate)
-        scaled = self.factors * count if self.total == "modalities" else self.factors
-        factor = dict(zip(s.modalities, scaled.unbind(-1), strict=True))
-        for m in s.modalities:
-            s.scale_update(m, factor[m])
+            self.factors = torch.full_like(before, 1 / len(s.modalities))
+        self.factors = ace_update(self.factors, self.known(before, s), self.rate)
+        total = len(s.modalities) if self.total == "modalities" else 1
+        factor = dict(s.each(self.factors * total))
+        for m, k in factor.items():
+            s.scale_update(m, k)
         s.log(factor=factor)
         yield
         if self.update == "bdo":
-            after = s.again().stack(*s.modalities)
-            self.factors = bdo_update(self.factors, before, after, rate)
+            after = s.losses_again().stack(*s.modalities)
+            self.factors = bdo_update(self.factors, before, after, self.rate)
 
-    def _known(self, losses: Tensor, s: Step) -> Tensor:
+    def known(self, losses: Tensor, s: Step) -> Tensor:
         """The losses, that of a modality which the whole batch lacks set so that λ_m stays.
 
         ACE leaves λ_m where ℓ_m = λ_m Σℓ. Its own loss, 0 for want of samples, would read as
@@ -179,8 +168,7 @@ class ATF(Balancer):
         """
         if s.batch.present is None:
             return losses
-        known = torch.stack([s.batch.present[m].any(-1) for m in s.modalities], dim=-1)
-        trusted = (self.factors * known).sum(-1, keepdim=True)
+        trusted = (self.factors * s.seen).sum(-1, keepdim=True)
         trusted = trusted.clamp(min=torch.finfo(losses.dtype).eps)
-        seen = (losses * known).sum(-1, keepdim=True)
-        return torch.where(known, losses, self.factors * seen / trusted)
+        total = (losses * s.seen).sum(-1, keepdim=True)
+        return torch.where(s.seen, losses, self.factors * total / trusted)

@@ -11,17 +11,14 @@ between its held-out and its training loss.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.joint import Joint, Unimodal
-from mmlab.balancers.shapes import check_shapes
-
-if TYPE_CHECKING:
-    from mmlab.training import Run
+from mmlab.balancers.joint import Unimodal
+from mmlab.checks import check_choice, check_number, check_shapes, check_whole
+from mmlab.training.balancer import Balancer, Joint, Training
+from mmlab.training.step import Step
 
 
 def overfit_and_gain(
@@ -83,8 +80,7 @@ def blend_weights(
     if previous is not None:
         vectors["previous"] = (previous, "K")
     check_shapes(**vectors)
-    if not 0 <= floor <= 1:
-        raise ValueError(f"floor is {floor!r}; allowed is a share of the largest overfit, 0 to 1.")
+    check_number("floor", floor, least=0, most=1)
 
     g = _over_largest(gain.clamp(min=0))
     o = _over_largest(overfit.abs()).clamp(min=floor)
@@ -176,30 +172,21 @@ class GradientBlending(Balancer):
     [1.0, 1.0]
     """
 
-    stackable = True
-    by_replica = ("weights",)
-
     def __init__(
         self, mode: str = "online", warmup: int = 10, super_epoch: int = 5, floor: float = 0.1
     ) -> None:
-        if mode not in ("online", "offline"):
-            raise ValueError(f"mode is {mode!r}; allowed are 'online' and 'offline'")
-        for name, value in (("warmup", warmup), ("super_epoch", super_epoch)):
-            if value < 1:
-                raise ValueError(f"{name} is {value!r}; allowed is a whole number of at least 1")
-        if not 0 <= floor <= 1:
-            raise ValueError(f"floor is {floor!r}; allowed is a share of the largest, 0 to 1")
+        check_choice("mode", mode, ("online", "offline"))
+        check_whole("warmup", warmup, least=1)
+        check_whole("super_epoch", super_epoch, least=1)
+        check_number("floor", floor, least=0, most=1)
         self.mode, self.warmup, self.super_epoch, self.floor = mode, warmup, super_epoch, floor
-        self._forget()
+        self.start()
 
-    def _forget(self) -> None:
+    def start(self, run: Training | None = None) -> None:
         self.weights: dict[str, Tensor] = {}
         self._next = 0  # the epoch of the next estimate
 
-    def start(self, run: Run) -> None:
-        self._forget()
-
-    def epoch(self, run: Run) -> None:
+    def epoch(self, run: Training) -> None:
         if run.epoch < self._next:
             return
         if self.mode == "offline":
@@ -209,10 +196,11 @@ class GradientBlending(Balancer):
         self.estimate(run, min(length, run.epochs - run.epoch))
         self._next = run.epoch + length
 
-    def estimate(self, run: Run, epochs: int) -> None:
-        """Set the weights by training one copy of the run a loss for `epochs` epochs."""
-        trials = {"joint": Joint()} | {m: Unimodal(m) for m in run.model.modalities}
-        train, holdout = run.losses("train"), run.losses("holdout")
+    def estimate(self, run: Training, epochs: int) -> None:
+        """Set the weights by training one copy of the run per loss for `epochs` epochs."""
+        trials: dict[str, Balancer] = {"joint": Joint()}
+        trials |= {m: Unimodal(m) for m in run.model.modalities}
+        before = [run.losses(split) for split in ("train", "holdout")]
         rows = []
         for key, alone in trials.items():
             try:
@@ -221,11 +209,10 @@ class GradientBlending(Balancer):
                 raise FloatingPointError(
                     f"in the trial of the {key!r} loss alone: {error}"
                 ) from error
-            after = [run.losses(split, copy, key)[key] for split in ("train", "holdout")]
-            rows.append(torch.stack([train[key], holdout[key], *after]))
+            after = [run.losses(split, key, model=copy) for split in ("train", "holdout")]
+            rows.append(torch.stack([losses[key] for losses in (*before, *after)]))
         overfit, gain = overfit_and_gain(*torch.stack(rows, dim=-1))
-        previous = self._stacked() if self.weights else None
-        w = blend_weights(overfit, gain, floor=self.floor, previous=previous)
+        w = blend_weights(overfit, gain, floor=self.floor, previous=self.stacked_weights())
         self.weights = dict(zip(trials, w.unbind(-1), strict=True))
         largest = overfit.abs().amax(-1, keepdim=True)
         guarded = (gain <= 0) | (overfit.abs() < self.floor * largest)
@@ -240,9 +227,10 @@ class GradientBlending(Balancer):
 
     def step(self, s: Step) -> Iterator[None]:
         losses = s.losses.stack("joint", *s.modalities)
-        s.backward(losses * (self._stacked() if self.weights else 1 / len(s.losses)))
+        w = self.stacked_weights()
+        s.backward(losses.mean(-1) if w is None else (w * losses).sum(-1))
         yield
 
-    def _stacked(self) -> Tensor:
-        """The weights, (..., K), the joint loss first."""
-        return torch.stack(list(self.weights.values()), dim=-1)
+    def stacked_weights(self) -> Tensor | None:
+        """The weights, (…, K), the joint loss first; None before the first estimate."""
+        return torch.stack(list(self.weights.values()), dim=-1) if self.weights else None

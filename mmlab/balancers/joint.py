@@ -1,42 +1,32 @@
-"""What the methods are measured against: joint training, one modality alone, the uniform sum."""
+"""What the methods are measured against: the uniform sum, and one modality alone."""
 
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_number, per_replica
+from mmlab.checks import check_number
 from mmlab.models.network import Output
-
-
-class Joint(Balancer):
-    """One loss on the fused logits: the baseline that the five papers set out from."""
-
-    stackable = True
+from mmlab.training.balancer import Balancer
+from mmlab.training.step import Step
 
 
 class Uniform(Balancer):
     """Joint loss plus all unimodal losses, each with weight 1: the fair control.
 
-    encoder_scale: multiplies the encoders' gradients; 1.5 gives MMPareto's control, the uniform
-                   sum at MMPareto's encoder rate. The heads are not touched. A tensor (R,) gives
-                   each network of a stack its own.
+    Args:
+        encoder_scale: multiplies the encoders' gradients, above 0; 1.5 gives MMPareto's control,
+            the uniform sum at MMPareto's encoder rate. The heads are not touched.
+
+    Raises:
+        TypeError, ValueError: an argument out of range.
     """
 
-    stackable = True
-    by_replica = ("encoder_scale",)
-
-    def __init__(self, encoder_scale: float | Tensor = 1.0) -> None:
+    def __init__(self, encoder_scale: float = 1.0) -> None:
         check_number("encoder_scale", encoder_scale, above=0)
         self.encoder_scale = encoder_scale
 
     def step(self, s: Step) -> Iterator[None]:
-        losses = s.losses.stack()
-        if isinstance(self.encoder_scale, Tensor) or self.encoder_scale != 1:
-            for m, features in s.out.features.items():
-                k = per_replica(self.encoder_scale, features, s.model.replicas)
-                s.scale_backward(m, k)
-        s.backward(losses)
+        s.backward(s.losses.stack(), scale=self.encoder_scale)
         yield
 
 
@@ -45,10 +35,9 @@ class Unimodal(Balancer):
 
     The other encoders do not even run.
 
-    Raises KeyError at the first step if the model has no modality `m`.
+    Raises:
+        KeyError: at the first step, if the model has no modality `m`.
     """
-
-    stackable = True
 
     def __init__(self, m: str) -> None:
         self.m = m
@@ -58,7 +47,6 @@ class Unimodal(Balancer):
         return f"Unimodal({self.m!r})"
 
     def step(self, s: Step) -> Iterator[None]:
-        s.only(self.m)
         s.backward(s.losses[self.m])
         yield
 

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor
 from torch.nn import functional as F
 
-from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_number, check_shapes, per_replica
+from mmlab.checks import check_choice, check_number, check_shapes
 from mmlab.models.linear import Linear
 from mmlab.models.network import LazyLogits, Output
-from mmlab.models.stack import UnstackableError
-
-if TYPE_CHECKING:
-    from mmlab.training import Run
+from mmlab.training.balancer import Balancer, Training
+from mmlab.training.step import Step
 
 
 def rls_projector(P: Tensor, h: Tensor, alpha: float | Tensor) -> Tensor:
@@ -37,7 +33,7 @@ def rls_projector(P: Tensor, h: Tensor, alpha: float | Tensor) -> Tensor:
         P: the projector so far, (…, D, D), symmetric, no unit.
         h: a mean feature, (…, D).
         alpha: α > 0, in the feature's unit squared: how soft the projection is; a number, or a
-            tensor (…, 1, 1).
+            tensor (…, 1).
 
     Returns:
         (…, D, D), symmetric, no unit.
@@ -48,13 +44,13 @@ def rls_projector(P: Tensor, h: Tensor, alpha: float | Tensor) -> Tensor:
     Source: the paper, at second hand; P⁻¹ by the Sherman–Morrison formula.
     """
     check_shapes(P=(P, "DD"), h=(h, "D"))
-    _check_alpha(alpha)
+    alpha = _checked(alpha)
     Ph = P @ h[..., None]
     return P - Ph * Ph.mT / (alpha + h[..., None, :] @ Ph)
 
 
-def restarted_projector(means: Tensor, alpha: float | Tensor) -> Tensor:
-    """The projector that spares K features and no more: I − H(HᵀH + αI)⁻¹Hᵀ, H = meansᵀ.
+def restarted_projector(means: Tensor, alpha: float | Tensor, rows: Tensor | None = None) -> Tensor:
+    """The projector that spares K features and no more: P = I − H(HᵀH + αI)⁻¹Hᵀ, H = meansᵀ.
 
     It equals K steps of `rls_projector` from I, but begins anew each time, so the head keeps
     learning. Symmetric, eigenvalues in (0, 1], K of them near 0.
@@ -62,19 +58,22 @@ def restarted_projector(means: Tensor, alpha: float | Tensor) -> Tensor:
     Args:
         means: the latest mean feature of each of the K other modalities, (…, K, D).
         alpha: α > 0, in the feature's unit squared: how soft the projection is; a number, or a
-            tensor (…, 1, 1).
+            tensor (…, 1).
+        rows: what to project, such as a head's gradient G (…, C, D): the result is G P, and P is
+            never made. By default the identity, which gives P itself.
 
     Returns:
-        (…, D, D), symmetric, no unit.
+        P (…, D, D), symmetric, no unit; or rows P (…, C, D), in the unit of the rows.
 
     Raises:
         ValueError: the shapes do not fit, or ``alpha`` is not above 0.
 
     Source: ours; the literal recursion shrinks until the head stops learning.
     """
-    check_shapes(means=(means, "KD"))
-    _check_alpha(alpha)
-    upper = _spared(means, alpha)
+    check_shapes(means=(means, "KD"), **({} if rows is None else {"rows": (rows, "CD")}))
+    upper = _spared(means, _checked(alpha))
+    if rows is not None:
+        return rows - (rows @ upper) @ upper.mT
     P = torch.eye(means.shape[-1], dtype=means.dtype, device=means.device) - upper @ upper.mT
     return (P + P.mT) / 2  # not every matrix product is symmetric to the last bit
 
@@ -124,15 +123,18 @@ def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
     return torch.where(present, weights, 0)
 
 
-def _check_alpha(alpha: float | Tensor) -> None:
-    if isinstance(alpha, Tensor):
-        if alpha.ndim and alpha.shape[-2:] != (1, 1):
+def _checked(alpha: float | Tensor) -> float | Tensor:
+    """α ready to meet matrices: a number, or (…, 1, 1)."""
+    if isinstance(alpha, Tensor) and alpha.ndim:
+        if alpha.shape[-1] != 1:
             raise ValueError(
-                f"alpha has shape {tuple(alpha.shape)}; allowed is a number or (…, 1, 1), such as "
-                "alpha[..., None, None]."
+                f"alpha has shape {tuple(alpha.shape)}; allowed is a number or (…, 1), such as "
+                "alpha[..., None]"
             )
-    elif not alpha > 0:
+        return alpha[..., None]
+    if not isinstance(alpha, Tensor) and not alpha > 0:
         raise ValueError(f"alpha is {alpha!r}; allowed is a number above 0.")
+    return alpha
 
 
 class MLA(Balancer):
@@ -149,8 +151,7 @@ class MLA(Balancer):
     Args:
         projector: "restarted" spares the latest mean features of the other modalities; "rls" is the
             paper's recursion, which collapses; "none" is the ablation.
-        alpha: α > 0, softness of the projector, in the feature's unit squared. A tensor (R,) gives
-            each network of a stack its own.
+        alpha: α > 0, softness of the projector, in the feature's unit squared.
         fusion: at test time, "entropy" weighs the modalities of each sample by how sure they are;
             "mean" weighs them alike. With one output, as in regression, every entropy is 0, and
             the two are the same.
@@ -172,30 +173,25 @@ class MLA(Balancer):
     (1000, 10)
     """
 
-    stackable = True
-    by_replica = ("alpha", "means", "P")
     heads = "shared"
     fusion = "late"
 
     def __init__(
-        self, projector: str = "restarted", alpha: float | Tensor = 0.1, fusion: str = "entropy"
+        self, projector: str = "restarted", alpha: float = 0.1, fusion: str = "entropy"
     ) -> None:
-        if projector not in ("restarted", "rls", "none"):
-            raise ValueError(
-                f"projector is {projector!r}; allowed are 'restarted', 'rls' and 'none'"
-            )
-        if fusion not in ("entropy", "mean"):
-            raise ValueError(f"fusion is {fusion!r}; allowed are 'entropy' and 'mean'")
+        check_choice("projector", projector, ("restarted", "rls", "none"))
+        check_choice("fusion", fusion, ("entropy", "mean"))
         check_number("alpha", alpha, above=0)
         self.projector, self.alpha, self.gate = projector, alpha, fusion
-        self._forget()
-
-    def _forget(self) -> None:
         self.means: dict[str, Tensor] = {}
         self.P: Tensor | None = None
 
-    def start(self, run: Run) -> None:
-        self._forget()
+    @property
+    def network(self) -> dict[str, str]:
+        return {"heads": self.heads, "fusion": MLA.fusion}
+
+    def start(self, run: Training) -> None:
+        self.means, self.P = {}, None
         users = Counter(p for part in run.model.encoders.values() for p in part.parameters())
         if any(count > 1 for count in users.values()):
             raise ValueError(
@@ -204,94 +200,34 @@ class MLA(Balancer):
             )
 
     def step(self, s: Step) -> Iterator[None]:
-        head = self._head(s)
-        for m in s.modalities:
-            present = s.batch.has(m)
-            if present is not None and not self._anyone_has(m, present):
-                continue
+        head = shared_head(s)
+        for m in s.present:
             s.backward(s.losses[m])
-            alpha = per_replica(self.alpha, head.weight, s.model.replicas)
-            self._project(head, m, alpha)
+            self.project(head, m)
             yield
-            if s.optimizer is not None:
-                self._forget_momentum(s.optimizer, head)
-            self._remember(m, mean_feature(s.out.features[m].detach(), present), alpha)
+            forget_momentum(s, head)
+            self.remember(m, mean_feature(s, m))
 
-    @staticmethod
-    def _anyone_has(m: str, present: Tensor) -> bool:
-        """Whether a batch has the modality at all; all replicas of a stack must agree on it."""
-        replicas = present.any(-1)
-        if not replicas.ndim:
-            return bool(replicas)
-        if replicas.any() != replicas.all():
-            raise UnstackableError(
-                f"in a batch some replicas have no sample with {m!r} and others have; MLA skips a "
-                "modality for all or for none: train the seeds one by one, or with larger batches"
-            )
-        return bool(replicas.all())
-
-    @property
-    def network(self) -> dict[str, str]:
-        return {"heads": self.heads, "fusion": MLA.fusion}
-
-    @staticmethod
-    def _head(s: Step) -> Linear:
-        if not isinstance(s.model.heads, Linear):
-            raise ValueError(
-                "MLA needs one nn.Linear head that all modalities share, and this network has "
-                f"{type(s.model.heads).__name__}; build it with "
-                "MultimodalNet.build(data, **MLA().network)"
-            )
-        if not isinstance(s.out.unimodal, LazyLogits):
-            raise ValueError(
-                f"MLA's modalities meet the head in turns, and {type(s.model).__name__}.forward "
-                "gives the logits of all at once; give unimodal=LazyLogits(self, features), from "
-                "mmlab.models"
-            )
-        return s.model.heads
-
-    @staticmethod
-    def _forget_momentum(optimizer: optim.Optimizer, head: Linear) -> None:
-        """Empty the head's momentum buffers, where its optimiser has any."""
-        buffers = [optimizer.state[p].get("momentum_buffer") for p in head.parameters()]
-        if found := [buffer for buffer in buffers if buffer is not None]:
-            torch._foreach_zero_(found)
-
-    def _project(self, head: Linear, m: str, alpha: float | Tensor) -> None:
-        """The head's gradient G, bias as its last column, becomes G P."""
+    def project(self, head: Linear, m: str) -> None:
+        """The head's gradient G (…, C, D + 1), its bias as the last column, becomes G P."""
+        others = [mean for name, mean in self.means.items() if name != m]
         if head.weight.grad is None:  # a frozen head
             return
-        G = head.weight.grad
-        biased = head.bias is not None and head.bias.grad is not None  # not a frozen one
-        if biased:
-            G = torch.cat([G, head.bias.grad[..., None]], dim=-1)
-        GP = self._projected(G, m, alpha)
-        if GP is None:
-            return
-        width = head.weight.shape[-1]
-        head.weight.grad = GP[..., :width].contiguous()
-        if biased:
-            head.bias.grad = GP[..., width].contiguous()
+        if self.projector == "restarted" and others:
+            means = torch.stack(others, dim=-2)
+            set_gradient(head, restarted_projector(means, self.alpha, rows=gradient(head)))
+        elif self.P is not None:
+            set_gradient(head, gradient(head) @ self.P)
 
-    def _projected(self, G: Tensor, m: str, alpha: float | Tensor) -> Tensor | None:
-        """G P, without making P where it is I − UUᵀ; None for the identity."""
-        width = G.shape[-1]  # without a bias the constant's row and column are left out
-        if self.projector == "rls":
-            return None if self.P is None else G @ self.P[..., :width, :width]
-        others = [mean for name, mean in self.means.items() if name != m]
-        if self.projector == "none" or not others:
-            return None
-        U = _spared(torch.stack(others, dim=-2), alpha)[..., :width, :]
-        return G - (G @ U) @ U.mT
-
-    def _remember(self, m: str, mean: Tensor, alpha: float | Tensor) -> None:
+    def remember(self, m: str, mean: Tensor) -> None:
+        """What the coming turns of the other modalities spare."""
         if self.projector == "restarted":
             self.means[m] = mean
         elif self.projector == "rls":
             if self.P is None:
                 eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
                 self.P = eye.expand(*mean.shape[:-1], -1, -1)
-            self.P = rls_projector(self.P, mean, alpha)
+            self.P = rls_projector(self.P, mean, self.alpha)
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
         names = list(out.unimodal)
@@ -311,10 +247,47 @@ class MLA(Balancer):
         return torch.where(weights[..., None] > 0, weights[..., None] * logits, 0).sum(-3)
 
 
-def mean_feature(features: Tensor, present: Tensor | None) -> Tensor:
-    """Mean over the samples that have the modality, with the constant 1 appended: (..., D + 1)."""
-    if present is None:
-        mean = features.mean(-2)
-    else:
-        mean = (features * present[..., None]).sum(-2) / present.sum(-1, keepdim=True)
-    return F.pad(mean, (0, 1), value=1.0)
+def shared_head(s: Step) -> Linear:
+    """The head of all modalities. Raises ValueError for a network that has no such head."""
+    if not isinstance(s.model.heads, Linear):
+        raise ValueError(
+            "MLA needs one nn.Linear head that all modalities share, and this network has "
+            f"{type(s.model.heads).__name__}; build it with "
+            "MultimodalNet.build(data, **MLA().network)"
+        )
+    if not isinstance(s.out.unimodal, LazyLogits):
+        raise ValueError(
+            f"MLA's modalities meet the head in turns, and {type(s.model).__name__}.forward "
+            "gives the logits of all at once; give unimodal=LazyLogits(self, features), from "
+            "mmlab.models"
+        )
+    return s.model.heads
+
+
+def gradient(head: Linear) -> Tensor:
+    """The head's gradient with that of the bias as its last column, (…, C, D + 1)."""
+    bias = None if head.bias is None else head.bias.grad
+    if bias is None:  # there is none, or it is frozen
+        return F.pad(head.weight.grad, (0, 1))
+    return torch.cat([head.weight.grad, bias[..., None]], dim=-1)
+
+
+def set_gradient(head: Linear, G: Tensor) -> None:
+    """The columns of G back in their places."""
+    head.weight.grad = G[..., :-1].contiguous()
+    if head.bias is not None and head.bias.grad is not None:
+        head.bias.grad = G[..., -1].contiguous()
+
+
+def forget_momentum(s: Step, head: Linear) -> None:
+    """Empty the head's momentum buffers, where its optimiser has any."""
+    if s.optimizer is None:
+        return
+    buffers = [s.optimizer.state[p].get("momentum_buffer") for p in head.parameters()]
+    if found := [buffer for buffer in buffers if buffer is not None]:
+        torch._foreach_zero_(found)
+
+
+def mean_feature(s: Step, m: str) -> Tensor:
+    """Mean feature of the samples that have modality m, the constant 1 appended: (…, D + 1)."""
+    return F.pad(s.mean(s.out.features[m].detach().mT, of=m), (0, 1), value=1.0)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmlab import gradients
-from mmlab.balancers.base import Balancer, Step
-from mmlab.balancers.shapes import check_number, check_shapes, per_replica
+from mmlab.checks import check_choice, check_number, check_shapes
+from mmlab.training.balancer import Balancer
+from mmlab.training.step import Step
 
 
 def discrepancy_ratios(scores: Tensor) -> Tensor:
@@ -93,8 +93,8 @@ class OGM(Balancer):
     fusion will do.
 
     Args:
-        alpha: strength of the modulation; the released code takes 0.8 on CREMA-D, 0.1 on VGGSound.
-            A tensor (R,) gives each network of a stack its own.
+        alpha: strength of the modulation, ≥ 0; the released code takes 0.8 on CREMA-D, 0.1 on
+            VGGSound.
         enhance: add the noise (GE), to every encoder, the undamped one too.
         scope: "encoder" modulates all its parameters, as the paper says; "conv" only the 4-D
             tensors, as the released code does, and so not at all an MLP's.
@@ -117,45 +117,51 @@ class OGM(Balancer):
     (True, ['audio', 'image'])
     """
 
-    stackable = True
-    by_replica = ("alpha",)
-
     def __init__(
         self,
-        alpha: float | Tensor = 0.8,
+        alpha: float = 0.8,
         enhance: bool = True,
         scope: str = "encoder",
         window: tuple[int, int] = (0, 50),
         continuous: bool = False,
     ) -> None:
         check_number("alpha", alpha, least=0)
-        if scope not in ("encoder", "conv"):
-            raise ValueError(f"scope is {scope!r}; allowed are 'encoder' and 'conv'")
+        check_choice("scope", scope, ("encoder", "conv"))
+        first, last = window
+        if first > last:
+            raise ValueError(
+                f"window is {window!r}; allowed are a first epoch and a later last one"
+            )
         self.alpha, self.enhance, self.scope = alpha, enhance, scope
         self.window, self.continuous = window, continuous
 
     def step(self, s: Step) -> Iterator[None]:
-        loss = s.losses["joint"]
         first, last = self.window
-        modulating = first <= s.epoch <= last
-        if modulating:
+        if not first <= s.epoch <= last:
+            s.backward(s.losses["joint"])
+        else:
             ratios = discrepancy_ratios(self.scores(s))
-            alpha = per_replica(self.alpha, ratios, s.model.replicas)
-            coefficients = modulation_coefficients(ratios, alpha, continuous=self.continuous)
-            k = dict(zip(s.modalities, coefficients.unbind(-1), strict=True))
-            s.log(ratio=dict(zip(s.modalities, ratios.unbind(-1), strict=True)), coefficient=k)
-        # Damping the whole encoder is damping what enters it; else parameter by parameter.
-        at_features = modulating and self.scope == "encoder" and not self.enhance
-        for m in s.modalities if at_features else ():
-            s.scale_backward(m, k[m])
-        s.backward(loss)
-        for m in s.modalities if modulating and not at_features else ():
-            self._modulate(s, m, k[m])
+            k = modulation_coefficients(ratios, self.alpha, continuous=self.continuous)
+            s.log(ratio=dict(s.each(ratios)), coefficient=dict(s.each(k)))
+            self.modulate(s, k)
         yield
+
+    def modulate(self, s: Step, k: Tensor) -> None:
+        """The joint gradient, each encoder's times its k (…, M), then the noise."""
+        if self.scope == "encoder" and not self.enhance:
+            s.backward(s.losses["joint"], scale=k)  # the backward pass is linear: the same, cheaper
+            return
+        only = None if self.scope == "encoder" else is_convolution
+        s.backward(s.losses["joint"])
+        for m, own in s.each(k):
+            std = s.spread(m)  # of the gradient before it is damped
+            s.scale_grad(m, own, only)
+            if self.enhance:
+                s.add_noise(m, std, only)
 
     @torch.no_grad()
     def scores(self, s: Step) -> Tensor:
-        """Mean probability of the true class from each modality's share, (..., M).
+        """Mean probability of the true class from each modality's share, (…, M).
 
         The mean is over the samples that have the modality; where all have all, ratios of means
         are the paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor
@@ -171,24 +177,12 @@ class OGM(Balancer):
         parts = s.out.contributions
         shares = torch.stack([parts[m] for m in s.modalities], dim=-3)
         index = target.long().unsqueeze(-2).expand(shares.shape[:-1])[..., None]
-        right = shares.softmax(-1).gather(-1, index)[..., 0]
+        scores = s.mean(shares.softmax(-1).gather(-1, index)[..., 0])
         if s.batch.present is None:
-            return right.mean(-1)
-        present = torch.stack([s.batch.present[m] for m in s.modalities], dim=-2)
-        count = present.sum(-1)
-        score = (right * present).sum(-1) / count.clamp(min=1)
-        mean = score.sum(-1, keepdim=True) / (count > 0).sum(-1, keepdim=True)
-        return torch.where(count > 0, score, mean)
+            return scores
+        return torch.where(s.seen, scores, scores.nanmean(-1, keepdim=True))
 
-    def _modulate(self, s: Step, m: str, k: Tensor) -> None:
-        """Factor and noise on the gradient of each parameter that the scope takes in."""
-        grads = s.gradient(m)
-        if not grads:
-            return  # a frozen encoder
-        chosen = [self.scope == "encoder" or g.ndim - s.lead == 4 for g in grads]
-        std = gradients.entry_std(grads, s.lead) if self.enhance else ()
-        s.scale_grad(m, k if all(chosen) else [k if c else torch.ones_like(k) for c in chosen])
-        if self.enhance:
-            s.add_noise(
-                m, [d if c else torch.zeros_like(d) for c, d in zip(chosen, std, strict=True)]
-            )
+
+def is_convolution(shape: tuple[int, ...]) -> bool:
+    """Whether a parameter of this shape is what the released code modulates."""
+    return len(shape) == 4

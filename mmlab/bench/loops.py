@@ -8,16 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmlab.balancers import Balancer, Step
-from mmlab.balancers.base import Parameters
 from mmlab.bench.networks import BATCH_SIZE, Network
 from mmlab.bench.timing import Timed
 from mmlab.datasets import Batch, MultimodalData
-from mmlab.models import MultimodalNet
-from mmlab.normals import AHEAD, Normals
-from mmlab.optimizers import SGD
-from mmlab.seeds import generator
-from mmlab.training import fit
+from mmlab.models import MultimodalNet, NetworkStack
+from mmlab.seeds import AHEAD, Draws, generator
+from mmlab.training import Balancer, Step, fit
+from mmlab.training.optimizers import SGD
+from mmlab.training.step import Parameters
 
 LR, MOMENTUM = 0.01, 0.9  # of every training here
 
@@ -30,20 +28,20 @@ def stepping(
     model = network.build(balancer, data)
     batch = data.train
     if replicas is not None:
-        model = MultimodalNet.stack([model] * replicas)
+        model = NetworkStack([model] * replicas)
         batch = Batch(
             {m: x.expand(replicas, *x.shape).clone() for m, x in batch.inputs.items()},
             batch.target.expand(replicas, -1).clone(),
         )
     model, batch = model.to(device), batch.to(device)
     optimizer = SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    draws = [generator(0, "bench", r, device=device) for r in range(replicas or 1)]
-    noise = Normals(draws if replicas else draws[0], AHEAD)
+    made = [generator(0, "bench", r, device=device) for r in range(replicas or 1)]
+    draws = Draws(lambda kind: made if replicas else made[0], AHEAD)
     parameters = Parameters(model)
 
     def steps() -> None:
         for _ in range(network.steps):
-            s = Step(model, batch, optimizer, noise=noise, parameters=parameters)
+            s = Step(model, batch, optimizer, draws=draws, parameters=parameters)
             for _ in balancer.step(s):
                 optimizer.step()
                 optimizer.zero_grad()
@@ -76,10 +74,10 @@ def hand_loop(
     It takes the data order of `fit`, so both end at the same weights.
     """
     optimizer = SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    order = generator(seed, "order")
     model.train()
     history = []
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        order = generator(seed, "order", epoch)
         permutation = torch.randperm(len(data.train), generator=order)
         inputs = {m: x[permutation] for m, x in data.train.inputs.items()}
         target = data.train.target[permutation]

@@ -4,48 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from mmlab.balancers import (
-    ATF,
-    MLA,
-    OGM,
-    Balancer,
-    GradientBlending,
-    Joint,
-    MMPareto,
-    Uniform,
-)
+from mmlab.balancers import METHODS, GradientBlending, Joint
 from mmlab.bench.loops import by_hand, plain, stepping, train
 from mmlab.bench.networks import BATCH_SIZE, NETWORKS, Network, mlp
 from mmlab.bench.timing import Table, quartiles, ratios, seconds_of_children
 from mmlab.datasets import load
 from mmlab.training import find_device
 
-METHODS: dict[str, tuple[Callable[[], Balancer], float]] = {
-    "Uniform": (Uniform, 1),
-    "GradientBlending, a step": (GradientBlending, 1),
-    "OGM": (lambda: OGM(enhance=False), 1),
-    "OGM-GE": (OGM, 1),
-    "ATF-ACE": (lambda: ATF("ace"), 1),
-    "ATF-BDO": (lambda: ATF("bdo"), 4 / 3),
-    "MMPareto": (MMPareto, 5 / 3),
-    "MLA": (MLA, 1),
-}
-"""Each with its floor in joint steps, see mmlab/balancers/README.md; OGM-GE's is without noise."""
-
 
 def methods_over_joint(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
     """A step of each method over a joint step of the same encoders, with its floor."""
     for title, network in NETWORKS.items():
-        ready = {"Joint": stepping(network, Joint(), device)}
-        ready |= {name: stepping(network, make(), device) for name, (make, _) in METHODS.items()}
-        table = ratios(ready, "Joint", rounds, device)
-        for name, (_, floor) in METHODS.items():
-            lower = network.linear and name == "MMPareto"
-            table[name]["floor"] = 4 / 3 if lower else floor
+        ready = {name: stepping(network, m.make(), device) for name, m in METHODS.items()}
+        table = ratios(ready, "joint", rounds, device)
+        for name in table:
+            method = METHODS[name]
+            lower = method.floor_linear if network.linear else None
+            table[name]["floor"] = lower or method.floor
         yield f"a step over joint training, {title}", table
 
 
@@ -54,16 +33,17 @@ def replicas_over_sequential(rounds: int, device: torch.device) -> Iterator[tupl
     small = Network(mlp(12, 16), {"a": (8,), "v": (8,)}, 16, 20, size=32)
     medium = Network(mlp(64, 64), {"a": (32,), "v": (32,)}, 64, 20)
     default = NETWORKS["tiny MLPs"]
-    chosen = {"Joint": (Joint, 1), **METHODS}
     for title, network, counts in (
         ("8-12-16", small, (8, 32, 128)),
         ("32-64-64", medium, (8, 32)),
         ("312-128-64", default, (8, 32)),
     ):
         table = {}
-        for name, (make, _) in chosen.items():
-            ready = {"one": stepping(network, make(), device)}
-            ready |= {f"{name}, R = {r}": stepping(network, make(), device, r) for r in counts}
+        for name, method in METHODS.items():
+            ready = {"one": stepping(network, method.make(), device)}
+            ready |= {
+                f"{name}, R = {r}": stepping(network, method.make(), device, r) for r in counts
+            }
             for label, row in ratios(ready, "one", rounds, device).items():
                 r = int(label.rpartition(" ")[2])
                 low, high = r / row["upper quartile"], r / row["lower quartile"]
@@ -72,7 +52,7 @@ def replicas_over_sequential(rounds: int, device: torch.device) -> Iterator[tupl
         yield f"times as fast as one seed after the other, {title}", table
 
 
-SCALED = ("Uniform", "OGM", "OGM-GE", "ATF-ACE", "ATF-BDO", "MMPareto", "MLA")
+SCALED = tuple(name for name, method in METHODS.items() if "trials" not in method.needs)
 MODALITIES, WIDTHS, BATCHES = (2, 3, 4, 6, 8), (32, 128, 512, 1536), (16, 64, 256, 1024)
 
 
@@ -92,9 +72,8 @@ def scaling(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
     for what, networks in rows.items():
         table = {}
         for size, network in networks.items():
-            ready = {"Joint": stepping(network, Joint(), device)}
-            ready |= {name: stepping(network, METHODS[name][0](), device) for name in SCALED}
-            for name, row in ratios(ready, "Joint", rounds, device).items():
+            ready = {name: stepping(network, METHODS[name].make(), device) for name in SCALED}
+            for name, row in ratios(ready, "joint", rounds, device).items():
                 table[f"{name}, {size}"] = row
         yield f"a step over joint training, by {what}", table
 

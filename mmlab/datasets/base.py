@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ class Batch:
     present: None where every sample has every modality; else one bool tensor (B,) for every
              modality, False where the sample lacks it. Its input should be 0 there: nothing looks
              at it but the joint network.
+    index:   None, or (B,) integers: which samples of their split these are. A training sets it.
 
     For a stack of R networks every tensor has a leading axis R (`stack_batches`), and len is R.
 
@@ -28,6 +29,7 @@ class Batch:
     inputs: dict[str, Tensor]
     target: Tensor
     present: dict[str, Tensor] | None = None
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, values in {**self.inputs, "target": self.target}.items():
@@ -51,6 +53,11 @@ class Batch:
                 )
         if self.present is not None:
             self._check_present()
+        if self.index is not None and self.index.shape != self.target.shape:
+            raise ValueError(
+                f"index has shape {tuple(self.index.shape)}; it must be that of the target, "
+                f"{tuple(self.target.shape)}: one whole number per sample"
+            )
 
     def _check_present(self) -> None:
         if set(self.present) != set(self.inputs):
@@ -84,14 +91,19 @@ class Batch:
 
     def __getitem__(self, index: Tensor | slice | tuple) -> Batch:
         """The samples at `index` (a slice or a tensor of indices), as a Batch."""
-        pick = lambda tensors: {name: tensor[index] for name, tensor in tensors.items()}  # noqa: E731
-        present = None if self.present is None else pick(self.present)
-        return Batch(pick(self.inputs), self.target[index], present)
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> Batch:
-        move = lambda tensors: {name: tensor.to(device) for name, tensor in tensors.items()}  # noqa: E731
-        present = None if self.present is None else move(self.present)
-        return Batch(move(self.inputs), self.target.to(device), present)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """A Batch of what `change` makes of every tensor."""
+        return Batch(
+            {m: change(x) for m, x in self.inputs.items()},
+            change(self.target),
+            None if self.present is None else {m: change(x) for m, x in self.present.items()},
+            None if self.index is None else change(self.index),
+        )
 
 
 def stack_batches(batches: Sequence[Batch]) -> Batch:
@@ -99,24 +111,40 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
 
     Raises ValueError where sizes differ.
     """
-    first = batches[0]
+    first, count = batches[0], len(batches)
     if all(batch is first for batch in batches):
-        join = lambda tensors: tensors[0].expand(len(tensors), *tensors[0].shape)  # noqa: E731
-    else:
-        join = torch.stack
+        return first._each(lambda tensor: tensor.expand(count, *tensor.shape))
+    return _joined(batches, torch.stack)
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Batches of one size one after the other; a single one is not copied.
+
+    Raises ValueError where sizes differ.
+    """
+    return batches[0] if len(batches) == 1 else _joined(batches, torch.cat)
+
+
+def _joined(batches: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) -> Batch:
     sizes = {len(batch) for batch in batches}
     if len(sizes) > 1:
         raise ValueError(
             f"splits of {sorted(sizes)} samples cannot be stacked; give every seed a data set of "
             "one size, or train the seeds one by one"
         )
-    inputs = {m: join([batch.inputs[m] for batch in batches]) for m in first.inputs}
+    modalities = batches[0].modalities
+    inputs = {m: join([batch.inputs[m] for batch in batches]) for m in modalities}
     present = None
     if any(batch.present is not None for batch in batches):
-        all_there = torch.ones_like(first.target, dtype=torch.bool)
-        has = lambda batch, m: all_there if batch.present is None else batch.present[m]  # noqa: E731
-        present = {m: join([has(batch, m) for batch in batches]) for m in first.inputs}
+        filled = [
+            _all_there(batch) if batch.present is None else batch.present for batch in batches
+        ]
+        present = {m: join([masks[m] for masks in filled]) for m in modalities}
     return Batch(inputs, join([batch.target for batch in batches]), present)
+
+
+def _all_there(batch: Batch) -> dict[str, Tensor]:
+    return dict.fromkeys(batch.modalities, torch.ones_like(batch.target, dtype=torch.bool))
 
 
 @dataclass(eq=False, repr=False)

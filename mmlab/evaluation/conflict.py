@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmlab import gradients
-from mmlab.balancers.base import Step
-from mmlab.balancers.losses import Loss
 from mmlab.datasets.base import Batch
 from mmlab.evaluation.passes import to_model
+from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet
-from mmlab.modes import evaluating
-from mmlab.training import Run
+from mmlab.training import Run, Step
+from mmlab.training.losses import Loss
 
 
 class GradientWatch:
@@ -43,9 +42,9 @@ def gradient_conflict(
     s, rows = Step(model, to_model(model, batch), loss=loss), {}
     with evaluating(model):
         for m in model.modalities:
-            if not s.parameters(m):
-                continue
             g, u = s.grad(s.losses["joint"], m), s.grad(s.losses[m], m)
+            if not g:
+                continue
             rows[m] = {
                 "joint norm": gradients.norm(g).item(),
                 "unimodal norm": gradients.norm(u).item(),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmlab.balancers.losses import Losses, default_loss
 from mmlab.evaluation.metrics import accuracy
 from mmlab.evaluation.passes import forward
 from mmlab.training import Run
+from mmlab.training.losses import Losses, default_loss
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from mmlab.datasets.base import Batch
+from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet, Output
-from mmlab.modes import evaluating
 
 
 @torch.no_grad()

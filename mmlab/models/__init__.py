@@ -2,7 +2,7 @@
 
 from mmlab.models.fusion import FUSIONS, Attention, Concat, FiLM, Fusion, Gated, Late, Sum
 from mmlab.models.network import LazyLogits, MultimodalNet, Output
-from mmlab.models.stack import UnstackableError
+from mmlab.models.stack import NetworkStack, UnstackableError
 
 __all__ = [
     "FUSIONS",
@@ -14,6 +14,7 @@ __all__ = [
     "Late",
     "LazyLogits",
     "MultimodalNet",
+    "NetworkStack",
     "Output",
     "Sum",
     "UnstackableError",

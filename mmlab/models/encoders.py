@@ -7,11 +7,12 @@ every extra forward pass that a method makes on the same batch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
+from mmlab.checks import check_choice
 from mmlab.seeds import seeded
 
 HIDDEN = 128
@@ -110,20 +111,20 @@ def _own_encoder(
     sample, inputs = copy.deepcopy(encoder).cpu().eval(), data.train[:2].inputs[m].cpu()
     try:
         with torch.no_grad():
-            shape = tuple(sample(inputs).shape)
+            given = sample(inputs)
     except RuntimeError as error:
         tried = f"{tuple(inputs.shape)} of {inputs.dtype}"
         error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {tried}.")
         raise
+    if not isinstance(given, torch.Tensor):
+        raise TypeError(
+            f"the encoder of {m!r} gives a {type(given).__name__}; it must give one tensor "
+            f"(B, {width}): wrap it in a module that returns the features alone"
+        )
+    shape = tuple(given.shape)
     if shape != (len(inputs), width):
         raise ValueError(
             f"the encoder of {m!r} turns a batch of {len(inputs)} into the shape {shape}; it must "
             f"give (B, {width}), and width={width}: pass the width it has"
         )
     return encoder
-
-
-def check_choice(what: str, value: str, allowed: Collection[str]) -> None:
-    """Raises ValueError for a value that is not allowed."""
-    if value not in allowed:
-        raise ValueError(f"unknown {what} {value!r}; allowed are {', '.join(map(repr, allowed))}")

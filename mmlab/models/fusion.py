@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.models.linear import linear
-from mmlab.modes import evaluating
+from mmlab.models.modes import evaluating
 from mmlab.seeds import generator
 
 Features = Mapping[str, Tensor]
@@ -54,6 +54,11 @@ class Fusion(nn.Module):
         self._check(features)
         if not self.additive and self.training and torch.is_grad_enabled():
             self._track(features)
+        return super().__call__(features)
+
+    def again(self, features: Features) -> Tensor:
+        """Another pass, of altered features: the running mean features stay as they are."""
+        self._check(features)
         return super().__call__(features)
 
     def _check(self, features: Features) -> None:

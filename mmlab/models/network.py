@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from mmlab.models.encoders import Encoders, check_choice, make_encoders
+from mmlab.checks import check_choice, check_whole
+from mmlab.models.encoders import Encoders, make_encoders
 from mmlab.models.fusion import FUSIONS, Fusion, Late
 from mmlab.models.linear import Linear
-from mmlab.models.stack import UnstackableError, check_weights_are_single, point_at, stack_modules
 from mmlab.seeds import seeded
+
+
+class LazyFeatures(Mapping[str, Tensor]):
+    """The features of each modality, computed when they are first read and then kept.
+
+    So a method that reads one modality's loss runs that modality's encoder alone.
+    """
+
+    def __init__(self, network: MultimodalNet, inputs: Mapping[str, Tensor]) -> None:
+        self._network, self._inputs = network, inputs
+        self._graph = torch.is_grad_enabled()
+        self.computed: dict[str, Tensor] = {}
+
+    def __getitem__(self, m: str) -> Tensor:
+        if m not in self.computed:
+            with torch.set_grad_enabled(self._graph):
+                self.computed[m] = self._network.encoded(m, self._inputs[m])
+        return self.computed[m]
+
+    def __contains__(self, m: object) -> bool:
+        return m in self._network.encoders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._network.encoders)
+
+    def __len__(self) -> int:
+        return len(self._network.encoders)
 
 
 class LazyLogits(Mapping[str, Tensor]):
@@ -60,7 +87,7 @@ class Output:
     joint:    (B, C) fused logits.
     unimodal: (B, C) a modality, from its own head or from the shared one.
 
-    In a stack of R networks every tensor has a leading axis R.
+    In a stack of R networks every tensor has a leading axis R (`mmlab.models.stack`).
     """
 
     def __init__(
@@ -72,6 +99,11 @@ class Output:
     ) -> None:
         self.features, self.unimodal, self.fusion = features, unimodal or {}, fusion
         self._joint, self._graph = joint, torch.is_grad_enabled()
+
+    @property
+    def fused(self) -> bool:
+        """Whether the joint logits have been computed."""
+        return self._joint is not None
 
     @property
     def joint(self) -> Tensor:
@@ -97,13 +129,14 @@ class MultimodalNet(nn.Module):
     encoders: one module a modality, (B, ...) -> (B, D); their order is the modality order.
     fusion:   features -> (B, C), see mmlab.models.fusion.
     heads:    one module a modality, or one module that all modalities share (ATF, MLA).
-    replicas: R for R networks in one, as `build(..., replicas=R)` makes them: every parameter has
-              a leading axis R, and so have inputs and outputs; None for one ordinary network.
     autocast: the type the encoders compute in where that is safe (`torch.autocast`), such as
               torch.bfloat16; None for theirs. Features, parameters and gradients stay float32.
 
     Raises ValueError if encoders, fusion and heads name different modalities.
     """
+
+    replicas: int | None = None
+    """How many networks this is in one (`mmlab.models.stack`): None for an ordinary one."""
 
     def __init__(
         self,
@@ -128,44 +161,6 @@ class MultimodalNet(nn.Module):
 
         self.autocast: torch.dtype | None = None
         self._lazy = False
-        self._only: Collection[str] | None = None
-        self.replicas: int | None = None
-        self._one: list[MultimodalNet] = []  # in a list: not a part of the network
-
-    @classmethod
-    def stack(cls, networks: Sequence[MultimodalNet]) -> MultimodalNet:
-        """R networks of one shape as one, which trains all of them at once; they are copied.
-
-        Raises UnstackableError (a ValueError) for what cannot be stacked: dropout, hooks, weights
-        that two modules share, foreign modules with buffers, a fusion or a subclass of one's own.
-        """
-        first, known = networks[0], {}
-        if type(first) is not MultimodalNet:
-            raise UnstackableError(
-                f"a stack would not do what {type(first).__name__} does beyond a MultimodalNet; "
-                "train the seeds one by one"
-            )
-        check_weights_are_single(first)
-        stacked = cls(
-            {m: stack_modules([n.encoders[m] for n in networks], known) for m in first.encoders},
-            stack_modules([n.fusion for n in networks], known),
-            stack_modules([n.heads for n in networks], known),
-        )
-        stacked.replicas = len(networks)
-        stacked._one = [copy.deepcopy(first)]
-        return stacked
-
-    def replica(self, index: int) -> MultimodalNet:
-        """Network `index` of a stack, as an ordinary one; its parameters are views of the stack's.
-
-        So it follows the training of the stack. Make it anew after moving the stack to a device.
-        """
-        if self.replicas is None:
-            raise ValueError("this is one network, not a stack; build(..., replicas=R) makes one")
-        one = copy.deepcopy(self._one[0])
-        point_at(one, self, index)
-        one.autocast = self.autocast
-        return one.train(self.training)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -190,22 +185,10 @@ class MultimodalNet(nn.Module):
             raise KeyError(f"unknown modality {m!r}; this network has {list(self.encoders)}")
         return self.encoders[m](x)
 
-    @contextlib.contextmanager
-    def restricted(self, modalities: Collection[str] | None) -> Iterator[None]:
-        """Let only the encoders of these modalities run; without all there is nothing to fuse.
-
-        None restricts nothing. A forward pass of one's own runs as it is.
-        """
-        self._only = modalities if self.plain_forward else None
-        try:
-            yield
-        finally:
-            self._only = None
-
     def lazily(self, inputs: Mapping[str, Tensor]) -> Output:
-        """A forward pass that leaves the fusion to the first reader of `Output.joint`.
+        """A forward pass that leaves each encoder and the fusion to who reads them first.
 
-        For who reads it before the next update, or never, as a training step does.
+        For who reads them before the next update, or never, as a training step does.
         """
         flags = vars(self)  # nn.Module's own way to set an attribute takes microseconds
         flags["_lazy"] = True
@@ -221,22 +204,26 @@ class MultimodalNet(nn.Module):
         return out
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
-        encoders = self.encoders
-        if inputs.keys() != encoders.keys():
+        if inputs.keys() != self.encoders.keys():
             raise ValueError(
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        chosen = encoders if self._only is None else [m for m in encoders if m in self._only]
-        if self.autocast is None:
-            features = {m: self.encode(m, inputs[m]) for m in chosen}
+        if self._lazy:
+            features = LazyFeatures(self, inputs)
         else:
-            with torch.autocast(next(iter(inputs.values())).device.type, self.autocast):
-                features = {m: self.encode(m, inputs[m]).float() for m in chosen}
+            features = {m: self.encoded(m, inputs[m]) for m in self.encoders}
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)
-        if not self._lazy and self._only is None:
+        if not self._lazy:
             _ = out.joint
         return out
+
+    def encoded(self, m: str, x: Tensor) -> Tensor:
+        """`encode` under the network's `autocast`."""
+        if self.autocast is None:
+            return self.encode(m, x)
+        with torch.autocast(x.device.type, self.autocast):
+            return self.encode(m, x).float()
 
     @classmethod
     def build(
@@ -244,50 +231,76 @@ class MultimodalNet(nn.Module):
         data,
         *,
         encoders: Encoders = "mlp",
-        fusion: str = "concat",
+        fusion: str | Fusion | MakeFusion = "concat",
         heads: str = "own",
         width: int = 64,
-        seed: int | Sequence[int] = 0,
-        replicas: int | None = None,
+        seed: int = 0,
     ) -> MultimodalNet:
         """A network that fits `data` (a MultimodalData).
 
-        encoders: "mlp", "cnn", or for each modality a module that gives `width` features, or what
-                  makes one: a class or a function without arguments, called anew at every seed. Of
-                  a module the network takes a deep copy, which starts alike at every seed; one
-                  module given for two modalities is shared by them.
-        fusion:   a key of mmlab.models.FUSIONS.
-        heads:    "own" or "shared".
-        seed:     sets the initial weights, a separate stream for each part: an encoder starts the
-                  same whatever the fusion and the heads are. What the constructor of a subclass
-                  adds has one, too. The global generator is left alone.
-        replicas: R networks as one, started from the seeds seed, seed + 1, ..., seed + R - 1, or
-                  from the R seeds given: each starts as `build(seed=that seed)` does.
+        Args:
+            encoders: "mlp", "cnn", or for each modality a module that gives `width` features, or
+                what makes one: a class or a function without arguments, called anew at every seed.
+                Of a module the network takes a deep copy, which starts alike at every seed; one
+                module given for two modalities is shared by them.
+            fusion: a key of mmlab.models.FUSIONS; a class or function (widths, n_outputs) -> module
+                of your own, called anew at every seed; or a module, of which the network takes a
+                deep copy.
+            heads: "own" or "shared".
+            width: D, the features of each encoder.
+            seed: sets the initial weights, a separate stream for each part: an encoder starts the
+                same whatever the fusion and the heads are. What the constructor of a subclass adds
+                has one, too. The global generator is left alone.
 
-        Raises ValueError for an unknown name, or encoders that do not fit the data or the width;
-        TypeError for an encoder that is no module.
+        Raises:
+            ValueError: an unknown name, or encoders that do not fit the data or the width.
+            TypeError: a part that is no module, a seed that is no whole number.
         """
-        several = not isinstance(seed, int)
-        if replicas is not None or several:
-            seeds = list(seed) if several else [seed + r for r in range(replicas)]
-            if not seeds or replicas not in (None, len(seeds)):
-                raise ValueError(
-                    f"replicas is {replicas} and there are {len(seeds)} seeds; give one seed a "
-                    "replica, at least one, or the first seed alone"
-                )
-            shape = {"encoders": encoders, "fusion": fusion, "heads": heads, "width": width}
-            return cls.stack([cls.build(data, **shape, seed=s) for s in seeds])
-        check_choice("fusion", fusion, FUSIONS)
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise TypeError(f"seed is {seed!r}; give a whole number")
         check_choice("heads", heads, ("own", "shared"))
+        check_whole("width", width, least=1)
         parts = make_encoders(encoders, data, width, seed)
-        linear = lambda: nn.Linear(width, data.n_outputs)  # noqa: E731
+
+        def head() -> nn.Linear:
+            return nn.Linear(width, data.n_outputs)
+
         modules: nn.Module = (
-            seeded(seed, "head", build=linear)
+            seeded(seed, "head", build=head)
             if heads == "shared"
-            else nn.ModuleDict({m: seeded(seed, "head", m, build=linear) for m in parts})
+            else nn.ModuleDict({m: seeded(seed, "head", m, build=head) for m in parts})
         )
-        widths = dict.fromkeys(parts, width)
-        shared = {"heads": modules} if FUSIONS[fusion] is Late else {}
-        fuse = lambda: FUSIONS[fusion](widths, data.n_outputs, **shared)  # noqa: E731
+
+        def fuse() -> nn.Module:
+            return make_fusion(fusion, dict.fromkeys(parts, width), data.n_outputs, modules)
+
         fused = seeded(seed, "fusion", build=fuse)
         return seeded(seed, "network", build=lambda: cls(parts, fused, modules))
+
+
+MakeFusion = Callable[[Mapping[str, int], int], nn.Module]
+"""(width of each modality, number of outputs) -> a fusion."""
+
+
+def make_fusion(
+    fusion: str | nn.Module | MakeFusion,
+    widths: Mapping[str, int],
+    n_outputs: int,
+    heads: nn.Module,
+) -> nn.Module:
+    """A fusion by name, by what makes it, or a copy of a given one.
+
+    Raises ValueError for an unknown name, TypeError for what is no module.
+    """
+    if isinstance(fusion, nn.Module):
+        return copy.deepcopy(fusion)
+    if not callable(fusion):
+        check_choice("fusion", fusion, FUSIONS)
+        fusion = functools.partial(Late, heads=heads) if fusion == "late" else FUSIONS[fusion]
+    made = fusion(widths, n_outputs)
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            f"fusion made a {type(made).__name__}; give a name of {', '.join(FUSIONS)}, a module, "
+            "or what makes one from (widths, n_outputs), such as a subclass of mmlab.models.Fusion"
+        )
+    return made

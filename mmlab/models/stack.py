@@ -15,6 +15,7 @@ from torch.func import functional_call, vmap
 
 from mmlab.models.fusion import FUSIONS, Fusion
 from mmlab.models.linear import StackedLinear
+from mmlab.models.network import MultimodalNet
 
 ELEMENTWISE = (
     *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus),
@@ -45,6 +46,42 @@ class Vmapped(nn.Module):
         if self.template[0].training != self.training:
             self.template[0].train(self.training)
         return together(dict(zip(self.names, self.stacked, strict=True)), x)
+
+
+class NetworkStack(MultimodalNet):
+    """R networks of one shape as one, which trains all of them at once; they are copied.
+
+    Every parameter has a leading axis R, and so have inputs, features and logits.
+
+    Raises UnstackableError (a ValueError) for what cannot be stacked: dropout, hooks, weights that
+    two modules share, foreign modules with buffers, a fusion or a network class of one's own.
+    """
+
+    def __init__(self, networks: Sequence[MultimodalNet]) -> None:
+        first, known = networks[0], {}
+        if type(first) is not MultimodalNet:
+            raise UnstackableError(
+                f"a stack would not do what {type(first).__name__} does beyond a MultimodalNet; "
+                f"{FIX}"
+            )
+        check_weights_are_single(first)
+        super().__init__(
+            {m: stack_modules([n.encoders[m] for n in networks], known) for m in first.encoders},
+            stack_modules([n.fusion for n in networks], known),
+            stack_modules([n.heads for n in networks], known),
+        )
+        self.replicas = len(networks)
+        self._one = [copy.deepcopy(first)]  # in a list: not a part of the network
+
+    def replica(self, index: int) -> MultimodalNet:
+        """Network `index` as an ordinary one; its parameters are views of the stack's.
+
+        So it follows the training of the stack. Make it anew after moving the stack to a device.
+        """
+        one = copy.deepcopy(self._one[0])
+        point_at(one, self, index)
+        one.autocast = self.autocast
+        return one.train(self.training)
 
 
 def stack_modules(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Module:
@@ -111,7 +148,7 @@ def _dropout(part: nn.Module) -> float:
     return rate if isinstance(rate, float | int) else 0.0
 
 
-FIX = "train the seeds one by one: a loop over fit(..., seed=s)"
+FIX = "train the seeds one by one: fit(..., seed=s), or fit_seeds, which does it by itself"
 
 
 def _composite(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Module:

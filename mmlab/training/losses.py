@@ -23,7 +23,10 @@ must be a plain mean over samples: weights a class would change their meaning th
 class Losses(Mapping[str, Tensor]):
     """The joint loss and the unimodal ones, each computed when it is first read.
 
-    A scalar each; (R,) in a stack of R networks.
+    A scalar each, the mean over the samples that have the modality; (R,) in a stack of R networks.
+
+    out, batch, loss: the forward pass, its samples, and loss(prediction, target, reduction=...).
+    graph: whether they may be differentiated.
     """
 
     def __init__(self, out: Output, batch: Batch, loss: Loss, *, graph: bool = True) -> None:
@@ -68,6 +71,25 @@ class Losses(Mapping[str, Tensor]):
         self.computed |= dict(zip(keys, losses.unbind(-1), strict=True))
         return losses
 
+    def of(self, name: str, logits: Tensor) -> Tensor:
+        """The mean loss of other logits (…, B, C), such as those of a second pass of the fusion.
+
+        The history records it as the training loss of the output `name`.
+
+        Raises ValueError for a name that is taken.
+        """
+        if name in self or name in self.computed:
+            raise ValueError(
+                f"{name!r} is the name of another loss of this step; taken are "
+                f"{', '.join(map(repr, dict.fromkeys((*self, *self.computed))))}"
+            )
+        self.computed[name] = self._mean(logits, None)
+        return self.computed[name]
+
+    def samples(self, logits: Tensor) -> Tensor:
+        """The loss of every sample on its own, (…, B), of logits (…, B, C); it is not recorded."""
+        return self._each(logits)
+
     def __contains__(self, key: object) -> bool:
         return key == "joint" or key in self.out.features
 
@@ -99,15 +121,20 @@ class Losses(Mapping[str, Tensor]):
         if mask is None and not self._is_plain_mean():
             pairs = zip(logits, target, strict=True)
             return torch.stack([self.loss(as_prediction(z, y), y) for z, y in pairs])
+        losses = self._each(logits)
+        if mask is None:
+            return losses.mean(-1)
+        return (losses * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+    def _each(self, logits: Tensor) -> Tensor:
+        """The loss of every sample, (..., B)."""
+        target = self.batch.target
         if logits.ndim - target.ndim == 2:  # outputs stand before the samples
             target = target.unsqueeze(-2)
         rows = target.expand(logits.shape[:-1]).reshape(-1)
         losses = self.loss(as_prediction(logits.flatten(0, -2), rows), rows, reduction="none")
         losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-        losses = losses.view(logits.shape[:-1])
-        if mask is None:
-            return losses.mean(-1)
-        return (losses * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+        return losses.view(logits.shape[:-1])
 
 
 def default_loss(target: Tensor) -> Loss:

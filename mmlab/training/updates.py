@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn, optim
 
-from mmlab.balancers.shapes import beside
-from mmlab.optimizers import SGD
+from mmlab.gradients import align_to
+from mmlab.training.optimizers import SGD
 
 Waiting = list[tuple[list[Tensor], float | Tensor]]
 
@@ -110,7 +110,7 @@ def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None
     """Copies of the parameters, and after the step before + k (after - before)."""
     after = [p.detach() for p in factor]
     weights = [
-        beside(torch.as_tensor(k, dtype=p.dtype, device=p.device), p) for p, k in factor.items()
+        align_to(p, torch.as_tensor(k, dtype=p.dtype, device=p.device)) for p, k in factor.items()
     ]
     before = torch._foreach_add(after, 0)
 

@@ -1,0 +1,158 @@
+"""All methods, a line each: what exports, figures, the benchmark, tables and tests go by.
+
+To add a method: write its file, and enter it here, once for type checkers and once in `METHODS`.
+This file loads nothing, so that the names are there before torch is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mmlab.balancers.atf import ATF as ATF
+    from mmlab.balancers.blend import Blend as Blend
+    from mmlab.balancers.gblend import GradientBlending as GradientBlending
+    from mmlab.balancers.joint import Uniform as Uniform
+    from mmlab.balancers.mla import MLA as MLA
+    from mmlab.balancers.mmpareto import MMPareto as MMPareto
+    from mmlab.balancers.ogm import OGM as OGM
+    from mmlab.training.balancer import Balancer
+    from mmlab.training.balancer import Joint as Joint
+
+
+class Method(NamedTuple):
+    """One method, with its usual settings.
+
+    home, kind: its module and class; options: arguments of the class.
+    sentence, paper: what it does, in one sentence, and where it comes from.
+    floor:    the least a step can cost, in joint steps (mmlab/balancers/README.md).
+    floor_linear: the same where all encoders are linear layers, if that is lower.
+    look:     colour, line style and marker in figures; no two methods share the last two.
+    needs:    what it cannot do without: "labels" (no regression), "shared head", "SGD" (no adaptive
+              optimiser), "trials" (it trains copies).
+    """
+
+    home: str
+    kind: str
+    sentence: str
+    paper: str
+    floor: float
+    look: tuple[str, Any, str]
+    options: Mapping[str, Any] = {}
+    floor_linear: float | None = None
+    needs: tuple[str, ...] = ()
+
+    def make(self) -> Balancer:
+        """A fresh balancer."""
+        return getattr(import_module(self.home), self.kind)(**self.options)
+
+
+_HERE = "mmlab.balancers."
+_ATF = "Sun, Mai, Hu, IEEE SPL 2021"
+_OGM = "Peng et al., CVPR 2022"
+
+METHODS: dict[str, Method] = {
+    "joint": Method(
+        "mmlab.training.balancer",
+        "Joint",
+        "one loss on the fused logits",
+        "–",
+        floor=1,
+        look=("#000000", "-", "o"),
+    ),
+    "uniform": Method(
+        _HERE + "joint",
+        "Uniform",
+        "joint loss + unimodal losses; the fair control",
+        "–",
+        floor=1,
+        look=("#7F7F7F", (0, (5, 1)), "v"),
+    ),
+    "G-Blend": Method(
+        _HERE + "gblend",
+        "GradientBlending",
+        "weigh each loss by what it gains for what it overfits",
+        "Wang, Tran, Feiszli, CVPR 2020",
+        floor=1,
+        look=("#E69F00", (0, (8, 2)), "d"),
+        needs=("trials",),
+    ),
+    "ACE": Method(
+        _HERE + "atf",
+        "ATF",
+        "a factor on each encoder's update follows its loss",
+        _ATF,
+        floor=1,
+        look=("#56B4E9", (0, (1, 1)), "<"),
+        options={"update": "ace"},
+        needs=("shared head",),
+    ),
+    "BDO": Method(
+        _HERE + "atf",
+        "ATF",
+        "the same, with a second look at the batch after the update",
+        _ATF,
+        floor=4 / 3,
+        look=("#E69F00", (0, (3, 1)), ">"),
+        options={"update": "bdo"},
+        needs=("shared head",),
+    ),
+    "OGM": Method(
+        _HERE + "ogm",
+        "OGM",
+        "damp the gradient of the modality that is ahead",
+        _OGM,
+        floor=1,
+        look=("#009E73", (0, (6, 1, 1, 1)), "p"),
+        options={"enhance": False},
+        needs=("labels",),
+    ),
+    "OGM-GE": Method(
+        _HERE + "ogm",
+        "OGM",
+        "the same, and add noise to all encoders' gradients",
+        _OGM,
+        floor=1,
+        look=("#CC79A7", (0, (3, 1, 1, 1, 1, 1)), "*"),
+        needs=("labels",),
+    ),
+    "MMPareto": Method(
+        _HERE + "mmpareto",
+        "MMPareto",
+        "combine joint and unimodal gradients without conflict",
+        "Wei, Hu, ICML 2024",
+        floor=5 / 3,
+        look=("#56B4E9", (0, (12, 2)), "P"),
+        floor_linear=4 / 3,
+    ),
+    "MLA": Method(
+        _HERE + "mla",
+        "MLA",
+        "modalities take turns with one shared head, whose gradient is projected",
+        "Zhang et al., CVPR 2024",
+        floor=1,
+        look=("#009E73", (0, (2, 2)), "X"),
+        needs=("shared head", "SGD"),
+    ),
+}
+"""Name -> method, in the order in which tables show them."""
+
+TOOLS = {"Unimodal": _HERE + "joint", "Blend": _HERE + "blend"}
+"""Classes that need an argument, and so are no method yet, and where they live."""
+
+
+def homes() -> dict[str, str]:
+    """Class -> its module, of all methods and tools."""
+    return {method.kind: method.home for method in METHODS.values()} | TOOLS
+
+
+def markdown() -> str:
+    """The table of methods, as README.md shows it."""
+    rows = ["| method | class | in one sentence | source |", "|---|---|---|---|"]
+    for name, method in METHODS.items():
+        options = ", ".join(f"{key}={value!r}" for key, value in method.options.items())
+        made = f"`{method.kind}({options})`"
+        rows.append(f"| {name} | {made} | {method.sentence} | {method.paper} |")
+    return "\n".join(rows)

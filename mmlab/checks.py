@@ -1,0 +1,89 @@
+"""Checks of what a user gives: names, numbers, shapes. Each says what was given and what is allowed.
+
+A check of a tensor reads no values: no device is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import inf
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+
+def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
+    """Check a name against the names there are.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if value not in allowed:
+        raise ValueError(f"{what} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+def check_number(
+    name: str, value: float, *, above: float = -inf, least: float = -inf, most: float = inf
+) -> None:
+    """Check a hyper-parameter: a number in range.
+
+    Raises:
+        TypeError: no number, as a tensor or a list.
+        ValueError: out of range, or NaN.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(
+            f"{name} is {value!r}; give a number. For several values at once give `fit_seeds` one "
+            "maker for each network"
+        )
+    if not (value > above and least <= value <= most):
+        ends = [f"above {above:g}"] * (above > -inf) + [f"≥ {least:g}"] * (least > -inf)
+        ends += [f"≤ {most:g}"] * (most < inf)
+        raise ValueError(f"{name} is {value!r}; allowed is a number {' and '.join(ends)}")
+
+
+def check_whole(name: str, value: int, *, least: int = 0) -> None:
+    """Check a count.
+
+    Raises:
+        ValueError: no whole number, or too small.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+
+
+def check_shapes(**tensors: tuple[Tensor, str]) -> None:
+    """Check the trailing axes of tensors, a letter an axis, and that their leading axes broadcast.
+
+    ``check_shapes(gain=(gain, "K"), second_moment=(second_moment, "KK"))`` passes for the shapes
+    (…, K) and (…, K, K) with one K ≥ 1 for both.
+
+    Raises:
+        ValueError: an axis is missing or empty, two axes of one letter differ in length, or the
+            leading axes do not broadcast.
+    """
+    sizes: dict[str, int] = {}
+    leading = []
+    fits = True
+    for tensor, axes in tensors.values():
+        split = tensor.ndim - len(axes)
+        fits = fits and split >= 0
+        leading.append(tensor.shape[: max(split, 0)])
+        for axis, size in zip(axes, tensor.shape[max(split, 0) :], strict=False):
+            fits = fits and size > 0 and sizes.setdefault(axis, size) == size
+    if not (fits and (len(set(leading)) == 1 or _broadcast(leading))):
+        given = ", ".join(f"{name} {tuple(tensor.shape)}" for name, (tensor, _) in tensors.items())
+        allowed = ", ".join(f"{name} (…, {', '.join(axes)})" for name, (_, axes) in tensors.items())
+        raise ValueError(
+            f"The shapes are {given}. Allowed are {allowed}: an axis of one name has one length "
+            "≥ 1 in all of them, and the leading axes … broadcast."
+        )
+
+
+def _broadcast(shapes: list[torch.Size]) -> bool:
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        return False
+    return True

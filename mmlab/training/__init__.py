@@ -1,0 +1,19 @@
+"""Training: what a balancer is, a step, the one loop, and many seeds as one program."""
+
+from mmlab.training.balancer import Balancer, Joint, Training
+from mmlab.training.loop import find_device, fit
+from mmlab.training.run import Run
+from mmlab.training.stacked import fit_seeds, train_once
+from mmlab.training.step import Step
+
+__all__ = [
+    "Balancer",
+    "Joint",
+    "Run",
+    "Step",
+    "Training",
+    "find_device",
+    "fit",
+    "fit_seeds",
+    "train_once",
+]

@@ -1,0 +1,98 @@
+"""What a balancer is: a generator of updates. It fills the gradients, then yields.
+
+The training loop steps the optimiser at each `yield`. Code after a `yield` sees the updated
+parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn, optim
+
+from mmlab.models.network import MultimodalNet, Output
+from mmlab.training.step import Step
+
+
+class Training(Protocol):
+    """What a method may ask of its run, between steps (`mmlab.training.run.Run`)."""
+
+    model: MultimodalNet
+    optimizer: optim.Optimizer
+    epochs: int
+    epoch: int
+
+    @property
+    def data(self) -> Any:
+        """The data set."""
+
+    def features(self, split: str) -> dict[str, Tensor]:
+        """Features (N, D) of a whole split, per modality."""
+
+    def losses(
+        self, split: str, *keys: str, model: MultimodalNet | None = None
+    ) -> dict[str, Tensor]:
+        """Mean losses on a whole split."""
+
+    def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
+        """A copy of the network, trained on under another balancer."""
+
+    def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
+        """Add a row to the history."""
+
+    def reset_momentum(self, parameters: Sequence[nn.Parameter] | None = None) -> None:
+        """Empty what the optimiser remembers."""
+
+
+class Balancer:
+    """Base of every method: write `step`; the rest has a default.
+
+    heads, fusion: the network the method assumes; `MultimodalNet.build(data, **balancer.network)`.
+    """
+
+    heads = "own"
+    fusion = "concat"
+
+    @property
+    def network(self) -> dict[str, str]:
+        """Keyword arguments for `MultimodalNet.build`."""
+        return {"heads": self.heads, "fusion": self.fusion}
+
+    @property
+    def name(self) -> str:
+        """What histories and messages call the method."""
+        return type(self).__name__
+
+    def modules(self, model: MultimodalNet) -> nn.Module | None:
+        """Parameters of the method's own, trained with the network's; called once, at the start.
+
+        Keep the module as an attribute too, and call it in `step`.
+        """
+        return None
+
+    def order(self, run: Training) -> Sequence[int] | Tensor | None:
+        """Which training samples the coming epoch sees, in this order; repeats are allowed.
+
+        None: all of them, shuffled. `batch.index` says which they are.
+        """
+        return None
+
+    def start(self, run: Training) -> None:
+        """Called once, before the first epoch."""
+
+    def epoch(self, run: Training) -> None:
+        """Called before each epoch. Here parts may be frozen, or parameters changed in place."""
+
+    def step(self, s: Step) -> Iterator[None]:
+        """Fill the gradients of one batch, then yield; at each yield the optimiser steps."""
+        s.backward(s.losses["joint"])
+        yield
+
+    def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The prediction at test time, (B, C); present: masks (B,) of the samples' modalities."""
+        return out.joint
+
+
+class Joint(Balancer):
+    """One loss on the fused logits: the baseline that the papers set out from."""

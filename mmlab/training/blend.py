@@ -1,0 +1,187 @@
+"""One gradient per encoder, blended from the gradients of several losses by a rule.
+
+The rule sees inner products alone: the Gramian of an encoder's K gradients. Two ways lead to it.
+In encoders of linear layers the gradients stay in their factors (`mmlab.training.factors`), and one
+weight gradient is made, that of the blend. In any other encoder the gradients are made; those of a
+loss that all encoders share one encoder after the other, so that few are held at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from mmlab.gradients import align_to, grams
+from mmlab.training.factors import Layer, blended, gram
+
+Rule = Callable[[Tensor], Tensor]
+"""Gramians (…, K, K) -> weights (…, K)."""
+
+Losses = Mapping[str, Sequence[Tensor]]
+"""K losses for each encoder."""
+
+
+def gradients_of(
+    loss: Tensor, wanted: Sequence[Tensor | GradientEdge], others: Sequence[nn.Parameter]
+) -> list[Tensor | None]:
+    """Gradients of a loss for what is wanted, None where it does not depend on it.
+
+    Those for the parameters `others` are added to their `.grad`: one run of the engine for both.
+    """
+    asked = [*wanted, *others]
+    if not asked or not loss.requires_grad:
+        return [None] * len(wanted)
+    ones = torch.ones_like(loss)
+    grads = torch.autograd.grad(loss, asked, ones, retain_graph=True, allow_unused=True)
+    for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
+        if grad is not None:
+            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+    return list(grads[: len(wanted)])
+
+
+def filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients, with zeros in the shape of `like` where there is none."""
+    pairs = zip(grads, like, strict=True)
+    return [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
+
+
+@torch.no_grad()
+def blend(
+    losses: Losses,
+    rule: Rule,
+    by: str,
+    *,
+    encoders: Mapping[str, Sequence[nn.Parameter]],
+    others: Sequence[nn.Parameter],
+    layers: Mapping[str, Sequence[Layer]],
+    apart: bool,
+    lead: int,
+) -> dict[str, Tensor]:
+    """Add Σ_k w_k ∇L_k to `.grad` of each encoder, and the plain sum of all losses elsewhere.
+
+    Args:
+        losses: K losses per encoder.
+        rule: its weights w from Gramians.
+        by: "encoder": one Gramian of each encoder's whole gradients; "tensor": one of each of its
+            parameters, T in one call of the rule.
+        encoders: the trained parameters of each encoder; a frozen one has none.
+        others: all other trained parameters.
+        layers: the linear layers of encoders whose gradients stay in factors.
+        apart: whether a loss that is one encoder's own depends on no other encoder.
+        lead: axes that lead every parameter: 1 in a stack of networks, else 0.
+
+    Returns:
+        The Gramian (…, K, K) of each encoder that is trained.
+    """
+    trained = [m for m in losses if encoders[m]]
+    factored = [m for m in trained if m in layers]
+    whole = [m for m in trained if m not in layers]
+    found = _Gradients(losses, encoders, others, layers, apart)
+    found.of_own_losses(trained)
+    found.of_shared_losses([*factored, *whole[:1]], others)
+
+    grams_of: dict[str, Tensor] = {}
+    if factored:
+        deltas = {
+            m: [torch.stack(d, -3) for d in zip(*found.pop(m), strict=True)] for m in factored
+        }
+        grams_of |= {m: gram(layers[m], deltas[m]) for m in factored}
+        weights = rule(torch.stack([grams_of[m] for m in factored], dim=-3))
+        for m, own in zip(factored, weights.unbind(-2), strict=True):
+            _add(blended(layers[m], deltas.pop(m), own))
+    for m in whole:
+        if m != whole[0]:
+            found.of_shared_losses([m], [])
+        gradients = found.pop(m)
+        by_tensor = grams(gradients, lead)
+        grams_of[m] = by_tensor.sum(-3)
+        weights = rule(by_tensor if by == "tensor" else grams_of[m].unsqueeze(-3))
+        _add(dict(zip(encoders[m], _combined(gradients, weights), strict=True)))
+    return {m: grams_of[m] for m in trained}
+
+
+class _Gradients:
+    """The K gradients of each encoder, in as few runs of the engine as will do."""
+
+    def __init__(
+        self,
+        losses: Losses,
+        encoders: Mapping[str, Sequence[nn.Parameter]],
+        others: Sequence[nn.Parameter],
+        layers: Mapping[str, Sequence[Layer]],
+        apart: bool,
+    ) -> None:
+        self.losses, self.others, self.apart = losses, others, apart
+        self.wanted = {
+            m: [layer.edge for layer in layers[m]] if m in layers else list(own)
+            for m, own in encoders.items()
+        }
+        self.like = {
+            m: [layer.out for layer in layers[m]] if m in layers else list(own)
+            for m, own in encoders.items()
+        }
+        first, *rest = losses.values()
+        self.shared = [k for k, loss in enumerate(first) if all(own[k] is loss for own in rest)]
+        self.own = [k for k in range(len(first)) if k not in self.shared]
+        self.found: dict[str, dict[int, list[Tensor]]] = {m: {} for m in losses}
+
+    def of_own_losses(self, trained: Sequence[str]) -> None:
+        """The losses that belong to one encoder each: all in one run where they do not mix."""
+        for k in self.own:
+            for group in [list(self.losses)] if self.apart else [[m] for m in self.losses]:
+                loss = _sum([self.losses[m][k] for m in group])
+                self._run(k, loss, [m for m in group if m in trained], self.others)
+
+    def of_shared_losses(self, encoders: Sequence[str], others: Sequence[nn.Parameter]) -> None:
+        """The losses that are the same for all encoders, for some of them."""
+        for k in self.shared:
+            self._run(k, next(iter(self.losses.values()))[k], encoders, others)
+
+    def _run(
+        self, k: int, loss: Tensor, encoders: Sequence[str], others: Sequence[nn.Parameter]
+    ) -> None:
+        flat = iter(gradients_of(loss, [x for m in encoders for x in self.wanted[m]], others))
+        for m in encoders:
+            self.found[m][k] = filled([next(flat) for _ in self.wanted[m]], self.like[m])
+
+    def pop(self, m: str) -> list[list[Tensor]]:
+        """The K gradients of an encoder, in the order of its losses; they are held no longer."""
+        own = self.found.pop(m)
+        return [own[k] for k in sorted(own)]
+
+
+def _sum(losses: Sequence[Tensor]) -> Tensor:
+    with torch.enable_grad():
+        return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum(0)
+
+
+def _combined(gradients: Sequence[list[Tensor]], weights: Tensor) -> list[Tensor]:
+    """Σ_k w_k g_k, tensor by tensor, in the memory of the first; weights (…, 1 or T, K)."""
+    taken: set[int] = set()
+    total = [_owned(g, taken) for g in gradients[0]]
+    each = weights.expand(*weights.shape[:-2], len(total), -1).unbind(-2)
+    for k, grads in enumerate(gradients):
+        factors = [align_to(g, w[..., k]) for g, w in zip(total, each, strict=True)]
+        if k == 0:
+            torch._foreach_mul_(total, factors)
+        else:
+            torch._foreach_addcmul_(total, grads, factors)
+    return total
+
+
+def _owned(grad: Tensor, taken: set[int]) -> Tensor:
+    """A gradient in memory that nothing else uses: the engine may give one to several tensors."""
+    memory = grad.untyped_storage().data_ptr()
+    if memory in taken or 0 in grad.stride():
+        grad = grad.clone(memory_format=torch.contiguous_format)
+    taken.add(memory)
+    return grad
+
+
+def _add(grads: Mapping[nn.Parameter, Tensor]) -> None:
+    """Add to what stands in `.grad`, as a backward pass does."""
+    for p, grad in grads.items():
+        p.grad = grad if p.grad is None else p.grad + grad

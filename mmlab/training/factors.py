@@ -1,0 +1,180 @@
+"""Gradients of linear layers as the two factors they are made of: W's is δᵀx.
+
+x is what went into the layer, δ the gradient of the loss with respect to what came out, both with
+one row per sample. Inner products of such gradients need no weight gradient: ⟨δᵀx, εᵀx⟩ is the sum
+of δεᵀ times xxᵀ, entry by entry. That is cheaper while a batch has fewer samples than a layer has
+features.
+
+Where a layer stands is read from autograd's graph: the node that multiplies by the weight has kept
+x, and a loss can be differentiated with respect to what the node gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
+
+Parameters = Sequence[nn.Parameter]
+
+# node -> where its graph holds bias, input and weight, and the name under which it has kept x
+PRODUCTS: dict[str, tuple[int | None, int, str]] = {
+    "AddmmBackward0": (0, 2, "_saved_mat1"),
+    "MmBackward0": (None, 1, "_saved_self"),
+    "BaddbmmBackward0": (0, 2, "_saved_batch1"),
+    "BmmBackward0": (None, 1, "_saved_self"),
+}
+TURNED = ("TBackward0", "TransposeBackward0")
+"""How a weight (out, in) comes to a product: transposed."""
+
+
+@dataclass
+class Layer:
+    """One linear layer in a forward pass.
+
+    weight, bias: its parameters (…, out, in) and (…, out); the bias only where it is trained.
+    x:            what went in, (…, rows, in).
+    edge:         what came out, as a place in the graph.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    x: Tensor
+    edge: GradientEdge
+
+    @property
+    def out(self) -> Tensor:
+        """A stand-in for what came out, (…, rows, out), without values."""
+        shape = (*self.x.shape[:-1], self.weight.shape[-2])
+        return self.x.new_empty(()).expand(shape)
+
+
+def linear_layers(
+    features: Mapping[str, Tensor], encoders: Mapping[str, Parameters]
+) -> dict[str, list[Layer]]:
+    """The linear layers of those encoders for which the factors serve, and are the cheaper way.
+
+    An encoder is left out if one of its trained parameters is not the weight or the bias of just
+    one linear layer called once, is cast on the way (autocast), is shared with another encoder, or
+    has a hook that waits for its gradient.
+
+    Args:
+        features: the output of each encoder, with its graph.
+        encoders: the trained parameters of each.
+    """
+    users = Counter(p for own in encoders.values() for p in own)
+    found = {}
+    for m, parameters in encoders.items():
+        if not parameters or features[m].grad_fn is None:
+            continue
+        if any(users[p] > 1 or _is_waited_for(p) for p in parameters):
+            continue
+        layers, others = _read(features[m].grad_fn)
+        mine = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+        whole = not others and len(mine) == len(parameters) and set(mine) == set(parameters)
+        if whole and _pays(layers):
+            found[m] = _in_order(layers, parameters)
+    return found
+
+
+def _in_order(layers: list[Layer], parameters: Parameters) -> list[Layer]:
+    place = {p: i for i, p in enumerate(parameters)}
+    return sorted(layers, key=lambda layer: place[layer.weight])
+
+
+def _is_waited_for(p: nn.Parameter) -> bool:
+    return bool(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None))
+
+
+def _read(root: Node) -> tuple[list[Layer], bool]:
+    """The linear layers under a node, and whether a parameter is used in any other way."""
+    layers, others = [], False
+    waiting, seen = [root], {root}
+    while waiting:
+        node = waiting.pop()
+        layer = _layer(node)
+        if layer is not None:
+            layers.append(layer)
+        elif hasattr(node, "variable"):
+            others = True
+        for following in _below(node, layer):
+            if following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return layers, others
+
+
+def _below(node: Node, layer: Layer | None) -> Iterator[Node]:
+    """The nodes under one: of a linear layer only the one that its input comes from."""
+    edges = node.next_functions
+    if layer is not None:
+        bias, _, _ = PRODUCTS[node.name()]
+        edges = edges[0 if bias is None else 1 :][:1]
+    return (following for following, _ in edges if following is not None)
+
+
+def _layer(node: Node) -> Layer | None:
+    """The linear layer whose product this node is; None for any other node."""
+    if node.name() not in PRODUCTS:
+        return None
+    bias_at, weight_at, kept = PRODUCTS[node.name()]
+    turned = node.next_functions[weight_at][0]
+    if turned is None or turned.name() not in TURNED:
+        return None
+    weight = getattr(turned.next_functions[0][0], "variable", None)
+    if weight is None:
+        return None
+    bias = None
+    if bias_at is not None:
+        under = node.next_functions[bias_at][0]
+        if under is not None:
+            if under.name() == "UnsqueezeBackward0":  # (R, out) meets (R, rows, out)
+                under = under.next_functions[0][0]
+            bias = getattr(under, "variable", None)
+            if bias is None or bias.shape != weight.shape[:-1]:
+                return None
+    return Layer(weight, bias, getattr(node, kept), GradientEdge(node, 0))
+
+
+SPARED = 2**22
+"""Multiplications that take about as long as the calls which the factors save."""
+
+
+def _pays(layers: Sequence[Layer]) -> bool:
+    """Whether products of samples are fewer than those of features, up to a factor 2, or few."""
+    more = 0
+    for layer in layers:
+        *networks, out, into = layer.weight.shape
+        rows = layer.x.shape[-2]
+        more += math.prod(networks) * rows * (rows * (2 * out + into) - 2 * out * into)
+    return more <= SPARED
+
+
+def gram(layers: Sequence[Layer], deltas: Sequence[Tensor]) -> Tensor:
+    """Inner products (…, K, K) of K gradients of an encoder; deltas: (…, K, rows, out) per layer."""
+    total: Tensor | int = 0
+    for layer, delta in zip(layers, deltas, strict=True):
+        rows = layer.x @ layer.x.mT
+        if layer.bias is not None:
+            rows = rows + 1  # the bias is the weight of a constant 1
+        seen = rows.unsqueeze(-3) @ delta
+        total = total + delta.flatten(-2) @ seen.flatten(-2).mT
+    return torch.as_tensor(total)
+
+
+def blended(
+    layers: Sequence[Layer], deltas: Sequence[Tensor], weights: Tensor
+) -> dict[nn.Parameter, Tensor]:
+    """The K gradients of an encoder blended with weights (…, K), for each of its parameters."""
+    grads: dict[nn.Parameter, Tensor] = {}
+    for layer, delta in zip(layers, deltas, strict=True):
+        mixed = (weights.unsqueeze(-2) @ delta.flatten(-2)).view(delta.select(-3, 0).shape)
+        grads[layer.weight] = mixed.mT @ layer.x
+        if layer.bias is not None:
+            grads[layer.bias] = mixed.sum(-2)
+    return grads

@@ -1,0 +1,299 @@
+"""The one training loop. A balancer fills the gradients; this is where the optimiser steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmlab.checks import check_choice, check_number, check_whole
+from mmlab.datasets.base import MultimodalData
+from mmlab.models.network import MultimodalNet
+from mmlab.seeds import AHEAD, Draws
+from mmlab.training.balancer import Balancer, Joint
+from mmlab.training.losses import Loss
+from mmlab.training.optimizers import SGD
+from mmlab.training.run import Run
+from mmlab.training.step import Parameters, Step
+
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+"""Parameters -> an optimiser."""
+
+Observer = Callable[[Run], None]
+"""Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`."""
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def fit(
+    model: MultimodalNet,
+    data: MultimodalData,
+    balancer: Balancer | None = None,
+    *,
+    epochs: int,
+    optimizer: MakeOptimizer | None = None,
+    lr: float | None = None,
+    batch_size: int = 64,
+    device: str | torch.device = "auto",
+    precision: str = "float32",
+    seed: int = 0,
+    loss: Loss | None = None,
+    observers: Sequence[Observer] = (),
+    compile: bool | str = False,
+) -> Run:
+    """Train `model` in place on `data.train`.
+
+    Args:
+        balancer: the method; Joint() by default.
+        optimizer: a callable parameters -> torch.optim.Optimizer; default SGD(lr, momentum=0.9).
+        lr: of the default optimiser, 0.01 unless said otherwise; one of your own brings its own,
+            and a warning says so.
+        device: "auto" takes cuda, then mps, then cpu.
+        precision: "float32"; or "bfloat16", in which the encoders compute where that is safe: it
+            pays for big ones on a GPU.
+        seed: sets data order, noise and dropout, each its own stream. (Initial weights are set by
+            `MultimodalNet.build(seed=...)`.)
+        loss: loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
+        observers: called with the Run before the first epoch and after each.
+        compile: True, or a backend of torch.compile such as "cudagraphs": compile the encoders.
+            Needs a C++ compiler on a CPU, and pays in long runs alone.
+
+    Returns:
+        The Run. Its history holds the training loss of every output that the balancer computed, and
+        what it logged, as means over the epoch.
+
+    Raises:
+        FloatingPointError: a loss or a parameter that is not finite.
+        RuntimeError: a step that never yields.
+        TypeError, ValueError: arguments of the wrong kind or out of range.
+    """
+    balancer = Joint() if balancer is None else balancer
+    check_arguments(model, data, balancer, epochs, batch_size)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
+    if model.replicas is not None:
+        raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
+    where, modules = prepare(model, device, precision, compile), balancer.modules(model)
+    made = make_optimizer(optimizer, lr, trained_parameters(model, modules, where))
+    run = Run(
+        model,
+        data,
+        balancer,
+        made,
+        epochs=epochs,
+        batch_size=batch_size,
+        device=where,
+        seed=seed,
+        train_on=train,
+        loss=loss,
+        modules=modules,
+    )
+    balancer.start(run)
+    train(run, observers)
+    check_finite(run)
+    return run
+
+
+def prepare(
+    model: MultimodalNet, device: str | torch.device, precision: str, compile: bool | str
+) -> torch.device:
+    """Put a network where and into the form that it is to be trained in."""
+    check_choice("precision", precision, PRECISIONS)
+    found = find_device(device)
+    model.to(found).train()
+    model.autocast = PRECISIONS[precision]
+    if compile:
+        for encoder in model.encoders.values():
+            compile_in_place(encoder, "inductor" if compile is True else compile)
+    return found
+
+
+def compile_in_place(module: nn.Module, backend: str) -> None:
+    """Let a module be called through torch.compile; its parameters keep their names.
+
+    `module.compile()` would hand torch's compiler the call of nn.Module itself. That is a file the
+    compiler skips for the containers of torch.nn, so that it would compile nothing.
+    """
+
+    def call(*args: object, **kwargs: object) -> object:
+        return module._call_impl(*args, **kwargs)
+
+    module._compiled_call_impl = torch.compile(call, backend=backend)
+
+
+def make_optimizer(
+    make: MakeOptimizer | None, lr: float | None, parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimiser of a run: the one asked for, or plain SGD."""
+    if lr is not None:
+        check_number("lr", lr, above=0)
+    if make is None:
+        return SGD(parameters, lr=0.01 if lr is None else lr, momentum=0.9)
+    if not callable(make):
+        raise TypeError(
+            f"optimizer is {type(make).__name__!r}; give what makes one from the parameters, "
+            "such as lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
+        )
+    if lr is not None:
+        warnings.warn(
+            f"lr={lr} does not reach an optimiser of your own; set the rate there, such as "
+            f"optimizer=lambda parameters: torch.optim.Adam(parameters, lr={lr})",
+            stacklevel=3,
+        )
+    return make(parameters)
+
+
+def trained_parameters(
+    model: MultimodalNet, modules: nn.Module | None, device: torch.device
+) -> list[nn.Parameter]:
+    """The network's parameters, then those of the method's own modules."""
+    own = [] if modules is None else modules.to(device).train().parameters()
+    return list(dict.fromkeys([*model.parameters(), *own]))
+
+
+def train(run: Run, observers: Sequence[Observer] = ()) -> None:
+    """Train a run to its last epoch."""
+    if run.epoch == 0:
+        run.observe(observers)
+    while run.epoch < run.epochs:
+        run.balancer.epoch(run)
+        with run.drawing("dropout", run.epoch):
+            logged = _train_epoch(run)
+        run.epoch += 1
+        _record(run, logged)
+        run.observe(observers)
+
+
+def _train_epoch(run: Run) -> list[dict]:
+    """The steps of one epoch; what each computed and logged."""
+    epoch, steps = run.epoch, run.steps
+    draws = Draws(lambda kind: run.generators(kind, epoch, device=run.device), AHEAD)
+    parameters, logged = Parameters(run.model, run.modules), []
+    run.optimizer.zero_grad(set_to_none=True)  # from here on, once after every update
+    for i, batch in enumerate(run.batches()):
+        progress = min(1.0, (epoch + i / steps) / run.epochs)
+        s = Step(run.model, batch, run.optimizer, epoch, progress, run.loss, draws, parameters)
+        _take(run, s)
+        losses = {("loss", key): value.detach() for key, value in s.losses.computed.items()}
+        logged.append(losses | s.logged)
+    return logged
+
+
+def _take(run: Run, s: Step) -> None:
+    """One optimiser step at each yield of the balancer."""
+    updates = run.balancer.step(s)
+    yields = 0
+    if not isinstance(updates, Iterator):
+        updates = ()  # a plain method: it has no `yield` at all
+    for _ in updates:
+        yields += 1
+        if s.progress == 0 and all(p.grad is None for p in run.model.parameters()):
+            raise RuntimeError(
+                f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
+                "would be trained; call s.backward(loss) before the `yield`"
+            )
+        run.before_update()
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+    if yields == 0:
+        raise RuntimeError(
+            f"{run.balancer.name}.step never yielded, so nothing would be trained; "
+            "fill the gradients, then `yield` once for each optimiser step"
+        )
+
+
+def check_finite(run: Run) -> None:
+    """The last update is followed by no loss that would tell: look at the parameters."""
+    if not torch.stack([p.isfinite().all() for p in run.model.parameters()]).all():
+        raise FloatingPointError(
+            f"parameters are not finite after epoch {run.epoch} under {run.balancer.name}; lower lr"
+        )
+
+
+def _record(run: Run, logged: list[dict]) -> None:
+    """The epoch's means into the history. The device is waited for here, once an epoch."""
+    keys = dict.fromkeys(key for entry in logged for key in entry)
+    for metric, output in keys:
+        entries = [(i, e[metric, output]) for i, e in enumerate(logged) if (metric, output) in e]
+        values = torch.stack([torch.as_tensor(v, device=run.device).float() for _, v in entries])
+        if values.shape[1:] not in ((), run.shape):
+            raise ValueError(
+                f"{metric!r} was logged in the shape {tuple(values.shape[1:])}; give one number, "
+                f"or a dict with one per modality: s.log({metric}={{m: ...}})"
+            )
+        values = values.cpu()
+        if metric == "loss" and not values.isfinite().all():
+            first = (~values.isfinite()).nonzero()[0]
+            raise FloatingPointError(
+                f"the {output!r} loss{run.whose(first[1:].tolist())} is {values[tuple(first)]} in "
+                f"batch {entries[int(first[0])][0]} of epoch {run.epoch} under "
+                f"{run.balancer.name}; lower lr, or look for NaN in the inputs"
+            )
+        run.record("train", output, metric, values.mean(0))
+
+
+def find_device(device: str | torch.device = "auto") -> torch.device:
+    """The device to train on; "auto" takes cuda, then mps, then cpu.
+
+    Raises ValueError for a device that this machine or this build of torch does not have.
+    """
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if device == "auto":
+        return torch.device(available[0])
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    on_cuda = found is not None and found.type == "cuda"
+    beyond = on_cuda and (found.index or 0) >= torch.cuda.device_count()
+    if found is None or found.type not in available or beyond:
+        raise ValueError(
+            f"device {str(device)!r} is not available; this machine has {', '.join(available)}. "
+            "Use device='auto' to take the first of these"
+        )
+    return found
+
+
+def check_arguments(
+    model: MultimodalNet,
+    data: MultimodalData,
+    balancer: Balancer,
+    epochs: int,
+    batch_size: int,
+) -> None:
+    if not isinstance(balancer, Balancer):
+        raise TypeError(
+            f"balancer is {balancer!r}; it must be a Balancer instance, such as Joint() "
+            "(with the brackets)"
+        )
+    if not isinstance(model, MultimodalNet) or not isinstance(data, MultimodalData):
+        raise TypeError(
+            f"fit(model, data, ...) got a {type(model).__name__} and a {type(data).__name__}; "
+            "it takes a MultimodalNet and a MultimodalData, in this order"
+        )
+    if set(model.modalities) != set(data.modalities):
+        raise ValueError(
+            f"the model has the modalities {model.modalities}, the data {data.modalities}; build "
+            "the model with MultimodalNet.build(data)"
+        )
+    kinds = {p.dtype for p in model.parameters()}
+    for m, values in data.train.inputs.items():
+        if values.dtype == torch.float64 and torch.float64 not in kinds:
+            raise ValueError(
+                f"modality {m!r} is torch.float64, as NumPy's arrays are, and the network is not; "
+                "use .float()"
+            )
+    outputs = getattr(model.fusion, "n_outputs", data.n_outputs)
+    if outputs != data.n_outputs:
+        raise ValueError(
+            f"the model has {outputs} outputs, the data need {data.n_outputs}; build the model "
+            "with MultimodalNet.build(data)"
+        )
+    check_whole("epochs", epochs)
+    check_whole("batch_size", batch_size, least=1)

@@ -1,0 +1,227 @@
+"""A training: what it works on while it lasts, and what it leaves."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmlab.datasets.base import Batch, MultimodalData
+from mmlab.models.modes import evaluating
+from mmlab.models.network import MultimodalNet
+from mmlab.seeds import drawing, generator
+from mmlab.training.balancer import Balancer
+from mmlab.training.losses import Loss, Losses, default_loss
+from mmlab.training.updates import has_other_hooks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVALUATED = 1024
+"""Samples that go through a network at once where nothing is trained."""
+
+
+@dataclass(repr=False)
+class Run:
+    """The training of one network.
+
+    model, data, balancer, optimizer, seed, loss: what it was given.
+    modules:    parameters of the method's own (`Balancer.modules`).
+    epochs:     how many there will be; epoch counts the finished ones.
+    rows:       the history as tuples; `history` is the tidy table.
+    train_on:   trains a run to its last epoch (`mmlab.training.loop`).
+    """
+
+    model: MultimodalNet
+    data: MultimodalData
+    balancer: Balancer
+    optimizer: torch.optim.Optimizer
+    epochs: int
+    batch_size: int
+    device: torch.device
+    seed: int
+    train_on: Callable[[Run], None]
+    loss: Loss | None = None
+    modules: nn.Module | None = None
+    epoch: int = 0
+    rows: list[tuple[int, str, str, str, float]] = field(default_factory=list)
+    stream: tuple[str | int, ...] = ()  # the first names of a branch's random streams
+    together: int = 1  # how many networks were trained in the same program
+
+    def __repr__(self) -> str:
+        """One line: a training often is the last value of a notebook's cell."""
+        done = f"{self.epoch} of {self.epochs} epochs"
+        return f"Run({self.balancer.name}, seed {self.seed}, {done}, on {self.device})"
+
+    def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
+        """Add one row to the history, under the number of finished epochs."""
+        self.rows.append((self.epoch, split, output, metric, float(value)))
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Columns epoch (from 1), split, output ("joint", a modality or ""), metric, value."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=["epoch", "split", "output", "metric", "value"])
+
+    def split(self, name: str) -> Batch:
+        """A whole split, on the run's device."""
+        return self.data.splits[name].to(self.device)
+
+    def generators(
+        self, *names: str | int, device: str | torch.device = "cpu"
+    ) -> torch.Generator | list[torch.Generator]:
+        """The generator of the stream called `names`."""
+        return generator(self.seed, *self.stream, *names, device=device)
+
+    # --- what the loop asks: a stack of networks has other answers -------------------------------
+
+    shape: ClassVar[tuple[int, ...]] = ()
+    """Of a loss."""
+
+    def observe(self, observers: Sequence[Callable[[Run], None]]) -> None:
+        """Show the run to its observers."""
+        for observer in observers:
+            observer(self)
+
+    def before_update(self) -> None:
+        """Called when the gradients are filled, before each step of the optimiser."""
+
+    def whose(self, place: Sequence[int]) -> str:
+        """Whose the entry of a loss at this place is, for messages."""
+        return ""
+
+    # --- the samples of an epoch ------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the coming epoch; each knows which samples it has."""
+        order = self._order()
+        train = replace(self._train[order], index=order)  # once: a batch is then a slice
+        for i in range(0, len(order), self.batch_size):
+            yield train[i : i + self.batch_size]
+
+    @cached_property
+    def _train(self) -> Batch:
+        return self.split("train")
+
+    def _order(self) -> Tensor:
+        """Which samples the coming epoch sees."""
+        size = len(self.data.train)
+        given = self.balancer.order(self)
+        if given is None:
+            draw = self.generators("order", self.epoch)
+            return torch.randperm(size, generator=draw).to(self.device)
+        order = torch.as_tensor(given, device=self.device)
+        if order.ndim != 1 or not len(order) or order.is_floating_point():
+            raise ValueError(
+                f"{self.balancer.name}.order gives {order.dtype} of shape {tuple(order.shape)}; "
+                "give the numbers of samples, one after the other, at least one"
+            )
+        if order.min() < 0 or order.max() >= size:
+            raise ValueError(
+                f"{self.balancer.name}.order names the samples {int(order.min())} to "
+                f"{int(order.max())}; there are {size}, numbered from 0"
+            )
+        return order
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch that sees every sample once."""
+        return math.ceil(len(self.data.train) / self.batch_size)
+
+    # --- what a method may ask --------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """The balancer's prediction at test time, (B, C), in evaluation mode."""
+        batch = batch.to(self.device)
+        with evaluating(self.model):
+            return self.balancer.fuse(self.model(batch.inputs), batch.present)
+
+    @torch.no_grad()
+    def features(self, split: str) -> dict[str, Tensor]:
+        """Features (N, D) of a whole split per modality, in evaluation mode, without a graph."""
+        batch, parts = self.split(split), {m: [] for m in self.model.modalities}
+        with evaluating(self.model):
+            for some in self._pieces(batch):
+                out = self.model.lazily(some.inputs)
+                for m, found in parts.items():
+                    found.append(out.features[m])
+        return {m: torch.cat(found, dim=-2) for m, found in parts.items()}
+
+    def _pieces(self, batch: Batch) -> Iterator[Batch]:
+        for i in range(0, len(batch), EVALUATED):
+            yield batch[i : i + EVALUATED]
+
+    @torch.no_grad()
+    def losses(
+        self, split: str, *keys: str, model: MultimodalNet | None = None
+    ) -> dict[str, Tensor]:
+        """Mean losses on a whole split, in evaluation mode, without a graph.
+
+        Args:
+            keys: "joint" or modalities; by default all. Of a modality its encoder alone runs.
+            model: by default the run's own; or a copy of it, as `branch` gives.
+        """
+        model = self.model if model is None else model
+        batch = self.split(split)
+        loss = self.loss or default_loss(batch.target)
+        with evaluating(model):
+            losses = Losses(model.lazily(batch.inputs), batch, loss, graph=False)
+            return {key: losses[key] for key in keys or losses}
+
+    def reset_momentum(self, parameters: Sequence[nn.Parameter] | None = None) -> None:
+        """Empty what the optimiser remembers, of some parameters or of all: a fresh start."""
+        for p in list(self.optimizer.state) if parameters is None else parameters:
+            self.optimizer.state.pop(p, None)
+
+    def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
+        """Train a deep copy from here on under another balancer; return it.
+
+        The copy takes model, buffers and optimiser along. This run is untouched bit for bit: the
+        copy draws its data order, noise and dropout from streams of its own.
+        """
+        fork = self._forked(balancer, epochs)
+        self.train_on(fork)
+        return fork.model
+
+    def _forked(self, balancer: Balancer, epochs: int) -> Run:
+        model, optimizer = copied(self.model, self.optimizer)
+        return replace(
+            self,
+            model=model,
+            optimizer=optimizer,
+            balancer=balancer,
+            modules=None,
+            epochs=epochs,
+            epoch=0,
+            rows=[],
+            stream=(*self.stream, "branch", self.epoch),
+        )
+
+    def drawing(self, *names: str | int):
+        """In this block the global generators draw the stream called `names`."""
+        return drawing(self.seed, *self.stream, *names, device=self.device)
+
+
+def copied(
+    model: MultimodalNet, optimizer: torch.optim.Optimizer
+) -> tuple[MultimodalNet, torch.optim.Optimizer]:
+    """Both in a deep copy; what torch's own copy of an optimiser leaves out is refused or added."""
+    if has_other_hooks(optimizer):
+        raise ValueError(
+            f"this {type(optimizer).__name__} has step hooks, which a copy would not take along, "
+            "so a branch would train otherwise than the run; write them into the `step` of a "
+            "subclass of the optimiser"
+        )
+    known: dict[int, object] = {}
+    result = copy.deepcopy((model, optimizer), known)
+    for name in vars(optimizer).keys() - vars(result[1]).keys() - {"step"}:  # a schedule's wrapper
+        setattr(result[1], name, copy.deepcopy(vars(optimizer)[name], known))
+    return result

@@ -1,0 +1,564 @@
+"""Many seeds at once: R networks as one program, where that is exact; else one after the other.
+
+A method works on the last axis of small space alone, so that a stack, which puts an axis R first,
+is no business of it. Whether a method really does so is tried, at the first update of some epochs:
+two networks take it within a stack and on their own, and must agree.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from operator import index
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn, optim
+
+from mmlab.datasets.base import Batch, MultimodalData, concatenate, stack_batches
+from mmlab.models.network import MultimodalNet
+from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped, point_at, stack_modules
+from mmlab.seeds import Draws, drawing, generator
+from mmlab.training.balancer import Balancer
+from mmlab.training.loop import (
+    MakeOptimizer,
+    check_arguments,
+    check_finite,
+    find_device,
+    fit,
+    make_optimizer,
+    prepare,
+    train,
+    trained_parameters,
+)
+from mmlab.training.optimizers import SGD
+from mmlab.training.run import Run
+from mmlab.training.step import Step
+from mmlab.training.updates import has_other_hooks, scale_next_update
+
+AT_ONCE = 32
+"""Networks in one program; the gain of more is small, their memory is not."""
+
+ENTRY_BY_ENTRY = (
+    *(SGD, optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
+    *(optim.Adagrad, optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
+)
+"""Optimisers under which networks in one tensor do not see each other."""
+
+MakeBalancer = Callable[[], Balancer]
+
+
+def fit_seeds(
+    data: MultimodalData | Sequence[MultimodalData],
+    balancer: MakeBalancer | Sequence[MakeBalancer],
+    *,
+    seeds: Sequence[int],
+    epochs: int,
+    network: type[MultimodalNet] = MultimodalNet,
+    build: Mapping[str, Any] | None = None,
+    lr: float | Sequence[float] | None = None,
+    at_once: bool | None = None,
+    **training: Any,
+) -> list[Run]:
+    """Train one network per seed; many of them as one program where that is exact.
+
+    Each ends where `fit(seed=s)` on `network.build(data, seed=s)` does, up to rounding.
+
+    Args:
+        data: one data set; or one per seed.
+        balancer: what makes a fresh balancer, such as OGM; or one maker per seed, so that a grid of
+            a hyper-parameter is one program: [lambda a=a: OGM(alpha=a) for a in grid].
+        seeds: whole numbers; the same one may come several times, as in a grid.
+        network: the class of the networks.
+        build: arguments for its `build`, beside those that the balancer asks for.
+        lr: of the default optimiser; or one per seed.
+        at_once: None: as one program where that is exact and pays (linear layers on a CPU, anything
+            on a GPU; observers that say `only_looks`). True: as one program, or an error. False:
+            one after the other.
+        training: further arguments for `fit`. Observers see each seed's own Run in turn; in one
+            program what they change in a network does not reach the training.
+
+    Returns:
+        A Run per seed, in order. `run.together` says how many were trained in one program.
+
+    Raises:
+        UnstackableError: at_once=True, and one program would not do what separate ones do.
+        TypeError, ValueError: arguments of the wrong kind, or not one per seed.
+    """
+    seeds = _whole_numbers(seeds)
+    datasets = _per_seed("data", data, MultimodalData, seeds)
+    makers = _per_seed("balancer", balancer, Callable, seeds)
+    rates = _per_seed("lr", lr, Real, seeds) if lr is not None else [None] * len(seeds)
+    shape = {"network": network, "build": dict(build or {})}
+    options = {"epochs": epochs, **training}
+    runs: list[Run] = []
+    for start in range(0, len(seeds), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        jobs = [
+            _Job(*job, **shape)
+            for job in zip(seeds[some], datasets[some], makers[some], rates[some], strict=True)
+        ]
+        runs += _one_program(jobs, options, at_once) or [job.train(options) for job in jobs]
+    return runs
+
+
+def _whole_numbers(seeds: Sequence[int]) -> list[int]:
+    if isinstance(seeds, int):
+        raise TypeError(f"seeds is {seeds}; give the seeds themselves, such as range({seeds})")
+    try:
+        if any(isinstance(seed, bool | Tensor) for seed in seeds):
+            raise TypeError
+        found = [index(seed) for seed in seeds]  # NumPy's whole numbers are no int
+    except TypeError:
+        raise TypeError(
+            f"seeds is {seeds!r}; give whole numbers, such as range(5) or [3, 5, 8]"
+        ) from None
+    if not found:
+        raise ValueError("seeds is empty; give at least one whole number")
+    return found
+
+
+def _per_seed(name: str, given: Any, kind: type | Any, seeds: Sequence[int]) -> list:
+    """One value per seed, of what may be one for all."""
+    if isinstance(given, kind):
+        return [given] * len(seeds)
+    values = given.tolist() if isinstance(given, Tensor) else given
+    wanted = f"give one {name}, or a list with one for each of the {len(seeds)} seeds"
+    if not isinstance(values, Sequence) or not all(isinstance(value, kind) for value in values):
+        hint = " (a class or function, without the brackets)" if name == "balancer" else ""
+        raise TypeError(f"{name} is {given!r}; {wanted}{hint}")
+    if len(values) != len(seeds):
+        raise ValueError(f"{name} has {len(values)} entries for {len(seeds)} seeds; {wanted}")
+    return list(values)
+
+
+@dataclass
+class _Job:
+    """One network to be trained."""
+
+    seed: int
+    data: MultimodalData
+    make: MakeBalancer
+    lr: float | None
+    network: type[MultimodalNet]
+    build: dict[str, Any]
+
+    def model(self, balancer: Balancer) -> MultimodalNet:
+        return self.network.build(self.data, **{**balancer.network, **self.build}, seed=self.seed)
+
+    def train(self, options: Mapping[str, Any]) -> Run:
+        own = {"seed": self.seed, "lr": self.lr, "network": self.network, "build": self.build}
+        return train_once(self.make(), self.data, **own, **options)
+
+
+def train_once(
+    balancer: Balancer,
+    data: MultimodalData,
+    *,
+    seed: int,
+    epochs: int,
+    network: type[MultimodalNet] = MultimodalNet,
+    build: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> Run:
+    """Build the network the balancer asks for and train it, both from `seed`."""
+    model = network.build(data, **{**balancer.network, **(build or {})}, seed=seed)
+    return fit(model, data, balancer, epochs=epochs, seed=seed, **training)
+
+
+def _one_program(
+    jobs: Sequence[_Job], options: Mapping[str, Any], at_once: bool | None
+) -> list[Run] | None:
+    """The jobs as one program; None where that cannot be, or (unless asked for) would not pay."""
+    # an observer that does more than look would not reach the stack
+    looking = all(getattr(o, "only_looks", False) for o in options.get("observers", ()))
+    if at_once is False or (at_once is None and (len(jobs) < 2 or not looking)):
+        return None
+    try:
+        balancers = [job.make() for job in jobs]
+        networks = [job.model(b) for job, b in zip(jobs, balancers, strict=True)]
+        model = NetworkStack(networks)
+        on_cpu = find_device(options.get("device", "auto")).type == "cpu"
+        slow = on_cpu and any(isinstance(part, Vmapped) for part in model.modules())
+        if slow and at_once is None:
+            return None
+        return _fit_stack(model, networks, jobs, balancers, **options)
+    except UnstackableError:
+        if at_once:
+            raise
+        return None
+
+
+def _fit_stack(
+    model: NetworkStack,
+    networks: Sequence[MultimodalNet],
+    jobs: Sequence[_Job],
+    balancers: Sequence[Balancer],
+    *,
+    epochs: int,
+    optimizer: MakeOptimizer | None = None,
+    batch_size: int = 64,
+    device: str | torch.device = "auto",
+    precision: str = "float32",
+    loss: Callable[..., Tensor] | None = None,
+    observers: Sequence[Callable[[Run], None]] = (),
+    compile: bool | str = False,
+) -> list[Run]:
+    """What `fit` does, for a stack."""
+    datasets = [job.data for job in jobs]
+    for data, balancer in zip(datasets, balancers, strict=True):
+        check_arguments(model, data, balancer, epochs, batch_size)
+    sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
+    if len(sizes) > 1 or len({data.n_outputs for data in datasets}) > 1:
+        raise UnstackableError(
+            f"the data sets have splits of {sorted(sizes)} samples, or other numbers of outputs, "
+            "and a stack needs data of one form; train the seeds one by one"
+        )
+    where = prepare(model, device, precision, compile)
+    methods = StackedBalancer(balancers, networks, next(model.parameters()))
+    rates = [job.lr for job in jobs]
+    top = max((rate for rate in rates if rate is not None), default=None)
+    made = make_optimizer(optimizer, top, trained_parameters(model, methods.modules, where))
+    _check_entry_by_entry(made)
+    run = StackedRun(
+        model,
+        Shared("data", "a method that reads its data"),
+        methods.balancer,
+        made,
+        epochs=epochs,
+        batch_size=batch_size,
+        device=where,
+        seed=jobs[0].seed,
+        train_on=train,
+        loss=loss,
+        modules=methods.modules,
+        seeds=tuple(job.seed for job in jobs),
+        datasets=datasets,
+        methods=methods,
+    )
+    if len(set(rates)) > 1:
+        run.rate_share = torch.tensor(rates, device=where) / top
+    run.replicas = [
+        Run(
+            model.replica(r),
+            job.data,
+            methods.balancer,
+            Shared("optimizer", "an observer that sets it, or a branch of one network,"),
+            epochs=epochs,
+            batch_size=batch_size,
+            device=where,
+            seed=job.seed,
+            train_on=train,
+            loss=loss,
+            together=len(jobs),
+        )
+        for r, job in enumerate(jobs)
+    ]
+    run.balancer.start(run)
+    train(run, observers)
+    check_finite(run)
+    return run.replicas
+
+
+def _check_entry_by_entry(optimizer: optim.Optimizer) -> None:
+    hooked = has_other_hooks(optimizer)
+    if type(optimizer) not in ENTRY_BY_ENTRY or hooked:
+        raise UnstackableError(
+            f"{type(optimizer).__name__}{' with step hooks' if hooked else ''} is not known to "
+            "treat every entry on its own, so networks of a stack might mix; allowed, without step "
+            f"hooks, are {', '.join(o.__name__ for o in ENTRY_BY_ENTRY[1:])}"
+        )
+
+
+class Shared:
+    """Stands for what the networks of a stack have in common, where a Run has its own.
+
+    Raises UnstackableError for any use.
+    """
+
+    def __init__(self, what: str, who: str) -> None:
+        self._what, self._who = what, who
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)  # Python's own question, as in a copy
+        raise UnstackableError(
+            f"{self._what}.{name}: several seeds train at once, and {self._who} needs a run of its "
+            "own; train the seeds one by one (at_once=False)"
+        )
+
+
+@dataclass(repr=False)
+class StackedRun(Run):
+    """The training of R networks as one program.
+
+    seeds, datasets: one per network; `replicas` are their ordinary Runs, whose networks follow the
+    stack's. rate_share: (R,), each one's learning rate over the largest, where they differ.
+    """
+
+    seeds: tuple[int, ...] = ()
+    datasets: list[MultimodalData] = field(default_factory=list)
+    methods: StackedBalancer | None = None
+    replicas: list[Run] = field(default_factory=list)
+    rate_share: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.seeds),)
+
+    def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
+        values = torch.as_tensor(value).expand(len(self.seeds)).tolist()
+        for replica, own in zip(self.replicas, values, strict=True):
+            replica.epoch = self.epoch
+            replica.record(split, output, metric, own)
+
+    def split(self, name: str) -> Batch:
+        return stack_batches([data.splits[name] for data in self.datasets]).to(self.device)
+
+    def generators(self, *names: str | int, device: str | torch.device = "cpu"):
+        return [generator(seed, *self.stream, *names, device=device) for seed in self.seeds]
+
+    def observe(self, observers: Sequence[Callable[[Run], None]]) -> None:
+        for r, replica in enumerate(self.replicas):
+            replica.epoch, replica.balancer = self.epoch, self.methods.of(r)
+        for observer in observers:
+            for replica in self.replicas:
+                observer(replica)
+
+    def before_update(self) -> None:
+        if self.rate_share is not None:
+            every = [p for group in self.optimizer.param_groups for p in group["params"]]
+            scale_next_update(self.optimizer, every, self.rate_share)
+
+    def whose(self, place: Sequence[int]) -> str:
+        return f" of seed {self.seeds[place[0]]}"
+
+    def batches(self) -> Iterator[Batch]:
+        """Each network's samples in its own order, taken from data that are there once."""
+        if type(self.balancer).order is not Balancer.order:
+            raise UnstackableError(
+                f"{self.balancer.name} chooses the samples of an epoch, for one network; train the "
+                "seeds one by one"
+            )
+        data, offsets = self._once
+        size = len(self.datasets[0].train)
+        draws = self.generators("order", self.epoch)
+        order = torch.stack([torch.randperm(size, generator=g) for g in draws]).to(self.device)
+        for i in range(0, size, self.batch_size):
+            own = order[:, i : i + self.batch_size]
+            batch = replace(data[own + offsets], index=own)
+            if i == 0 and not self.stream and _is_looked_at(self.epoch, self.epochs):
+                check_exact(self, batch)
+            yield batch
+
+    @property
+    def _once(self) -> tuple[Batch, Tensor]:
+        """The training data, each set once, one after the other; where each network's begin."""
+        if "_train" not in vars(self):
+            distinct = {id(data): data.train for data in self.datasets}
+            vars(self)["_train"] = concatenate(list(distinct.values())).to(self.device)
+            place = {key: i for i, key in enumerate(distinct)}
+            starts = [place[id(data)] * len(data.train) for data in self.datasets]
+            vars(self)["_starts"] = torch.tensor(starts, device=self.device)[:, None]
+        return vars(self)["_train"], vars(self)["_starts"]
+
+    @property
+    def steps(self) -> int:
+        return -(-len(self.datasets[0].train) // self.batch_size)
+
+    def _pieces(self, batch: Batch) -> Iterator[Batch]:
+        yield batch
+
+    def _forked(self, balancer: Balancer, epochs: int) -> Run:
+        fork = super()._forked(balancer, epochs)
+        fork.methods = StackedBalancer([balancer], (), next(self.model.parameters()))
+        fork.replicas = [replace(replica, rows=[]) for replica in self.replicas]
+        return fork
+
+
+class StackedBalancer:
+    """R balancers as one.
+
+    A number in which they differ becomes a tensor (R, 1), which meets small space (R, M); modules
+    of their own are stacked. What else differs cannot be one program.
+    """
+
+    def __init__(
+        self, balancers: Sequence[Balancer], networks: Sequence[MultimodalNet], like: Tensor
+    ) -> None:
+        self.count, self.originals = len(balancers), list(balancers)
+        own = [b.modules(net) for b, net in zip(balancers, networks, strict=False)]
+        self.balancer = copy.copy(balancers[0])
+        self.numbers: set[str] = set()
+        self.module_name: str | None = None
+        self.modules: nn.Module | None = None
+        if own and own[0] is not None:
+            self.modules = stack_modules(own, {})
+            self.module_name = _name_of(own[0], balancers[0])
+            setattr(self.balancer, self.module_name, self.modules)
+        for name in vars(balancers[0]):
+            if name != self.module_name:
+                self._merge(name, like)
+        self.given = _snapshot(vars(self.balancer))
+
+    def _merge(self, name: str, like: Tensor) -> None:
+        values = [vars(b).get(name) for b in self.originals]
+        if all(_same(value, values[0]) for value in values[1:]):
+            return
+        if any(isinstance(v, bool) or not isinstance(v, Real) for v in values):
+            raise UnstackableError(
+                f"{name} of {self.balancer.name} is {values[0]!r} for one network and "
+                f"{next(v for v in values if not _same(v, values[0]))!r} for another; in one "
+                "program only numbers may differ"
+            )
+        column = torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+        setattr(self.balancer, name, column)
+        self.numbers.add(name)
+
+    def of(self, r: int) -> Balancer:
+        """The balancer as network r has it."""
+        own = copy.copy(self.balancer)
+        for name, value in vars(self.balancer).items():
+            if name in self.numbers:
+                setattr(own, name, vars(self.originals[r])[name])
+            elif name == self.module_name:
+                module = copy.deepcopy(vars(self.originals[r])[name])
+                point_at(module, value, r)
+                setattr(own, name, module)
+            else:
+                setattr(own, name, _of(value, self.given.get(name), self.count, r))
+        return own
+
+    def pair(self, first: int, last: int) -> Balancer:
+        """The balancer of a stack of two of the networks."""
+        own, chosen = copy.copy(self.balancer), torch.tensor([first, last])
+        for name, value in vars(self.balancer).items():
+            if name in self.numbers:
+                setattr(own, name, value[chosen])
+            elif name == self.module_name:
+                modules = [vars(self.of(r))[name] for r in (first, last)]
+                setattr(own, name, stack_modules(modules, {}))
+            else:
+                setattr(own, name, _of(value, self.given.get(name), self.count, chosen))
+        return own
+
+
+def _name_of(module: nn.Module, balancer: Balancer) -> str:
+    for name, value in vars(balancer).items():
+        if value is module:
+            return name
+    raise UnstackableError(
+        f"{balancer.name}.modules gives a module that is no attribute of it, so a stack cannot put "
+        "its own in the place; keep it: self.own = ...; return self.own"
+    )
+
+
+def _same(one: object, other: object) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+def _snapshot(value: Any) -> Any:
+    """The containers in a copy, what they hold itself."""
+    if isinstance(value, dict):
+        return {key: _snapshot(part) for key, part in value.items()}
+    return [_snapshot(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _of(value: Any, given: Any, count: int, r: int | Tensor) -> Any:
+    """The part of network r in what a method keeps: what came since its start leads with R."""
+    if isinstance(value, dict):
+        known = given if isinstance(given, dict) else {}
+        return {key: _of(part, known.get(key), count, r) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        known = (
+            given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
+        )
+        return type(value)(_of(part, k, count, r) for part, k in zip(value, known, strict=True))
+    if isinstance(value, Tensor) and value is not given and value.ndim and len(value) == count:
+        return value[r]
+    return value
+
+
+def _is_looked_at(epoch: int, epochs: int) -> bool:
+    """Epochs 0, 1, 2, 4, 8, … and the last: a method may change its ways on the way."""
+    return epoch & (epoch - 1) == 0 or epoch == epochs - 1
+
+
+def check_exact(run: StackedRun, batch: Batch) -> None:
+    """Let two networks take an update within a stack and on their own: both must agree.
+
+    Nothing of the run is touched. Raises UnstackableError where they differ, as they do if losses
+    (R,) are added up over networks.
+    """
+    places = (0, len(run.seeds) - 1)
+    ones = [run.model.replica(r) for r in places]
+    two = replace(batch, index=None)[torch.tensor(places)]
+    method, balancers = run.methods.pair(*places), [run.methods.of(r) for r in places]
+    try:
+        stack, logged = _updated(run, NetworkStack(ones), method, two, places)
+        for at, (r, one, balancer) in enumerate(zip(places, ones, balancers, strict=True)):
+            alone, theirs = _updated(run, one, balancer, two[at], (r,))
+            before, mine, other = map(_flat, (one, alone, stack.replica(at)))
+            gap, moved = torch.dist(mine, other), torch.dist(mine, before)
+            if gap > 1e-2 * moved + 1e-6 * before.norm():
+                raise UnstackableError(
+                    f"under {run.balancer.name} network {r} of the stack moves by {gap:.2g} "
+                    f"elsewhere than on its own, where it moves by {moved:.2g}. In a stack every "
+                    "loss is (R,): work on the last axis alone (s.losses.stack), or train the seeds "
+                    "one by one"
+                )
+            _check_logged(run, r, {k: _at(v, at) for k, v in logged.items()}, theirs)
+    except UnstackableError:
+        raise
+    except Exception as error:
+        raise UnstackableError(
+            f"under {run.balancer.name} a stack of two networks fails: {error}"
+        ) from error
+
+
+def _check_logged(run: Run, r: int, mine: Mapping, theirs: Mapping) -> None:
+    for key in mine.keys() | theirs.keys():
+        both = [torch.as_tensor(x.get(key, torch.nan)).double().cpu() for x in (mine, theirs)]
+        if not torch.allclose(*both, rtol=1e-2, atol=1e-4, equal_nan=True):
+            raise UnstackableError(
+                f"{run.balancer.name} logs {key[0]!r} as {both[0].item():.3g} for network {r} of a "
+                f"stack and as {both[1].item():.3g} for the network on its own; log one number per "
+                "network, or train the seeds one by one"
+            )
+
+
+def _at(value: object, place: int) -> object:
+    return value[place] if isinstance(value, Tensor) and value.ndim else value
+
+
+def _updated(
+    run: StackedRun,
+    model: MultimodalNet,
+    balancer: Balancer,
+    batch: Batch,
+    places: tuple[int, ...],
+) -> tuple[Any, dict]:
+    """A copy of the network after the updates of one batch under plain SGD, and what was logged."""
+    model, balancer = copy.deepcopy((model, balancer))
+    optimizer = SGD(model.parameters(), lr=run.optimizer.param_groups[0]["lr"])
+
+    def source(kind: str):
+        made = [generator(run.seeds[r], "check", kind, device=run.device) for r in places]
+        return made if model.replicas else made[0]
+
+    with drawing(0, "check", device=run.device):
+        s = Step(model, batch, optimizer, run.epoch, 0.5, run.loss, Draws(source))
+        for _ in balancer.step(s):
+            optimizer.step()
+            optimizer.zero_grad()
+    return model, s.logged
+
+
+def _flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])

@@ -1,0 +1,439 @@
+"""One batch in front of a balancer: its losses, its gradients, and how to change them.
+
+A method is stated in small space (losses, scores, Gramians, coefficients: tensors whose last axis
+holds the modalities); a step carries the result to the parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn, optim
+
+from mmlab.checks import check_choice
+from mmlab.datasets.base import Batch
+from mmlab.gradients import align_to, entry_std
+from mmlab.models.fusion import Fusion
+from mmlab.models.modes import sparing_buffers
+from mmlab.models.network import LazyFeatures, MultimodalNet, Output
+from mmlab.models.stack import UnstackableError
+from mmlab.seeds import Draws
+from mmlab.training.blend import Rule, blend, filled, gradients_of
+from mmlab.training.factors import linear_layers
+from mmlab.training.losses import Loss, Losses, default_loss
+from mmlab.training.updates import forget_scaling, scale_next_update
+
+Only = Callable[[tuple[int, ...]], bool]
+"""Whether a parameter is meant, by its shape."""
+
+
+class Parameters:
+    """The trained parameters of a network by part, looked up once for many steps.
+
+    own: what a method trains beside the network (`Balancer.modules`).
+    """
+
+    def __init__(self, model: MultimodalNet, own: nn.Module | None = None) -> None:
+        self.encoders = {
+            m: [p for p in encoder.parameters() if p.requires_grad]
+            for m, encoder in model.encoders.items()
+        }
+        inside = set(model.encoders.parameters())
+        beside = [] if own is None else list(own.parameters())
+        self.others = [
+            p for p in (*model.parameters(), *beside) if p.requires_grad and p not in inside
+        ]
+
+
+class Step:
+    """One batch in front of a balancer.
+
+    Shapes: B samples, M modalities, C classes. Tensors of small space keep the modalities in the
+    last axis, and may have leading axes: work on the last one alone, and never mix the others.
+
+    Args:
+        model, batch, optimizer: what is trained, on what, by what.
+        epoch: counts from 0.
+        progress: part of the training that is over, 0 to 1.
+        loss: loss(prediction, target, reduction=...); by default cross-entropy for integer targets
+            and the mean absolute error for real ones.
+        draws: the random numbers of the run; by default from torch's global generator.
+        parameters: `Parameters(model)`, where many steps share it.
+
+    A step can be driven by hand: `next(balancer.step(Step(net, batch, optimizer)))` leaves the
+    gradients in `.grad`.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalNet,
+        batch: Batch,
+        optimizer: optim.Optimizer | None = None,
+        epoch: int = 0,
+        progress: float = 0.0,
+        loss: Loss | None = None,
+        draws: Draws | None = None,
+        parameters: Parameters | None = None,
+    ) -> None:
+        self.model, self.batch, self.optimizer = model, batch, optimizer
+        self.epoch, self.progress = epoch, progress
+        self.logged: dict[tuple[str, str], object] = {}
+        self._loss = loss or default_loss(batch.target)
+        self._draws = draws or Draws()
+        self._known_parameters = parameters
+        forget_scaling(optimizer)
+
+    # --- what a method reads ----------------------------------------------------------------------
+
+    @cached_property
+    def modalities(self) -> tuple[str, ...]:
+        """All modalities, in the order of the last axis of small space."""
+        return self.model.modalities
+
+    @cached_property
+    def out(self) -> Output:
+        """The forward pass. Each encoder, the fusion and each head run when they are first read."""
+        self._random_state = _random_state(self.batch.target.device)
+        with torch.enable_grad():  # whoever reads it first
+            return self.model.lazily(self.batch.inputs)
+
+    @cached_property
+    def losses(self) -> Losses:
+        """losses["joint"] or losses[m]: the mean over the samples that have the modality.
+
+        `losses.stack(*keys)` gives several in the last axis, in one pass.
+        """
+        return Losses(self.out, self.batch, self._loss)
+
+    @torch.no_grad()
+    def losses_again(self) -> Losses:
+        """After a `yield`: the losses of the new parameters on the same batch, without a graph.
+
+        They are those that the step has read so far. Dropout in encoders and fusion draws the same
+        masks as before, and normalisation statistics and other buffers are left as they were: a
+        difference to `losses` is due to the parameters alone. (Heads are read later, so dropout in
+        a head differs.)
+        """
+        before = self.out
+        replayed = _replayed(self._random_state, self.batch.target.device)
+        with replayed, sparing_buffers(self.model):
+            if isinstance(before.features, LazyFeatures):
+                out = self.model.lazily(self.batch.inputs)
+                for m in before.features.computed:
+                    _ = out.features[m]
+                if before.fused:
+                    _ = out.joint
+            else:
+                out = self.model(self.batch.inputs)
+        return Losses(out, self.batch, self._loss, graph=False)
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """Which modalities any sample of the batch has: booleans (…, M). Nothing is waited for."""
+        if self.batch.present is None:
+            shape = (*self.batch.target.shape[: self._lead], len(self.modalities))
+            return torch.ones(shape, dtype=torch.bool, device=self.batch.target.device)
+        return self._present.any(-1)
+
+    @cached_property
+    def present(self) -> tuple[str, ...]:
+        """The modalities that any sample of the batch has, by name.
+
+        Where modalities are missing the device is waited for; `seen` does without.
+        """
+        if self.batch.present is None:
+            return self.modalities
+        seen = self.seen.reshape(-1, len(self.modalities)).tolist()
+        if any(row != seen[0] for row in seen):
+            raise UnstackableError(
+                "in one batch some networks of the stack have a modality and others have not, and "
+                "the method asks which are there; train the seeds one by one"
+            )
+        return tuple(m for m, there in zip(self.modalities, seen[0], strict=True) if there)
+
+    @cached_property
+    def _present(self) -> Tensor:
+        """Masks (…, M, B)."""
+        return torch.stack([self.batch.present[m] for m in self.modalities], dim=-2)
+
+    def mean(self, values: Tensor, of: str | None = None) -> Tensor:
+        """Mean over the samples that have the modality; NaN where none has it.
+
+        Args:
+            values: (…, M, B), one row per modality, gives (…, M); or (…, B) of all samples.
+            of: the one modality that values (…, B) belong to, whatever axes lead.
+        """
+        own = of is None and values.ndim == self._lead + 2
+        if own and values.shape[-2] != len(self.modalities):
+            raise ValueError(
+                f"values has shape {tuple(values.shape)}; allowed are (…, {len(self.modalities)}, "
+                "B), one row per modality, and (…, B); or say whose they are: mean(values, of=m)"
+            )
+        if self.batch.present is None or not (own or of):
+            return values.mean(-1)
+        mask = self._present if own else self.batch.present[of]
+        while mask.ndim < values.ndim:
+            mask = mask.unsqueeze(-2)
+        return torch.where(mask, values, 0).sum(-1) / mask.sum(-1)
+
+    def each(self, k: Tensor) -> Iterable[tuple[str, Tensor]]:
+        """Pairs of a modality and its entry of the last axis of k, (…, M)."""
+        return zip(self.modalities, k.unbind(-1), strict=True)
+
+    # --- gradients --------------------------------------------------------------------------------
+
+    def backward(
+        self, loss: Tensor, *, encoders: bool = True, scale: float | Tensor | None = None
+    ) -> None:
+        """Add the gradient of `loss` to `.grad` of every parameter that it depends on.
+
+        Args:
+            loss: a scalar; several, as `losses.stack()` gives, count as their sum.
+            encoders: False stops at the features: the fusion and the heads learn, the encoders do
+                not.
+            scale: a factor per modality, (…, M), or one for all, on what enters the encoder on the
+                way back, and so on its gradient. It costs one product of the features' size, where
+                `scale_grad` costs one of the parameters'.
+        """
+        if not encoders:
+            gradients_of(loss, [], self._parameters.others)
+            return
+        hooks = [] if scale is None else self._scaled_backward(scale)
+        loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
+        for hook in hooks:
+            hook.remove()
+
+    def _scaled_backward(self, scale: float | Tensor) -> list[torch.utils.hooks.RemovableHandle]:
+        hooks = []
+        for i, m in enumerate(self.modalities):
+            k = scale
+            if isinstance(scale, Tensor) and scale.ndim:
+                k = scale[..., i if scale.shape[-1] > 1 else 0]
+            # A forward pass of one's own may give other features than it fuses.
+            plain = self.model.plain_forward
+            for tensor in [self.out.features[m]] if plain else self._encoder(m):
+                if tensor.requires_grad:
+                    hooks.append(tensor.register_hook(lambda grad, k=k: grad * align_to(grad, k)))
+        return hooks
+
+    def blend(
+        self, losses: Mapping[str, Sequence[Tensor]], rule: Rule, by: str = "encoder"
+    ) -> dict[str, Tensor]:
+        """Add Σ_k w_k ∇L_k to `.grad` of each encoder, its weights by a rule from the Gramian.
+
+        The fusion and the heads get the gradient of the plain sum of all losses.
+
+        Args:
+            losses: K losses per modality, such as {m: (joint, unimodal)}.
+            rule: Gramians (…, K, K) of the gradients -> weights (…, K).
+            by: "encoder": a Gramian of each encoder's whole gradient; "tensor": the Gramians of all
+                parameters of an encoder, (T, K, K), in one call of the rule.
+
+        Returns:
+            The Gramian (…, K, K) of each encoder, a frozen one left out.
+
+        Raises:
+            ValueError: no or unequal numbers of losses; another `by`.
+            KeyError: an unknown modality.
+        """
+        check_choice("by", by, ("encoder", "tensor"))
+        if len({len(own) for own in losses.values()}) != 1:
+            given = {m: len(own) for m, own in losses.items()}
+            raise ValueError(f"the numbers of losses are {given}; give each encoder as many")
+        own = self.losses.computed
+        recorded = {id(loss) for loss in own.values()}
+        plain = self.model.plain_forward
+        known = plain and all(id(loss) in recorded for row in losses.values() for loss in row)
+        encoders = {m: self._encoder(m) for m in losses}
+        shared = {id(loss) for loss in next(iter(losses.values()))}
+        return blend(
+            losses,
+            rule,
+            by,
+            encoders=encoders,
+            others=self._parameters.others,
+            layers=linear_layers(self.out.features, encoders) if known and by == "encoder" else {},
+            apart=known
+            and all(
+                loss is own.get(m) or id(loss) in shared
+                for m, row in losses.items()
+                for loss in row
+            ),
+            lead=self._lead,
+        )
+
+    def grad(self, loss: Tensor, m: str) -> list[Tensor]:
+        """The gradient of `loss` for encoder m, one tensor per parameter; leaves `.grad` alone.
+
+        Parameters that `loss` does not depend on get zeros; a frozen encoder gives an empty list.
+        """
+        parameters = self._encoder(m)
+        return filled(gradients_of(loss, parameters, []), parameters)
+
+    def stored_grad(self, m: str) -> list[Tensor]:
+        """What stands in `.grad` for encoder m; zeros where nothing does."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._encoder(m)]
+
+    def set_grad(self, m: str, grads: Sequence[Tensor]) -> None:
+        """Replace the gradient of encoder m. Raises ValueError where the shapes do not fit."""
+        parameters = self._encoder(m)
+        expected = [tuple(p.shape) for p in parameters]
+        given = [tuple(g.shape) for g in grads]
+        if given != expected:
+            raise ValueError(
+                f"gradient for encoder {m!r} has shapes {given}; its parameters have {expected}"
+            )
+        for parameter, value in zip(parameters, grads, strict=True):
+            parameter.grad = value.detach()
+
+    def scale_grad(
+        self, m: str, k: float | Tensor | Sequence[Tensor], only: Only | None = None
+    ) -> None:
+        """Multiply the gradient of encoder m by k, or by one k per parameter.
+
+        Call it after `backward`: a parameter without a gradient stays without one. An adaptive
+        optimiser such as Adam divides a constant factor out again: see `scale_update`.
+
+        Args:
+            only: only(shape) says which parameters are meant, by their shape.
+        """
+        grads, factors = self._with_grad(m, k, only)
+        if grads:
+            torch._foreach_mul_(grads, factors)
+
+    def spread(self, m: str) -> list[Tensor]:
+        """Standard deviation over the entries of each stored gradient of encoder m, plus 1e-8."""
+        return entry_std(self.stored_grad(m), self._lead) if self._encoder(m) else []
+
+    def add_noise(self, m: str, std: Sequence[Tensor | float], only: Only | None = None) -> None:
+        """Add normal noise to the gradient of encoder m; std: one per parameter, as from `spread`.
+
+        A parameter without a gradient gets none; nor does one that `only(shape)` leaves out.
+        """
+        grads, stds = self._with_grad(m, std, only)
+        if grads:
+            for grad, noise, own in zip(grads, self._draws.normals(grads), stds, strict=True):
+                grad.addcmul_(noise, own)
+
+    def scale_update(self, m: str, k: float | Tensor) -> None:
+        """Multiply encoder m's next *update* by k: before + k (after − before).
+
+        Exact under any optimiser (`mmlab.training.updates`). Call it before the `yield`. Raises
+        ValueError where the step has no optimiser.
+        """
+        if self.optimizer is None:
+            raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
+        scale_next_update(self.optimizer, self._encoder(m), k)
+
+    # --- further passes and random numbers --------------------------------------------------------
+
+    def fuse(
+        self, features: Mapping[str, Tensor], mask: Mapping[str, Tensor] | Tensor | None = None
+    ) -> Tensor:
+        """The joint logits (…, B, C) of other features, or of masked ones: a second fusion.
+
+        `losses.of(name, logits)` makes a recorded loss of them, `losses.samples(logits)` one per
+        sample. Running means inside the fusion stay as they are.
+
+        Args:
+            features: (…, B, D) of every modality, such as `out.features`.
+            mask: which feature vectors stay, the others being 0: booleans (…, M, B), or (…, B) of
+                each modality.
+        """
+        if mask is not None:
+            if isinstance(mask, Tensor):
+                mask = dict(zip(self.modalities, mask.unbind(-2), strict=True))
+            features = {m: h * mask[m].unsqueeze(-1) for m, h in features.items()}
+        fusion = self.model.fusion
+        return fusion.again(features) if isinstance(fusion, Fusion) else fusion(dict(features))
+
+    def bernoulli(self, p: float | Tensor, shape: Sequence[int]) -> Tensor:
+        """True with probability p, (…, *shape), from the run's seed; p broadcasts against it."""
+        like = next(iter(self.model.parameters()))
+        return self._draws.uniforms(shape, like) < p
+
+    def permutation(self, n: int) -> Tensor:
+        """The numbers 0 to n − 1 in random order, (…, n), from the run's seed."""
+        return self._draws.permutation(n, self.batch.target.device)
+
+    def log(self, **values: float | Tensor | Mapping[str, float | Tensor]) -> None:
+        """Record values of this step: a number, or {modality: number}, as `dict(s.each(k))` gives.
+
+        Tensors stay on the device until the epoch ends, so logging does not wait for it.
+        """
+        for name, value in values.items():
+            parts = value if isinstance(value, Mapping) else {"": value}
+            for output, part in parts.items():
+                self.logged[name, output] = part.detach() if isinstance(part, Tensor) else part
+
+    # --- below the contract -----------------------------------------------------------------------
+
+    @property
+    def _lead(self) -> int:
+        """How many axes lead every parameter: 1 in a stack of networks, else 0."""
+        return int(self.model.replicas is not None)
+
+    @cached_property
+    def _parameters(self) -> Parameters:
+        return self._known_parameters or Parameters(self.model)
+
+    def _encoder(self, m: str) -> list[nn.Parameter]:
+        """The trained parameters of encoder m. Raises KeyError for an unknown modality."""
+        if m not in self._parameters.encoders:
+            raise KeyError(f"unknown modality {m!r}; this model has {list(self.model.encoders)}")
+        return self._parameters.encoders[m]
+
+    def _with_grad(
+        self, m: str, k: float | Tensor | Sequence, only: Only | None
+    ) -> tuple[list[Tensor], object]:
+        """The gradients of encoder m that are there, and the factor of each (or one for all).
+
+        To be changed in place: each gets memory of its own, where autograd gave one to several.
+        """
+        parameters = self._encoder(m)
+        each = [k] * len(parameters) if isinstance(k, float | int | Tensor) else list(k)
+        chosen, factors, taken = [], [], set()
+        for p, factor in zip(parameters, each, strict=True):
+            if p.grad is None or not (only is None or only(tuple(p.shape[self._lead :]))):
+                continue
+            memory = p.grad.untyped_storage().data_ptr()
+            if memory in taken:
+                p.grad = p.grad.clone()
+            taken.add(memory)
+            chosen.append(p.grad)
+            factors.append(factor)
+        if isinstance(k, float | int) or (isinstance(k, Tensor) and not k.ndim):
+            return chosen, k
+        pairs = zip(chosen, factors, strict=True)
+        return chosen, [
+            align_to(g, torch.as_tensor(f, dtype=g.dtype, device=g.device)) for g, f in pairs
+        ]
+
+
+def _random_state(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def _replayed(state: Tensor, device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers as from `state` on, then go on as if nothing had been drawn."""
+    now = _random_state(device)
+    _set_random_state(state, device)
+    try:
+        yield
+    finally:
+        _set_random_state(now, device)
