@@ -53,4 +53,3 @@ class Blend(Balancer):
         """The rule for each of the Gramians (…, 2, 2): weights (…, 2)."""
         each = [self.weighting(one) for one in gram.flatten(0, -3)]
         return torch.stack(each).to(gram).view(gram.shape[:-1])
-'''
