@@ -1,6 +1,8 @@
-"""What the README shows runs as it stands, and what it links to exists."""
+"""What the README and the docs show runs as it stands, and what they link to exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,30 +11,12 @@ from mmlab import Step
 from mmlab.training import Run
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
 
 
-def test_library_block_prints_paired_differences(capsys: pytest.CaptureFixture[str]) -> None:
-    assert_trains(BLOCKS[0])
-    assert "minus joint" in capsys.readouterr().out
-
-
-def test_many_seeds_block_gives_each_seed_its_own_history() -> None:
-    run, names = trained(BLOCKS[1])
-    assert list(run.history.seed.unique()) == list(range(8))
-    assert run.replicas[3].history.value.notna().all()
-    assert len({one.balancer.alpha.item() for one in names["grid"].replicas}) == 8
-
-
-def test_own_balancer_block_logs_its_shares() -> None:
-    run = assert_trains(BLOCKS[2])
-    shares = run.history.query("metric == 'share'").groupby("epoch").value.sum()
-    assert shares.tolist() == pytest.approx([2, 2])
-
-
-def assert_trains(block: str) -> Run:
-    return trained(block)[0]
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
 
 
 def trained(block: str) -> tuple[Run, dict]:
@@ -44,20 +28,84 @@ def trained(block: str) -> tuple[Run, dict]:
     return names["run"], names
 
 
+def block_with(text: str) -> str:
+    (found,) = [block for block in blocks(README) if text in block]
+    return found
+
+
+def test_library_block_prints_paired_differences(capsys: pytest.CaptureFixture[str]) -> None:
+    trained(block_with("print(report(table))"))
+    assert "minus joint" in capsys.readouterr().out
+
+
+def test_many_seeds_block_gives_each_seed_a_run_of_its_own() -> None:
+    _, names = trained(block_with("fit_seeds"))
+    assert [run.seed for run in names["runs"]] == list(range(8))
+    assert all(run.together == 8 for run in names["runs"])
+    assert [run.balancer.alpha for run in names["grid"]] == names["alphas"]
+    losses = {run.history.query("metric == 'loss'").value.iloc[-1] for run in names["grid"]}
+    assert len(losses) == 5
+
+
+def test_own_balancer_block_logs_its_shares() -> None:
+    run, _ = trained(block_with("FollowTheLoss"))
+    shares = run.history.query("metric == 'share'").groupby("epoch").value.sum()
+    assert shares.tolist() == pytest.approx([2, 2])
+
+
+def test_own_rule_block_makes_both_gradients_equally_long() -> None:
+    run, names = trained(block_with("equal_lengths"))
+    assert set(run.history.query("metric == 'cosine'").output) == {"audio", "image"}
+    gram = names["run"].model.fusion.linear.weight.new_tensor([[4.0, 1.0], [1.0, 9.0]])
+    w = names["equal_lengths"](gram)
+    assert (w[0] * 2).item() == pytest.approx((w[1] * 3).item())
+
+
 def test_own_balancer_takes_8_to_15_lines() -> None:
-    body = BLOCKS[2].split("class ")[1].split("\n\n\n")[0]
+    body = block_with("FollowTheLoss").split("class ")[1].split("\n\n\n")[0]
     assert 8 <= len(body.splitlines()) <= 15
 
 
+def test_every_hook_has_an_example_of_ten_lines_or_so_that_runs(capsys) -> None:
+    page = (ROOT / "docs" / "own-method.md").read_text(encoding="utf-8")
+    names: dict = {}
+    for block in blocks(page):
+        exec(block, names)
+    said = capsys.readouterr().out
+    classes = re.findall(r"class (\w+)\(Balancer\):\n(.*?)(?=\n\n\n|```)", page, re.DOTALL)
+    for name, body in classes:
+        assert len(body.splitlines()) <= 16, name
+        assert re.search(rf"^{name} \d", said, re.MULTILINE), name
+    assert "[3, 3, 3]" in said
+
+
 def test_a_step_has_what_the_table_says() -> None:
-    named = re.findall(r"`s\.(\w+)", README)
-    assert len(named) > 10
-    assert [name for name in named if not hasattr(Step, name)] == []
+    named = {name for page in PAGES for name in re.findall(r"`s\.(\w+)", page.read_text("utf-8"))}
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not hasattr(Step, name)] == []
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)", README)
+def test_a_step_has_fewer_public_names_than_it_once_had_and_none_about_stacks() -> None:
+    s = [name for name in dir(Step) if not name.startswith("_")]
+    held = ["model", "batch", "optimizer", "epoch", "progress", "logged"]  # set in the constructor
+    assert len({*s, *held}) < 28
+    assert not [name for name in s if re.search("stack|replica|lead", name)]
+
+
+def test_the_examples_of_the_readme_have_types(tmp_path: Path) -> None:
+    """A type checker resolves the public names, though they load on first use."""
+    for number, block in enumerate(blocks(README)):
+        (tmp_path / f"block_{number}.py").write_text(block, encoding="utf-8")
+    (tmp_path / "wrong.py").write_text("import mmlab\n\nmmlab.OGM(alfa=1)\nmmlab.fitt\n")
+    words = [sys.executable, "-m", "mypy", "--ignore-missing-imports", str(tmp_path)]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    errors = [line for line in said.splitlines() if "error:" in line]
+    assert all("wrong.py" in line for line in errors), said
+    assert len(errors) == 2, said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     local = [link for link in links if not link.startswith("http")]
-    assert local
-    missing = [link for link in local if not (ROOT / link).exists()]
-    assert missing == []
+    assert [link for link in local if not (page.parent / link).exists()] == []

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mmlab.files import write_atomically
 
 if TYPE_CHECKING:
     from mmlab.balancers.atf import ATF as ATF
@@ -156,3 +159,18 @@ def markdown() -> str:
         made = f"`{method.kind}({options})`"
         rows.append(f"| {name} | {made} | {method.sentence} | {method.paper} |")
     return "\n".join(rows)
+
+
+def write_table(readme: Path) -> None:
+    """Put the table of methods where README.md has it.
+
+    Raises:
+        ValueError: the file has no such table.
+    """
+    text = readme.read_text(encoding="utf-8")
+    first = markdown().splitlines()[0]
+    before, found, rest = text.partition(first)
+    if not found:
+        raise ValueError(f"{readme} has no table that begins with {first!r}")
+    after = rest[rest.index("\n\n") :]
+    write_atomically(readme, before + markdown() + after)

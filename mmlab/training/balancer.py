@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn, optim
 
+from mmlab.datasets.base import Batch
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.training.step import Step
 
@@ -26,6 +27,9 @@ class Training(Protocol):
     @property
     def data(self) -> Any:
         """The data set."""
+
+    def split(self, name: str) -> Batch:
+        """A whole split, on the run's device."""
 
     def features(self, split: str) -> dict[str, Tensor]:
         """Features (N, D) of a whole split, per modality."""
