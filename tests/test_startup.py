@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlab.optimizers import SGD
+from mmlab.training.optimizers import SGD
 
 HEAVY = ("matplotlib", "pandas", "papermill", "scipy", "seaborn", "sklearn", "torch._dynamo")
 """What costs more than 0.1 s to load, and a first training does not need."""
@@ -47,7 +47,7 @@ def test_the_first_trainings_load_nothing_that_they_do_not_use():
 
 
 def test_torchs_own_optimiser_still_loads_the_compiler():
-    """If this fails, torch has mended it: then `mmlab/optimizers.py` can go."""
+    """If this fails, torch has mended it: then `mmlab/training/optimizers.py` can go."""
     make = "torch.optim.SGD([torch.ones(1)])"
     assert output_of(f"import sys, torch; {make}; print('torch._dynamo' in sys.modules)") == [
         "True"
