@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmlab.balancers import *  # noqa: F403
-    from mmlab.balancers import Unimodal as Unimodal
+    from mmlab.balancers.joint import Unimodal as Unimodal
+    from mmlab.balancers.registry import *  # noqa: F403
     from mmlab.datasets import Batch as Batch
     from mmlab.datasets import MultimodalData as MultimodalData
     from mmlab.datasets import load as load
-    from mmlab.experiments import compare as compare
+    from mmlab.experiments.compare import compare as compare
     from mmlab.models import MultimodalNet as MultimodalNet
     from mmlab.models import Output as Output
     from mmlab.training import Balancer as Balancer
@@ -41,16 +41,17 @@ def _module_of():
     return {**own, **homes}
 
 
-def __getattr__(name: str) -> object:
-    """Fetch a public name from its module, and keep it for the next time."""
-    if name == "__all__":
-        return ["__version__", *_module_of()]
-    module = None if name.startswith("__") else _module_of().get(name)
-    if module is None:
-        raise AttributeError(f"module 'mmlab' has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(module), name)
-    return value
+if not TYPE_CHECKING:  # a checker would take every name for known
 
+    def __getattr__(name: str) -> object:
+        """Fetch a public name from its module, and keep it for the next time."""
+        if name == "__all__":
+            return ["__version__", *_module_of()]
+        module = None if name.startswith("__") else _module_of().get(name)
+        if module is None:
+            raise AttributeError(f"module 'mmlab' has no attribute {name!r}")
+        globals()[name] = value = getattr(import_module(module), name)
+        return value
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), "__all__", *_module_of()})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), "__all__", *_module_of()})

@@ -8,24 +8,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mmlab.balancers.registry import METHODS, homes
+from mmlab.balancers.registry import METHODS as METHODS
+from mmlab.balancers.registry import homes
 
 if TYPE_CHECKING:
     from mmlab.balancers.joint import Unimodal as Unimodal
     from mmlab.balancers.registry import *  # noqa: F403
     from mmlab.training.balancer import Balancer as Balancer
 
-__all__ = ["METHODS", "Balancer", *homes()]
+if not TYPE_CHECKING:  # a checker would take every name for known
+    __all__ = ["METHODS", "Balancer", *homes()]
 
+    def __getattr__(name: str) -> object:
+        """Fetch a class from its module, and keep it for the next time."""
+        found = {**homes(), "Balancer": "mmlab.training.balancer"}.get(name)
+        if found is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(import_module(found), name)
+        return value
 
-def __getattr__(name: str) -> object:
-    """Fetch a class from its module, and keep it for the next time."""
-    found = {**homes(), "Balancer": "mmlab.training.balancer"}.get(name)
-    if found is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(found), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *homes(), "Balancer"})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *homes(), "Balancer"})

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mmlab.checks import check_choice, check_number, check_shapes
 from mmlab.models.linear import Linear
 from mmlab.models.network import LazyLogits, Output
-from mmlab.training.balancer import Balancer, Training
+from mmlab.training.balancer import Balancer, NetworkOptions, Training
 from mmlab.training.step import Step
 
 
@@ -187,7 +187,7 @@ class MLA(Balancer):
         self.P: Tensor | None = None
 
     @property
-    def network(self) -> dict[str, str]:
+    def network(self) -> NetworkOptions:
         return {"heads": self.heads, "fusion": MLA.fusion}
 
     def start(self, run: Training) -> None:

@@ -7,7 +7,7 @@ parameters.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from torch import Tensor, nn, optim
 
@@ -49,6 +49,13 @@ class Training(Protocol):
         """Empty what the optimiser remembers."""
 
 
+class NetworkOptions(TypedDict):
+    """Arguments for `MultimodalNet.build`."""
+
+    heads: str
+    fusion: str
+
+
 class Balancer:
     """Base of every method: write `step`; the rest has a default.
 
@@ -59,7 +66,7 @@ class Balancer:
     fusion = "concat"
 
     @property
-    def network(self) -> dict[str, str]:
+    def network(self) -> NetworkOptions:
         """Keyword arguments for `MultimodalNet.build`."""
         return {"heads": self.heads, "fusion": self.fusion}
 
