@@ -15,6 +15,7 @@ which versions) in ``build/notebooks/`` and an HTML site in ``build/site/``.
 """
 
 from mmlab.notebooks.catalogue import NotebookError
-from mmlab.notebooks.runner import Result, run
+from mmlab.notebooks.result import Result
+from mmlab.notebooks.runner import run
 
 __all__ = ["NotebookError", "Result", "run"]

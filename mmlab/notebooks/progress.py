@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-if TYPE_CHECKING:
-    from mmlab.notebooks import Result
+from mmlab.notebooks.result import Result
 
 
 class Progress:

@@ -10,7 +10,7 @@ import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 
 import mmlab
 from mmlab.files import UnwritableError, write_atomically
-from mmlab.notebooks import site
 from mmlab.notebooks.catalogue import (
     NOTEBOOKS,
     ROOT,
@@ -29,6 +28,9 @@ from mmlab.notebooks.catalogue import (
 )
 from mmlab.notebooks.processes import environment, kill_family
 from mmlab.notebooks.progress import Progress
+from mmlab.notebooks.result import Result
+from mmlab.notebooks.site import BODY
+from mmlab.notebooks.site import build as build_site
 from mmlab.notebooks.warm import WarmParent
 
 ENDED = "the process that executes it ended early (killed, or out of memory)"
@@ -36,33 +38,6 @@ Worker = AbstractAsyncContextManager[tuple[StreamWriter, StreamReader]]
 """A process that executes one notebook: where it reads its job, and what it writes."""
 Executed = tuple[str, str]
 """A notebook with its outputs, and the body of its page."""
-
-
-@dataclass
-class Result:
-    """How one notebook ran; this is also what its JSON record holds."""
-
-    notebook: str
-    title: str
-    minutes: str | None
-    parameters: dict[str, Any]
-    ok: bool = False
-    cells: int = 0
-    cell: int | None = None  # 1-based, where it failed
-    line: str = ""
-    cause: str = ""
-    detail: str = ""
-    seconds: float = 0.0
-    finished: str = ""
-    device: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        if self.ok:
-            return f"{self.notebook}: ok, {self.cells} cells in {self.seconds:.0f} s"
-        where = f", cell {self.cell}" if self.cell else ""
-        line = f", {self.line}" if self.line else ""
-        return f"{self.notebook}{where}{line}: {self.cause}"
 
 
 def _check_writable(folder: Path) -> None:
@@ -74,7 +49,7 @@ def _check_writable(folder: Path) -> None:
 
 def _forget(name: str, out: Path) -> None:
     """Remove what an earlier run left, so that it is not taken for this one's."""
-    stale = [out / f"notebooks/{name}{suffix}" for suffix in (".ipynb", site.BODY, ".json")]
+    stale = [out / f"notebooks/{name}{suffix}" for suffix in (".ipynb", BODY, ".json")]
     for path in [*stale, out / f"site/{name}.html", out / "site/index.html"]:
         path.unlink(missing_ok=True)
 
@@ -174,7 +149,7 @@ async def _run_one(
     result.versions = _versions()
     try:
         if executed is not None:
-            for suffix, text in zip((".ipynb", site.BODY), executed, strict=True):
+            for suffix, text in zip((".ipynb", BODY), executed, strict=True):
                 write_atomically(out / f"notebooks/{notebook.name}{suffix}", text)
             result.ok, result.cell, result.line = True, None, ""
         write_atomically(
@@ -253,5 +228,5 @@ def run(
     for notebook in notebooks:
         _forget(notebook.name, out)
     asyncio.run(_run_all(notebooks, results, out, timeout, jobs, warm))
-    site.build(out, folder)
+    build_site(out, folder)
     return results
