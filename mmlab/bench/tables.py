@@ -52,7 +52,7 @@ def replicas_over_sequential(rounds: int, device: torch.device) -> Iterator[tupl
         yield f"times as fast as one seed after the other, {title}", table
 
 
-SCALED = tuple(name for name, method in METHODS.items() if "trials" not in method.needs)
+SCALED = tuple(name for name, m in METHODS.items() if name != "joint" and "trials" not in m.needs)
 MODALITIES, WIDTHS, BATCHES = (2, 3, 4, 6, 8), (32, 128, 512, 1536), (16, 64, 256, 1024)
 
 
@@ -72,7 +72,8 @@ def scaling(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
     for what, networks in rows.items():
         table = {}
         for size, network in networks.items():
-            ready = {name: stepping(network, METHODS[name].make(), device) for name in SCALED}
+            names = ("joint", *SCALED)
+            ready = {name: stepping(network, METHODS[name].make(), device) for name in names}
             for name, row in ratios(ready, "joint", rounds, device).items():
                 table[f"{name}, {size}"] = row
         yield f"a step over joint training, by {what}", table

@@ -2,16 +2,20 @@
 
 import pytest
 
-from mmlab import balancers
+from mmlab.balancers import METHODS
 from mmlab.bench import tables as timed
 
 
 def test_every_method_stands_beside_its_floor(tables):
     (table,) = tables("methods").values()
-    assert table.keys() == timed.METHODS.keys()
+    assert ["joint", *table] == list(METHODS)
     assert table["MMPareto"]["floor"] == pytest.approx(4 / 3)
-    methods = set(balancers.__all__) - {"Balancer", "Step", "Joint", "Unimodal"}
-    assert {type(make()).__name__ for make, _ in timed.METHODS.values()} == methods
+    assert table["BDO"]["floor"] == pytest.approx(4 / 3)
+    assert timed.METHODS is METHODS
+
+
+def test_scaling_has_every_method_that_trains_no_copies():
+    assert set(timed.SCALED) == METHODS.keys() - {"joint", "G-Blend"}
 
 
 def test_replicas_loop_and_loader_have_their_rows(tables, monkeypatch):
