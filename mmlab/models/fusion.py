@@ -56,11 +56,6 @@ class Fusion(nn.Module):
             self._track(features)
         return super().__call__(features)
 
-    def again(self, features: Features) -> Tensor:
-        """Another pass, of altered features: the running mean features stay as they are."""
-        self._check(features)
-        return super().__call__(features)
-
     def _check(self, features: Features) -> None:
         if features.keys() != self.widths.keys():
             raise ValueError(

@@ -22,7 +22,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def sparing_buffers(module: nn.Module) -> Iterator[None]:
     """Statistics that a pass moves are moved in copies; afterwards the old ones are back.
 
-    The old tensors themselves: to restore their values in place would spoil a graph that needs them.
+    The old tensors themselves: to restore values in place would spoil a graph that needs them.
     """
     old = [
         (part, name, buffer)

@@ -36,9 +36,11 @@ def gradients_of(
         return [None] * len(wanted)
     ones = torch.ones_like(loss)
     grads = torch.autograd.grad(loss, asked, ones, retain_graph=True, allow_unused=True)
+    taken: set[int] = set()
     for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
         if grad is not None:
-            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+            new = parameter.grad is None
+            parameter.grad = owned(grad, taken) if new else parameter.grad + grad
     return list(grads[: len(wanted)])
 
 
@@ -81,7 +83,7 @@ def blend(
     whole = [m for m in trained if m not in layers]
     found = _Gradients(losses, encoders, others, layers, apart)
     found.of_own_losses(trained)
-    found.of_shared_losses([*factored, *whole[:1]], others)
+    found.of_shared_losses([*factored, *whole[:1]])
 
     grams_of: dict[str, Tensor] = {}
     if factored:
@@ -89,12 +91,13 @@ def blend(
             m: [torch.stack(d, -3) for d in zip(*found.pop(m), strict=True)] for m in factored
         }
         grams_of |= {m: gram(layers[m], deltas[m]) for m in factored}
-        weights = rule(torch.stack([grams_of[m] for m in factored], dim=-3))
+        together = torch.stack([grams_of[m] for m in factored], dim=-3)
+        weights = rule(together).to(together)
         for m, own in zip(factored, weights.unbind(-2), strict=True):
             _add(blended(layers[m], deltas.pop(m), own))
     for m in whole:
         if m != whole[0]:
-            found.of_shared_losses([m], [])
+            found.of_shared_losses([m])
         gradients = found.pop(m)
         by_tensor = grams(gradients, lead)
         grams_of[m] = by_tensor.sum(-3)
@@ -127,23 +130,28 @@ class _Gradients:
         self.shared = [k for k, loss in enumerate(first) if all(own[k] is loss for own in rest)]
         self.own = [k for k in range(len(first)) if k not in self.shared]
         self.found: dict[str, dict[int, list[Tensor]]] = {m: {} for m in losses}
+        self.counted: set[int] = set()
+        """The losses that the other parameters have had their gradient of, by id."""
 
     def of_own_losses(self, trained: Sequence[str]) -> None:
         """The losses that belong to one encoder each: all in one run where they do not mix."""
         for k in self.own:
             for group in [list(self.losses)] if self.apart else [[m] for m in self.losses]:
-                loss = _sum([self.losses[m][k] for m in group])
-                self._run(k, loss, [m for m in group if m in trained], self.others)
+                losses = [self.losses[m][k] for m in group]
+                self._run(k, losses, [m for m in group if m in trained])
 
-    def of_shared_losses(self, encoders: Sequence[str], others: Sequence[nn.Parameter]) -> None:
+    def of_shared_losses(self, encoders: Sequence[str]) -> None:
         """The losses that are the same for all encoders, for some of them."""
         for k in self.shared:
-            self._run(k, next(iter(self.losses.values()))[k], encoders, others)
+            self._run(k, [next(iter(self.losses.values()))[k]], encoders)
 
-    def _run(
-        self, k: int, loss: Tensor, encoders: Sequence[str], others: Sequence[nn.Parameter]
-    ) -> None:
-        flat = iter(gradients_of(loss, [x for m in encoders for x in self.wanted[m]], others))
+    def _run(self, k: int, losses: Sequence[Tensor], encoders: Sequence[str]) -> None:
+        """One run of the engine; where encoders do not mix, for the own losses of several."""
+        ids = {id(loss) for loss in losses}
+        others = [] if ids <= self.counted else self.others
+        self.counted |= ids
+        wanted = [x for m in encoders for x in self.wanted[m]]
+        flat = iter(gradients_of(_sum(losses), wanted, others))
         for m in encoders:
             self.found[m][k] = filled([next(flat) for _ in self.wanted[m]], self.like[m])
 
@@ -161,7 +169,7 @@ def _sum(losses: Sequence[Tensor]) -> Tensor:
 def _combined(gradients: Sequence[list[Tensor]], weights: Tensor) -> list[Tensor]:
     """Σ_k w_k g_k, tensor by tensor, in the memory of the first; weights (…, 1 or T, K)."""
     taken: set[int] = set()
-    total = [_owned(g, taken) for g in gradients[0]]
+    total = [owned(g, taken) for g in gradients[0]]
     each = weights.expand(*weights.shape[:-2], len(total), -1).unbind(-2)
     for k, grads in enumerate(gradients):
         factors = [align_to(g, w[..., k]) for g, w in zip(total, each, strict=True)]
@@ -172,7 +180,7 @@ def _combined(gradients: Sequence[list[Tensor]], weights: Tensor) -> list[Tensor
     return total
 
 
-def _owned(grad: Tensor, taken: set[int]) -> Tensor:
+def owned(grad: Tensor, taken: set[int]) -> Tensor:
     """A gradient in memory that nothing else uses: the engine may give one to several tensors."""
     memory = grad.untyped_storage().data_ptr()
     if memory in taken or 0 in grad.stride():

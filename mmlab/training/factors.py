@@ -123,6 +123,8 @@ def _layer(node: Node) -> Layer | None:
     if node.name() not in PRODUCTS:
         return None
     bias_at, weight_at, kept = PRODUCTS[node.name()]
+    if bias_at is not None and not node._saved_alpha == 1 == node._saved_beta:
+        return None
     turned = node.next_functions[weight_at][0]
     if turned is None or turned.name() not in TURNED:
         return None
@@ -156,7 +158,7 @@ def _pays(layers: Sequence[Layer]) -> bool:
 
 
 def gram(layers: Sequence[Layer], deltas: Sequence[Tensor]) -> Tensor:
-    """Inner products (…, K, K) of K gradients of an encoder; deltas: (…, K, rows, out) per layer."""
+    """Inner products (…, K, K) of an encoder's K gradients; deltas (…, K, rows, out) per layer."""
     total: Tensor | int = 0
     for layer, delta in zip(layers, deltas, strict=True):
         rows = layer.x @ layer.x.mT

@@ -16,12 +16,11 @@ from torch import Tensor, nn, optim
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch
 from mmlab.gradients import align_to, entry_std
-from mmlab.models.fusion import Fusion
 from mmlab.models.modes import sparing_buffers
 from mmlab.models.network import LazyFeatures, MultimodalNet, Output
 from mmlab.models.stack import UnstackableError
 from mmlab.seeds import Draws
-from mmlab.training.blend import Rule, blend, filled, gradients_of
+from mmlab.training.blend import Rule, blend, filled, gradients_of, owned
 from mmlab.training.factors import linear_layers
 from mmlab.training.losses import Loss, Losses, default_loss
 from mmlab.training.updates import forget_scaling, scale_next_update
@@ -34,6 +33,9 @@ class Parameters:
     """The trained parameters of a network by part, looked up once for many steps.
 
     own: what a method trains beside the network (`Balancer.modules`).
+
+    `separate` says whether each encoder has its parameters for itself: it shares none with another
+    encoder, the fusion, a head or anything else.
     """
 
     def __init__(self, model: MultimodalNet, own: nn.Module | None = None) -> None:
@@ -46,6 +48,10 @@ class Parameters:
         self.others = [
             p for p in (*model.parameters(), *beside) if p.requires_grad and p not in inside
         ]
+        named = model.named_parameters(remove_duplicate=False)
+        elsewhere = {p for name, p in named if not name.startswith("encoders.")}
+        trained = [p for own in self.encoders.values() for p in own]
+        self.separate = len(trained) == len({*trained} - elsewhere - {*beside})
 
 
 class Step:
@@ -166,8 +172,13 @@ class Step:
             values: (…, M, B), one row per modality, gives (…, M); or (…, B) of all samples.
             of: the one modality that values (…, B) belong to, whatever axes lead.
         """
+        if of is not None:
+            self._encoder(of)  # is known
+        networks, size = self.batch.target.shape[: self._lead], self.batch.target.shape[self._lead]
         own = of is None and values.ndim == self._lead + 2
-        if own and values.shape[-2] != len(self.modalities):
+        allowed = (*networks, len(self.modalities), size) if own else (*networks, size)
+        shape = (*networks, values.shape[-1]) if of and values.ndim else values.shape
+        if tuple(shape) != allowed:
             raise ValueError(
                 f"values has shape {tuple(values.shape)}; allowed are (…, {len(self.modalities)}, "
                 "B), one row per modality, and (…, B); or say whose they are: mean(values, of=m)"
@@ -202,16 +213,23 @@ class Step:
             gradients_of(loss, [], self._parameters.others)
             return
         hooks = [] if scale is None else self._scaled_backward(scale)
-        loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
-        for hook in hooks:
-            hook.remove()
+        try:
+            loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _scaled_backward(self, scale: float | Tensor) -> list[torch.utils.hooks.RemovableHandle]:
-        hooks = []
+        hooks, shape = [], tuple(scale.shape) if isinstance(scale, Tensor) else ()
+        if shape and (shape[-1] not in (1, len(self.modalities)) or len(shape) > self._lead + 1):
+            raise ValueError(
+                f"scale has shape {shape}; allowed are a number and (…, {len(self.modalities)}), "
+                "one factor per modality"
+            )
         for i, m in enumerate(self.modalities):
             k = scale
-            if isinstance(scale, Tensor) and scale.ndim:
-                k = scale[..., i if scale.shape[-1] > 1 else 0]
+            if shape:
+                k = scale[..., i if shape[-1] > 1 else 0]
             # A forward pass of one's own may give other features than it fuses.
             plain = self.model.plain_forward
             for tensor in [self.out.features[m]] if plain else self._encoder(m):
@@ -224,7 +242,8 @@ class Step:
     ) -> dict[str, Tensor]:
         """Add Σ_k w_k ∇L_k to `.grad` of each encoder, its weights by a rule from the Gramian.
 
-        The fusion and the heads get the gradient of the plain sum of all losses.
+        The fusion and the heads get the gradient of the plain sum of all losses, each counted once
+        however often it is named.
 
         Args:
             losses: K losses per modality, such as {m: (joint, unimodal)}.
@@ -240,15 +259,17 @@ class Step:
             KeyError: an unknown modality.
         """
         check_choice("by", by, ("encoder", "tensor"))
-        if len({len(own) for own in losses.values()}) != 1:
-            given = {m: len(own) for m, own in losses.items()}
-            raise ValueError(f"the numbers of losses are {given}; give each encoder as many")
-        own = self.losses.computed
-        recorded = {id(loss) for loss in own.values()}
-        plain = self.model.plain_forward
-        known = plain and all(id(loss) in recorded for row in losses.values() for loss in row)
+        given = {m: len(row) for m, row in losses.items()}
+        if len({*given.values()}) != 1 or 0 in given.values():
+            raise ValueError(
+                f"the numbers of losses are {given}; give each encoder as many, and at least one"
+            )
         encoders = {m: self._encoder(m) for m in losses}
-        shared = {id(loss) for loss in next(iter(losses.values()))}
+        # These depend on an encoder by its features alone; a loss of another pass may not.
+        own = {key: loss for key, loss in self.losses.computed.items() if key in self.losses}
+        rows = [[*row] for row in losses.values()]
+        known = self.model.plain_forward and self._parameters.separate
+        known = known and {id(x) for row in rows for x in row} <= {id(x) for x in own.values()}
         return blend(
             losses,
             rule,
@@ -258,9 +279,9 @@ class Step:
             layers=linear_layers(self.out.features, encoders) if known and by == "encoder" else {},
             apart=known
             and all(
-                loss is own.get(m) or id(loss) in shared
+                loss is own.get(m) or all(other[k] is loss for other in rows)
                 for m, row in losses.items()
-                for loss in row
+                for k, loss in enumerate(row)
             ),
             lead=self._lead,
         )
@@ -347,8 +368,8 @@ class Step:
             if isinstance(mask, Tensor):
                 mask = dict(zip(self.modalities, mask.unbind(-2), strict=True))
             features = {m: h * mask[m].unsqueeze(-1) for m, h in features.items()}
-        fusion = self.model.fusion
-        return fusion.again(features) if isinstance(fusion, Fusion) else fusion(dict(features))
+        with sparing_buffers(self.model.fusion):
+            return self.model.fusion(dict(features))
 
     def bernoulli(self, p: float | Tensor, shape: Sequence[int]) -> Tensor:
         """True with probability p, (…, *shape), from the run's seed; p broadcasts against it."""
@@ -397,12 +418,11 @@ class Step:
         each = [k] * len(parameters) if isinstance(k, float | int | Tensor) else list(k)
         chosen, factors, taken = [], [], set()
         for p, factor in zip(parameters, each, strict=True):
-            if p.grad is None or not (only is None or only(tuple(p.shape[self._lead :]))):
+            if p.grad is None:
                 continue
-            memory = p.grad.untyped_storage().data_ptr()
-            if memory in taken:
-                p.grad = p.grad.clone()
-            taken.add(memory)
+            p.grad = owned(p.grad, taken)
+            if not (only is None or only(tuple(p.shape[self._lead :]))):
+                continue
             chosen.append(p.grad)
             factors.append(factor)
         if isinstance(k, float | int) or (isinstance(k, Tensor) and not k.ndim):
