@@ -180,11 +180,11 @@ class GradientBlending(Balancer):
         check_whole("super_epoch", super_epoch, least=1)
         check_number("floor", floor, least=0, most=1)
         self.mode, self.warmup, self.super_epoch, self.floor = mode, warmup, super_epoch, floor
-        self.start()
-
-    def start(self, run: Training | None = None) -> None:
         self.weights: dict[str, Tensor] = {}
         self._next = 0  # the epoch of the next estimate
+
+    def start(self, run: Training) -> None:
+        self.weights, self._next = {}, 0
 
     def epoch(self, run: Training) -> None:
         if run.epoch < self._next:

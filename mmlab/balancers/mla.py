@@ -283,7 +283,8 @@ def forget_momentum(s: Step, head: Linear) -> None:
     """Empty the head's momentum buffers, where its optimiser has any."""
     if s.optimizer is None:
         return
-    buffers = [s.optimizer.state[p].get("momentum_buffer") for p in head.parameters()]
+    states = [s.optimizer.state.get(p, {}) for p in head.parameters()]  # none of a frozen one
+    buffers = [state.get("momentum_buffer") for state in states]
     if found := [buffer for buffer in buffers if buffer is not None]:
         torch._foreach_zero_(found)
 

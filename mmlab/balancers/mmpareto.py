@@ -143,7 +143,7 @@ def cosine(gram: Tensor) -> Tensor:
 
     0 where one of them is zero.
     """
-    lengths = gram.diagonal(dim1=-2, dim2=-1).prod(-1).sqrt()
+    lengths = gram.diagonal(dim1=-2, dim2=-1).sqrt().prod(-1)
     return gram[..., 0, 1] / lengths.clamp(min=torch.finfo(gram.dtype).tiny)
 
 

@@ -137,8 +137,9 @@ class OGM(Balancer):
 
     def step(self, s: Step) -> Iterator[None]:
         first, last = self.window
+        loss = s.losses["joint"]  # first: the fusion's mean features, which shares go by, see it
         if not first <= s.epoch <= last:
-            s.backward(s.losses["joint"])
+            s.backward(loss)
         else:
             ratios = discrepancy_ratios(self.scores(s))
             k = modulation_coefficients(ratios, self.alpha, continuous=self.continuous)
