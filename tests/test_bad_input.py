@@ -17,9 +17,11 @@ from mmlab import (
     Output,
     Uniform,
     fit,
+    fit_seeds,
 )
 from mmlab.evaluation import accuracy
 from mmlab.experiments import compare, summary
+from mmlab.models import NetworkStack
 from mmlab.training import find_device
 
 DRAW = torch.Generator().manual_seed(0)
@@ -132,19 +134,21 @@ def test_a_gpu_beyond_the_last():
         find_device("cuda:99")
 
 
-def test_numbers_of_a_grid_come_as_a_tensor():
-    for wrong in ([0.1, 0.2], np.linspace(0.1, 0.2, 2), "0.1"):
-        with pytest.raises(TypeError, match=r"alpha is a (list|ndarray|str); .*torch\.as_tensor"):
+def test_a_hyper_parameter_is_one_number():
+    for wrong in ([0.1, 0.2], np.linspace(0.1, 0.2, 2), torch.tensor(0.1), "0.1", True):
+        with pytest.raises(TypeError, match=r"alpha is .*; give a number.*`fit_seeds` one maker"):
             OGM(alpha=wrong)
-    with pytest.raises(TypeError, match=r"lr is a list; .*a tensor \(R,\)"):
+    with pytest.raises(TypeError, match=r"lr is \[0\.1, 0\.2\]; give a number.*fit_seeds"):
         train(Joint(), lr=[0.1, 0.2])
+    with pytest.raises(TypeError, match=r"lr is tensor\(0\.5"):
+        train(Joint(), lr=torch.tensor(0.5))
     assert OGM(alpha=np.float32(0.5)).alpha == 0.5
 
 
 def test_a_rate_that_would_not_reach_the_optimiser():
-    for rate in (0.5, torch.tensor(0.5)):
-        with pytest.warns(UserWarning, match=r"does not reach.*set the rate there"):
-            train(Joint(), lr=rate, optimizer=torch.optim.Adam)
+    with pytest.warns(UserWarning, match=r"lr=0\.5 does not reach.*set the rate there") as caught:
+        train(Joint(), lr=0.5, optimizer=torch.optim.Adam)
+    assert len(caught) == 1
     assert train(Joint(), lr=0.5).optimizer.param_groups[0]["lr"] == 0.5
     assert train(Joint()).optimizer.param_groups[0]["lr"] == 0.01
 
@@ -156,11 +160,59 @@ def test_an_optimiser_where_its_maker_is_wanted():
             train(Joint(), optimizer=wrong)
 
 
-def test_seed_and_seeds_are_told_apart():
-    with pytest.raises(TypeError, match=r"seed is \[0, 1\]; give one int.*seeds="):
-        train(Joint(), seed=[0, 1])
-    with pytest.raises(TypeError, match=r"seeds is 2; .*range\(2\)"):
-        fit(MultimodalNet.build(DATA, replicas=2), DATA, epochs=1, seeds=2)
+@pytest.mark.parametrize("seed", [[0, 1], True, 1.0, torch.tensor(1)])
+def test_a_seed_is_one_whole_number(seed):
+    with pytest.raises(TypeError, match=r"seed is .*; give one whole number.*fit_seeds"):
+        train(Joint(), seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (2, r"seeds is 2; .*range\(2\)"),
+        ([0, 1.5], r"seeds is \[0, 1\.5\]; give whole numbers"),
+        ([0, True], r"seeds is \[0, True\]; give whole numbers"),
+        (torch.arange(2), r"seeds is tensor\(\[0, 1\]\); give whole numbers"),
+        (["0"], r"seeds is \['0'\]; give whole numbers"),
+        (None, "seeds is None; give whole numbers"),
+    ],
+)
+def test_seeds_are_whole_numbers(seeds, message):
+    with pytest.raises(TypeError, match=message):
+        fit_seeds(DATA, Joint, seeds=seeds, epochs=0)
+
+
+def test_no_seed_trains_nothing():
+    with pytest.raises(ValueError, match="seeds is empty; give at least one whole number"):
+        fit_seeds(DATA, Joint, seeds=[], epochs=1)
+
+
+def test_many_seeds_need_one_of_each_or_one_for_all():
+    with pytest.raises(ValueError, match=r"data has 2 entries for 3 seeds; give one data, or"):
+        fit_seeds([DATA, DATA], Joint, seeds=range(3), epochs=0)
+    with pytest.raises(TypeError, match=r"data is \[.*None\]; give one data, or a list"):
+        fit_seeds([DATA, None], Joint, seeds=range(2), epochs=0)
+    with pytest.raises(ValueError, match="balancer has 1 entries for 3 seeds"):
+        fit_seeds(DATA, [Joint], seeds=range(3), epochs=0)
+    with pytest.raises(ValueError, match="lr has 2 entries for 3 seeds; give one lr, or a list"):
+        fit_seeds(DATA, Joint, seeds=range(3), epochs=0, lr=[0.1, 0.2])
+    with pytest.raises(TypeError, match=r"lr is 'fast'; give one lr, or a list"):
+        fit_seeds(DATA, Joint, seeds=range(3), epochs=0, lr="fast")
+
+
+@pytest.mark.parametrize("wrong", [Joint(), [Joint(), Joint()], "joint"])
+def test_many_seeds_need_what_makes_a_balancer(wrong):
+    with pytest.raises(TypeError, match=r"balancer is .*\(a class or function, without the brack"):
+        fit_seeds(DATA, wrong, seeds=range(2), epochs=0)
+
+
+@pytest.mark.parametrize("at_once", [None, True, False])
+@pytest.mark.parametrize("rate", [-0.1, 0.0, float("nan")])
+def test_a_rate_of_each_seed_is_in_range(rate, at_once):
+    options = {"epochs": 1, "device": "cpu", "at_once": at_once}
+    for rates in ([0.1, rate], [rate, 0.1], rate):
+        with pytest.raises(ValueError, match=rf"lr is {rate}; allowed is a number above 0"):
+            fit_seeds(DATA, Joint, seeds=range(2), lr=rates, **options)
 
 
 def test_a_comparison_names_its_methods_and_its_data():
@@ -238,3 +290,34 @@ def test_what_is_logged_is_one_number():
 
     with pytest.raises(ValueError, match=r"'share' was logged in the shape \(2,\)"):
         train(Wide())
+
+
+def test_a_stack_is_for_fit_seeds():
+    stack = NetworkStack([MultimodalNet.build(DATA)] * 2)
+    with pytest.raises(TypeError, match="stack of networks; fit_seeds makes and trains stacks"):
+        fit(stack, DATA, epochs=1)
+
+
+def test_a_precision_there_is_not():
+    with pytest.raises(ValueError, match=r"precision is 'float16'; allowed are 'float32', 'bfloa"):
+        train(Joint(), precision="float16")
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([0, 12], r"Chosen\.order names the samples 0 to 12; there are 12, numbered from 0"),
+        ([-1, 3], "names the samples -1 to 3"),
+        ([], "give the numbers of samples"),
+        ([0.0, 1.0], r"gives torch\.float32 of shape \(2,\); give the numbers of samples"),
+        ([[0, 1]], r"of shape \(1, 2\); give the numbers"),
+        (torch.ones(12, dtype=torch.bool), r"gives torch\.bool of shape \(12,\); give the numb"),
+    ],
+)
+def test_an_order_names_samples(order, message):
+    class Chosen(Joint):
+        def order(self, run):
+            return order
+
+    with pytest.raises(ValueError, match=message):
+        train(Chosen())

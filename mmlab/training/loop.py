@@ -173,7 +173,7 @@ def _train_epoch(run: Run) -> list[dict]:
     parameters, logged = Parameters(run.model, run.modules), []
     run.optimizer.zero_grad(set_to_none=True)  # from here on, once after every update
     for i, batch in enumerate(run.batches()):
-        progress = min(1.0, (epoch + i / steps) / run.epochs)
+        progress = (epoch + min(1.0, i / steps)) / run.epochs
         s = Step(run.model, batch, run.optimizer, epoch, progress, run.loss, draws, parameters)
         _take(run, s)
         losses = {("loss", key): value.detach() for key, value in s.losses.computed.items()}

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 EVALUATED = 1024
 """Samples that go through a network at once where nothing is trained."""
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 @dataclass(repr=False)
 class Run:
@@ -118,7 +120,7 @@ class Run:
             draw = self.generators("order", self.epoch)
             return torch.randperm(size, generator=draw).to(self.device)
         order = torch.as_tensor(given, device=self.device)
-        if order.ndim != 1 or not len(order) or order.is_floating_point():
+        if order.ndim != 1 or not len(order) or order.dtype not in WHOLE:
             raise ValueError(
                 f"{self.balancer.name}.order gives {order.dtype} of shape {tuple(order.shape)}; "
                 "give the numbers of samples, one after the other, at least one"
@@ -128,7 +130,7 @@ class Run:
                 f"{self.balancer.name}.order names the samples {int(order.min())} to "
                 f"{int(order.max())}; there are {size}, numbered from 0"
             )
-        return order
+        return order.long()  # torch takes bytes for a mask
 
     @property
     def steps(self) -> int:
