@@ -85,6 +85,13 @@ def entry_std(grads: Gradient, lead: int = 0) -> list[Tensor]:
     return list(torch._foreach_add(stds, 1e-8))
 
 
+def laid_out(grad: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient in the memory layout of its parameter, as fused optimisers silently expect it."""
+    if grad.stride() == parameter.stride():
+        return grad
+    return torch.empty_like(parameter).copy_(grad)
+
+
 def align_to(tensor: Tensor, k: float | Tensor) -> float | Tensor:
     """k ready to multiply `tensor`: its axes stand along the leading axes of the tensor.
 

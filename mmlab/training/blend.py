@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from mmlab.gradients import align_to, grams
+from mmlab.gradients import align_to, grams, laid_out
 from mmlab.training.factors import Layer, blended, gram
 
 Rule = Callable[[Tensor], Tensor]
@@ -40,6 +40,7 @@ def gradients_of(
     for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
         if grad is not None:
             new = parameter.grad is None
+            grad = laid_out(grad, parameter)
             parameter.grad = owned(grad, taken) if new else parameter.grad + grad
     return list(grads[: len(wanted)])
 
@@ -192,4 +193,4 @@ def owned(grad: Tensor, taken: set[int]) -> Tensor:
 def _add(grads: Mapping[nn.Parameter, Tensor]) -> None:
     """Add to what stands in `.grad`, as a backward pass does."""
     for p, grad in grads.items():
-        p.grad = grad if p.grad is None else p.grad + grad
+        p.grad = laid_out(grad, p) if p.grad is None else p.grad + grad

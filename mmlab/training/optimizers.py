@@ -1,24 +1,53 @@
-"""The default optimiser of `fit`: torch's SGD, without waiting for torch's compiler.
+"""The default optimiser of `fit`: torch's SGD, without waiting for torch's compiler, in one kernel.
 
 torch marks `add_param_group`, `zero_grad` and `step` for its compiler, and the first call of each
 loads that compiler: 800 modules, more than a second, in a program that compiles nothing. The marks
 are ordinary decorators, so `inspect.unwrap` gives the function under them. Nothing of torch is
-changed: this class holds those functions as its own, and what they compute is the same bit for bit.
+changed: this class holds those functions as its own.
+
+On a CPU torch updates one parameter after the other; its fused kernel takes all in one call, which
+is a tenth of a step on small networks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import unwrap
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from mmlab.gradients import laid_out
 
 
 class SGD(torch.optim.SGD):
-    """`torch.optim.SGD` that starts at once; its arguments, state and hooks are unchanged.
+    """`torch.optim.SGD` that starts at once, and is fused where all parameters are on a CPU.
 
-    The gradient through the step itself (`differentiable=True`) is the one thing it does not have.
+    Its arguments, state and hooks are torch's. The gradient through the step itself
+    (`differentiable=True`) is the one thing it does not have.
     """
 
     add_param_group = unwrap(torch.optim.SGD.add_param_group)
     zero_grad = unwrap(torch.optim.SGD.zero_grad)
     step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+
+    def __init__(self, params: Iterable[Any], **options: Any) -> None:
+        given = list(params)
+        on_cpu = all(isinstance(p, Tensor) and p.is_cpu for p in given)
+        super().__init__(given, **({"fused": True} if on_cpu else {}) | options)
+
+    def _init_group(
+        self, group: dict[str, Any], params: list, grads: list, momentum_buffer_list: list
+    ) -> bool:
+        """What the fused kernel asks for and does not check: one layout, and all momentum or none.
+
+        Momentum that begins at 0 is the same for what meets its first gradient later than the rest.
+        """
+        sparse = super()._init_group(group, params, grads, momentum_buffer_list)
+        if group["fused"]:
+            for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
+                grads[i] = laid_out(grad, p)
+                if group["momentum"] and momentum_buffer_list[i] is None:
+                    momentum_buffer_list[i] = torch.zeros_like(p)
+        return sparse

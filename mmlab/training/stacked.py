@@ -7,7 +7,6 @@ two networks take it within a stack and on their own, and must agree.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -15,13 +14,14 @@ from operator import index
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
 from mmlab.datasets.base import Batch, MultimodalData, concatenate, stack_batches
 from mmlab.models.network import MultimodalNet
-from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped, point_at, stack_modules
-from mmlab.seeds import Draws, drawing, generator
+from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
+from mmlab.seeds import generator
 from mmlab.training.balancer import Balancer
+from mmlab.training.exact import check_exact
 from mmlab.training.loop import (
     MakeOptimizer,
     check_arguments,
@@ -33,9 +33,9 @@ from mmlab.training.loop import (
     train,
     trained_parameters,
 )
+from mmlab.training.merged import StackedBalancer
 from mmlab.training.optimizers import SGD
 from mmlab.training.run import Run
-from mmlab.training.step import Step
 from mmlab.training.updates import has_other_hooks, scale_next_update
 
 AT_ONCE = 32
@@ -350,7 +350,10 @@ class StackedRun(Run):
             own = order[:, i : i + self.batch_size]
             batch = replace(data[own + offsets], index=own)
             if i == 0 and not self.stream and _is_looked_at(self.epoch, self.epochs):
-                check_exact(self, batch)
+                rate = self.optimizer.param_groups[0]["lr"]
+                check_exact(
+                    self.model, self.methods, self.seeds, batch, self.epoch, rate, self.loss
+                )
             yield batch
 
     @property
@@ -378,187 +381,6 @@ class StackedRun(Run):
         return fork
 
 
-class StackedBalancer:
-    """R balancers as one.
-
-    A number in which they differ becomes a tensor (R, 1), which meets small space (R, M); modules
-    of their own are stacked. What else differs cannot be one program.
-    """
-
-    def __init__(
-        self, balancers: Sequence[Balancer], networks: Sequence[MultimodalNet], like: Tensor
-    ) -> None:
-        self.count, self.originals = len(balancers), list(balancers)
-        own = [b.modules(net) for b, net in zip(balancers, networks, strict=False)]
-        self.balancer = copy.copy(balancers[0])
-        self.numbers: set[str] = set()
-        self.module_name: str | None = None
-        self.modules: nn.Module | None = None
-        if own and own[0] is not None:
-            self.modules = stack_modules(own, {})
-            self.module_name = _name_of(own[0], balancers[0])
-            setattr(self.balancer, self.module_name, self.modules)
-        for name in vars(balancers[0]):
-            if name != self.module_name:
-                self._merge(name, like)
-        self.given = _snapshot(vars(self.balancer))
-
-    def _merge(self, name: str, like: Tensor) -> None:
-        values = [vars(b).get(name) for b in self.originals]
-        if all(_same(value, values[0]) for value in values[1:]):
-            return
-        if any(isinstance(v, bool) or not isinstance(v, Real) for v in values):
-            raise UnstackableError(
-                f"{name} of {self.balancer.name} is {values[0]!r} for one network and "
-                f"{next(v for v in values if not _same(v, values[0]))!r} for another; in one "
-                "program only numbers may differ"
-            )
-        column = torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
-        setattr(self.balancer, name, column)
-        self.numbers.add(name)
-
-    def of(self, r: int) -> Balancer:
-        """The balancer as network r has it."""
-        own = copy.copy(self.balancer)
-        for name, value in vars(self.balancer).items():
-            if name in self.numbers:
-                setattr(own, name, vars(self.originals[r])[name])
-            elif name == self.module_name:
-                module = copy.deepcopy(vars(self.originals[r])[name])
-                point_at(module, value, r)
-                setattr(own, name, module)
-            else:
-                setattr(own, name, _of(value, self.given.get(name), self.count, r))
-        return own
-
-    def pair(self, first: int, last: int) -> Balancer:
-        """The balancer of a stack of two of the networks."""
-        own, chosen = copy.copy(self.balancer), torch.tensor([first, last])
-        for name, value in vars(self.balancer).items():
-            if name in self.numbers:
-                setattr(own, name, value[chosen])
-            elif name == self.module_name:
-                modules = [vars(self.of(r))[name] for r in (first, last)]
-                setattr(own, name, stack_modules(modules, {}))
-            else:
-                setattr(own, name, _of(value, self.given.get(name), self.count, chosen))
-        return own
-
-
-def _name_of(module: nn.Module, balancer: Balancer) -> str:
-    for name, value in vars(balancer).items():
-        if value is module:
-            return name
-    raise UnstackableError(
-        f"{balancer.name}.modules gives a module that is no attribute of it, so a stack cannot put "
-        "its own in the place; keep it: self.own = ...; return self.own"
-    )
-
-
-def _same(one: object, other: object) -> bool:
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
-    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
-
-
-def _snapshot(value: Any) -> Any:
-    """The containers in a copy, what they hold itself."""
-    if isinstance(value, dict):
-        return {key: _snapshot(part) for key, part in value.items()}
-    return [_snapshot(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _of(value: Any, given: Any, count: int, r: int | Tensor) -> Any:
-    """The part of network r in what a method keeps: what came since its start leads with R."""
-    if isinstance(value, dict):
-        known = given if isinstance(given, dict) else {}
-        return {key: _of(part, known.get(key), count, r) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        known = (
-            given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
-        )
-        return type(value)(_of(part, k, count, r) for part, k in zip(value, known, strict=True))
-    if isinstance(value, Tensor) and value is not given and value.ndim and len(value) == count:
-        return value[r]
-    return value
-
-
 def _is_looked_at(epoch: int, epochs: int) -> bool:
     """Epochs 0, 1, 2, 4, 8, … and the last: a method may change its ways on the way."""
     return epoch & (epoch - 1) == 0 or epoch == epochs - 1
-
-
-def check_exact(run: StackedRun, batch: Batch) -> None:
-    """Let two networks take an update within a stack and on their own: both must agree.
-
-    Nothing of the run is touched. Raises UnstackableError where they differ, as they do if losses
-    (R,) are added up over networks.
-    """
-    places = (0, len(run.seeds) - 1)
-    ones = [run.model.replica(r) for r in places]
-    two = replace(batch, index=None)[torch.tensor(places)]
-    method, balancers = run.methods.pair(*places), [run.methods.of(r) for r in places]
-    try:
-        stack, logged = _updated(run, NetworkStack(ones), method, two, places)
-        for at, (r, one, balancer) in enumerate(zip(places, ones, balancers, strict=True)):
-            alone, theirs = _updated(run, one, balancer, two[at], (r,))
-            before, mine, other = map(_flat, (one, alone, stack.replica(at)))
-            gap, moved = torch.dist(mine, other), torch.dist(mine, before)
-            if gap > 1e-2 * moved + 1e-6 * before.norm():
-                raise UnstackableError(
-                    f"under {run.balancer.name} network {r} of the stack moves by {gap:.2g} "
-                    f"elsewhere than on its own, where it moves by {moved:.2g}. In a stack every "
-                    "loss is (R,): work on the last axis alone (s.losses.stack), or train the seeds "
-                    "one by one"
-                )
-            _check_logged(run, r, {k: _at(v, at) for k, v in logged.items()}, theirs)
-    except UnstackableError:
-        raise
-    except Exception as error:
-        raise UnstackableError(
-            f"under {run.balancer.name} a stack of two networks fails: {error}"
-        ) from error
-
-
-def _check_logged(run: Run, r: int, mine: Mapping, theirs: Mapping) -> None:
-    for key in mine.keys() | theirs.keys():
-        both = [torch.as_tensor(x.get(key, torch.nan)).double().cpu() for x in (mine, theirs)]
-        if not torch.allclose(*both, rtol=1e-2, atol=1e-4, equal_nan=True):
-            raise UnstackableError(
-                f"{run.balancer.name} logs {key[0]!r} as {both[0].item():.3g} for network {r} of a "
-                f"stack and as {both[1].item():.3g} for the network on its own; log one number per "
-                "network, or train the seeds one by one"
-            )
-
-
-def _at(value: object, place: int) -> object:
-    return value[place] if isinstance(value, Tensor) and value.ndim else value
-
-
-def _updated(
-    run: StackedRun,
-    model: MultimodalNet,
-    balancer: Balancer,
-    batch: Batch,
-    places: tuple[int, ...],
-) -> tuple[Any, dict]:
-    """A copy of the network after the updates of one batch under plain SGD, and what was logged."""
-    model, balancer = copy.deepcopy((model, balancer))
-    optimizer = SGD(model.parameters(), lr=run.optimizer.param_groups[0]["lr"])
-
-    def source(kind: str):
-        made = [generator(run.seeds[r], "check", kind, device=run.device) for r in places]
-        return made if model.replicas else made[0]
-
-    with drawing(0, "check", device=run.device):
-        s = Step(model, batch, optimizer, run.epoch, 0.5, run.loss, Draws(source))
-        for _ in balancer.step(s):
-            optimizer.step()
-            optimizer.zero_grad()
-    return model, s.logged
-
-
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])

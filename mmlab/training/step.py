@@ -15,7 +15,7 @@ from torch import Tensor, nn, optim
 
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch
-from mmlab.gradients import align_to, entry_std
+from mmlab.gradients import align_to, entry_std, laid_out
 from mmlab.models.modes import sparing_buffers
 from mmlab.models.network import LazyFeatures, MultimodalNet, Output
 from mmlab.models.stack import UnstackableError
@@ -308,7 +308,7 @@ class Step:
                 f"gradient for encoder {m!r} has shapes {given}; its parameters have {expected}"
             )
         for parameter, value in zip(parameters, grads, strict=True):
-            parameter.grad = value.detach()
+            parameter.grad = laid_out(value.detach(), parameter)
 
     def scale_grad(
         self, m: str, k: float | Tensor | Sequence[Tensor], only: Only | None = None

@@ -1,0 +1,67 @@
+"""The default optimiser does what torch's SGD does, whatever the gradients look like in memory."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from mmlab.training.optimizers import SGD
+
+
+def parameters() -> list[nn.Parameter]:
+    draw = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(size, generator=draw)) for size in ((3, 4), (4,), (2, 3, 3))]
+
+
+def gradients(number: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(number)
+    rows = torch.randn(4, 3, generator=draw)
+    return [rows.T, torch.randn(1, generator=draw).expand(4), torch.randn(2, 3, 3, generator=draw)]
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_updates_are_torchs_for_gradients_in_any_layout(options, decay):
+    ours, theirs = parameters(), parameters()
+    mine = SGD(ours, lr=0.1, weight_decay=decay, **options)
+    plain = torch.optim.SGD(theirs, lr=0.1, weight_decay=decay, foreach=False, **options)
+    for step in range(3):
+        for own, reference, grad in zip(ours, theirs, gradients(step), strict=True):
+            own.grad, reference.grad = grad, grad.contiguous()
+        mine.step()
+        plain.step()
+    for own, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, reference)
+
+
+def test_a_parameter_may_meet_its_first_gradient_later_than_others():
+    ours, theirs = parameters(), parameters()
+    optimizers = SGD(ours, lr=0.1, momentum=0.9), torch.optim.SGD(theirs, lr=0.1, momentum=0.9)
+    for step, chosen in enumerate(([0], [0, 1], [2], [0, 1, 2])):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            for i in chosen:
+                params[i].grad = gradients(step)[i].contiguous()
+            optimizer.step()
+    for own, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, reference)
+
+
+def test_it_is_fused_on_a_cpu_and_a_copy_is_too():
+    optimizer = SGD(parameters(), lr=0.1, momentum=0.9)
+    assert optimizer.param_groups[0]["fused"]
+    assert copy.deepcopy(optimizer).param_groups[0]["fused"]
+    assert not SGD(parameters(), lr=0.1, fused=False).param_groups[0]["fused"]
+
+
+def test_a_step_does_not_load_torchs_compiler():
+    code = (
+        "import sys, torch; from torch import nn; from mmlab.training.optimizers import SGD;"
+        "p = nn.Parameter(torch.ones(2)); o = SGD([p], lr=.1); p.grad = torch.ones(2); o.step();"
+        "o.zero_grad(); print('torch._dynamo' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "False"
