@@ -73,11 +73,17 @@ class _Trial:
         ones = [self.model.replica(r) for r in places]
         try:
             pair = self.methods.pair(*places)
-            stack, logged = self._updated(NetworkStack(ones), pair, slice(None), wide)
+            within, logged = self._updated(NetworkStack(ones), pair, slice(None), wide)
             for at, (r, one) in enumerate(zip(places, ones, strict=True)):
-                alone, theirs = self._updated(one, self.methods.of(r), at, wide)
-                why = _apart(one, alone, stack.replica(at)) or _logged_apart(logged, theirs, at)
-                if why:
+                balancer = self.methods.of(r)
+                before = (one, self.methods.own(balancer))
+                alone, theirs = self._updated(one, balancer, at, wide)
+                for start, mine, stack in zip(before, alone, within, strict=True):
+                    if start is not None and (
+                        why := _apart(_flat(start), _flat(mine), _flat(stack, at))
+                    ):
+                        return f"network {r} {why}"
+                if why := _logged_apart(logged, theirs, at):
                     return f"network {r} {why}"
         except Exception as error:  # of any kind: the method was written for one network
             return f"a stack of two networks fails: {error}"
@@ -85,9 +91,13 @@ class _Trial:
 
     def _updated(
         self, model: MultimodalNet, balancer: Balancer, place: int | slice, wide: bool
-    ) -> tuple[MultimodalNet, Logged]:
-        """A copy of a network after the updates of the batch by plain SGD, and what was logged."""
+    ) -> tuple[tuple[MultimodalNet, nn.Module | None], Logged]:
+        """A network and the method's own module, in copies, after the updates of the batch by SGD.
+
+        With it, what was logged. The rate is one at which a difference is no rounding.
+        """
         model, balancer = copy.deepcopy((model, balancer))
+        model.autocast = None
         batch, seeds = self.batch._each(lambda x: x[place]), self.seeds[place]
         device = batch.target.device
         if wide:
@@ -99,13 +109,21 @@ class _Trial:
                 return generator(seeds, *names, device=device)
             return [generator(seed, *names, device=device) for seed in seeds]
 
-        optimizer = SGD(model.parameters(), lr=self.lr)
+        own = self.methods.own(balancer)
+        both = [*model.parameters(), *(own.parameters() if own is not None else ())]
+        optimizer = SGD(both, lr=max(self.lr, 0.01))
+        steps: list[None] = []
+        optimizer.register_step_post_hook(lambda *_: steps.append(None))
+        yields = 0
         with drawing(0, "check", device=device):
             s = Step(model, batch, optimizer, self.epoch, 0.5, self.loss, Draws(source))
             for _ in balancer.step(s):
+                yields += 1
                 optimizer.step()
                 optimizer.zero_grad()
-        return model, s.logged
+        if len(steps) != yields:
+            raise UnstackableError("its step moves the optimiser by hand, which networks share")
+        return (model, own), s.logged
 
 
 def _widened(value):
@@ -123,9 +141,8 @@ def _widened(value):
     return value
 
 
-def _apart(before: nn.Module, alone: nn.Module, within: nn.Module) -> str:
-    start, mine, theirs = map(_flat, (before, alone, within))
-    gap, moved = torch.dist(mine, theirs), torch.dist(mine, start)
+def _apart(start: Tensor, alone: Tensor, within: Tensor) -> str:
+    gap, moved = torch.dist(alone, within), torch.dist(alone, start)
     if gap <= 1e-2 * moved + 1e-6 * start.norm():
         return ""
     return f"moves by {gap:.2g} elsewhere than on its own, where it moves by {moved:.2g}"
@@ -140,5 +157,7 @@ def _logged_apart(within: Logged, alone: Logged, place: int) -> str:
     return ""
 
 
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten().double() for p in model.parameters()])
+def _flat(module: nn.Module, at: int | None = None) -> Tensor:
+    """All parameters in a row; of a stack, those of the network `at`."""
+    place = ... if at is None else at
+    return torch.cat([p[place].detach().flatten().double() for p in module.parameters()])

@@ -68,6 +68,10 @@ class StackedBalancer:
                 setattr(own, name, _of(value, self.given.get(name), self.count, r))
         return own
 
+    def own(self, balancer: Balancer) -> nn.Module | None:
+        """The module of a balancer that `of` or `pair` gives, or of a copy of it."""
+        return vars(balancer)[self.module_name] if self.module_name else None
+
     def pair(self, first: int, last: int) -> Balancer:
         """The balancer of a stack of two of the networks."""
         own, chosen = copy.copy(self.balancer), torch.tensor([first, last])

@@ -7,6 +7,7 @@ two networks take it within a stack and on their own, and must agree.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -16,10 +17,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, optim
 
+from mmlab.checks import check_number
 from mmlab.datasets.base import Batch, MultimodalData, concatenate, stack_batches
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
-from mmlab.seeds import generator
+from mmlab.seeds import drawing, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.exact import check_exact
 from mmlab.training.loop import (
@@ -90,7 +92,7 @@ def fit_seeds(
     seeds = _whole_numbers(seeds)
     datasets = _per_seed("data", data, MultimodalData, seeds)
     makers = _per_seed("balancer", balancer, Callable, seeds)
-    rates = _per_seed("lr", lr, Real, seeds) if lr is not None else [None] * len(seeds)
+    rates = _rates(lr, seeds)
     shape = {"network": network, "build": dict(build or {})}
     options = {"epochs": epochs, **training}
     runs: list[Run] = []
@@ -132,6 +134,15 @@ def _per_seed(name: str, given: Any, kind: type | Any, seeds: Sequence[int]) -> 
     if len(values) != len(seeds):
         raise ValueError(f"{name} has {len(values)} entries for {len(seeds)} seeds; {wanted}")
     return list(values)
+
+
+def _rates(lr: float | Sequence[float] | None, seeds: Sequence[int]) -> list[float | None]:
+    if lr is None:
+        return [None] * len(seeds)
+    rates = _per_seed("lr", lr, Real, seeds)
+    for rate in rates:
+        check_number("lr", rate, above=0)
+    return rates
 
 
 @dataclass
@@ -230,7 +241,7 @@ def _fit_stack(
         epochs=epochs,
         batch_size=batch_size,
         device=where,
-        seed=jobs[0].seed,
+        seed=Shared("seed", "a method that reads its seed"),
         train_on=train,
         loss=loss,
         modules=methods.modules,
@@ -238,7 +249,7 @@ def _fit_stack(
         datasets=datasets,
         methods=methods,
     )
-    if len(set(rates)) > 1:
+    if optimizer is None and len(set(rates)) > 1:
         run.rate_share = torch.tensor(rates, device=where) / top
     run.replicas = [
         Run(
@@ -256,10 +267,24 @@ def _fit_stack(
         )
         for r, job in enumerate(jobs)
     ]
-    run.balancer.start(run)
-    train(run, observers)
+    with _unstackable(run.balancer):
+        run.balancer.start(run)
+        train(run, observers)
     check_finite(run)
     return run.replicas
+
+
+@contextlib.contextmanager
+def _unstackable(balancer: Balancer) -> Iterator[None]:
+    """Whatever fails in this block may do well without a stack; numbers that are NaN would not."""
+    try:
+        yield
+    except (UnstackableError, FloatingPointError):
+        raise
+    except Exception as error:
+        raise UnstackableError(
+            f"under {balancer.name} a stack of networks fails: {error}"
+        ) from error
 
 
 def _check_entry_by_entry(optimizer: optim.Optimizer) -> None:
@@ -284,10 +309,15 @@ class Shared:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
             raise AttributeError(name)  # Python's own question, as in a copy
+        self._refuse(f".{name}")
+
+    def _refuse(self, what: str = "") -> NoReturn:
         raise UnstackableError(
-            f"{self._what}.{name}: several seeds train at once, and {self._who} needs a run of its "
+            f"{self._what}{what}: several seeds train at once, and {self._who} needs a run of its "
             "own; train the seeds one by one (at_once=False)"
         )
+
+    __str__ = __int__ = __index__ = __float__ = _refuse  # what one would do to a seed
 
 
 @dataclass(repr=False)
@@ -304,6 +334,10 @@ class StackedRun(Run):
     replicas: list[Run] = field(default_factory=list)
     rate_share: Tensor | None = None
 
+    def __repr__(self) -> str:
+        done = f"{self.epoch} of {self.epochs} epochs"
+        return f"StackedRun({self.balancer.name}, seeds {list(self.seeds)}, {done})"
+
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.seeds),)
@@ -319,6 +353,10 @@ class StackedRun(Run):
 
     def generators(self, *names: str | int, device: str | torch.device = "cpu"):
         return [generator(seed, *self.stream, *names, device=device) for seed in self.seeds]
+
+    def drawing(self, *names: str | int):
+        """No part of a stack draws from the global generators; what does leaves no trace."""
+        return drawing(self.seeds[0], *self.stream, *names, device=self.device)
 
     def observe(self, observers: Sequence[Callable[[Run], None]]) -> None:
         for r, replica in enumerate(self.replicas):
@@ -376,7 +414,8 @@ class StackedRun(Run):
 
     def _forked(self, balancer: Balancer, epochs: int) -> Run:
         fork = super()._forked(balancer, epochs)
-        fork.methods = StackedBalancer([balancer], (), next(self.model.parameters()))
+        same = [balancer] * len(self.seeds)
+        fork.methods = StackedBalancer(same, (), next(self.model.parameters()))
         fork.replicas = [replace(replica, rows=[]) for replica in self.replicas]
         return fork
 
