@@ -20,6 +20,10 @@ must be a plain mean over samples: weights a class would change their meaning th
 """
 
 
+FEW = 4
+"""Losses of one network that are cheaper one by one than stacked."""
+
+
 class Losses(Mapping[str, Tensor]):
     """The joint loss and the unimodal ones, each computed when it is first read.
 
@@ -51,16 +55,16 @@ class Losses(Mapping[str, Tensor]):
         head for all modalities.
         """
         keys = keys or tuple(self)
-        if not self._is_plain_mean() or any(
-            key in self.computed or key not in self for key in keys
-        ):
+        unimodal = self.out.unimodal
+        if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
+            unimodal.together()  # one call of a shared head
+        known = any(key in self.computed or key not in self for key in keys)
+        few = len(keys) <= FEW and self.batch.present is None and self.batch.target.ndim == 1
+        if known or few or not self._is_plain_mean():
             return torch.stack([self[key] for key in keys], dim=-1)
         with contextlib.nullcontext() if self.graph else torch.no_grad():
-            unimodal = self.out.unimodal
             for key in keys:
                 self._check_logits(key)
-            if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
-                unimodal = unimodal.together()
             logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
             masks = None
             if self.batch.present is not None:

@@ -3,10 +3,12 @@
 import copy
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mmlab.training.optimizers import SGD
 
@@ -55,6 +57,39 @@ def test_it_is_fused_on_a_cpu_and_a_copy_is_too():
     assert optimizer.param_groups[0]["fused"]
     assert copy.deepcopy(optimizer).param_groups[0]["fused"]
     assert not SGD(parameters(), lr=0.1, fused=False).param_groups[0]["fused"]
+
+
+def test_hooks_are_called_in_torchs_order():
+    seen = []
+    optimizer = SGD(parameters(), lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    everywhere = register_optimizer_step_post_hook(lambda *_: seen.append("global"))
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(3, 4)
+    optimizer.step(lambda: seen.append("closure"))
+    everywhere.remove()
+    assert seen == ["before", "closure", "after", "global"]
+
+
+def test_a_schedule_of_torch_drives_it():
+    optimizer = SGD(parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it warns where it does not see the optimiser step
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_gradients_are_dropped_or_zeroed():
+    params = parameters()
+    for p in params[:2]:
+        p.grad = torch.ones_like(p)
+    optimizer = SGD(params, lr=0.1)
+    optimizer.zero_grad(set_to_none=False)
+    assert [None if p.grad is None else float(p.grad.sum()) for p in params] == [0, 0, None]
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in params)
 
 
 def test_a_step_does_not_load_torchs_compiler():
