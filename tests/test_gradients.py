@@ -24,15 +24,56 @@ def test_dot_norm_and_cosine_are_those_of_the_whole_vector():
     torch.testing.assert_close(gradients.cosine(a, b), expected)
 
 
-def test_the_gram_matrix_has_all_inner_products_a_replica():
-    def expected(i):
-        vectors = torch.stack([flat(make(i)), flat(make(i + 2))])
-        return vectors @ vectors.T
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_gram_matrices_have_all_inner_products_per_tensor_and_network(count):
+    def expected(first):
+        parts = zip(*(make(first + k) for k in range(count)), strict=True)
+        rows = [torch.stack([g.flatten() for g in tensors]) for tensors in parts]
+        return torch.stack([x @ x.T for x in rows])
 
-    torch.testing.assert_close(gradients.gram(make(1), make(3)), expected(1))
-    a, b = ([torch.stack(pair) for pair in zip(make(i), make(i + 1), strict=True)] for i in (1, 3))
-    both = torch.stack([expected(1), expected(2)])
-    torch.testing.assert_close(gradients.gram(a, b, lead=1), both)
+    alone = [make(1 + k) for k in range(count)]
+    torch.testing.assert_close(gradients.grams(alone), expected(1))
+    whole = torch.stack([flat(g) for g in alone])
+    torch.testing.assert_close(gradients.grams(alone).sum(-3), whole @ whole.T)
+    networks = [[make(first + k) for k in range(count)] for first in (1, 5)]
+    stacked = [
+        [torch.stack(pair) for pair in zip(a, b, strict=True)]
+        for a, b in zip(*networks, strict=True)
+    ]
+    both = torch.stack([expected(1), expected(5)])
+    assert both.shape == (2, 3, count, count)
+    torch.testing.assert_close(gradients.grams(stacked, lead=1), both)
+
+
+def test_gram_matrices_of_numbers():
+    one, two = [torch.tensor(2.0)], [torch.tensor(3.0)]
+    assert gradients.grams([one, two]).tolist() == [[[4.0, 6.0], [6.0, 9.0]]]
+    a, b = [torch.tensor([2.0, 3.0])], [torch.tensor([5.0, 7.0])]
+    of_networks = [[[[4.0, 10.0], [10.0, 25.0]]], [[[9.0, 21.0], [21.0, 49.0]]]]
+    assert gradients.grams([a, b], lead=1).tolist() == of_networks
+
+
+def test_flattening_comes_back():
+    a = make(1)
+    for mine, theirs in zip(gradients.unflatten(flat(a), a), a, strict=True):
+        assert torch.equal(mine, theirs)
+    stacked = [torch.stack(pair) for pair in zip(a, make(2), strict=True)]
+    rows = gradients.flatten(stacked, lead=1)
+    assert torch.equal(rows, torch.stack([flat(a), flat(make(2))]))
+    for mine, theirs in zip(gradients.unflatten(rows, stacked), stacked, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_factor_is_aligned_to_the_leading_axes():
+    x = torch.ones(2, 3, 4, dtype=torch.float64)
+    assert gradients.align_to(x, 0.5) == 0.5
+    number = torch.tensor(0.5)
+    assert gradients.align_to(x, number) is number
+    k = gradients.align_to(x, torch.tensor([1.0, 2.0]))
+    assert k.shape == (2, 1, 1) and k.dtype == torch.float64
+    assert (x * k)[:, 0, 0].tolist() == [1.0, 2.0]
+    assert gradients.align_to(x, torch.zeros(2, 3)).shape == (2, 3, 1)
+    assert gradients.align_to(x[:, 0, 0], torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
 
 
 def test_the_cosine_with_a_zero_gradient_is_zero():
@@ -58,3 +99,16 @@ def test_entry_std_is_each_tensors_own_and_tiny_for_one_entry():
 def test_lists_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         gradients.dot(make(1), make(2)[:2])
+    with pytest.raises(ValueError, match="shorter"):
+        gradients.grams([make(1), make(2)[:2]])
+
+
+def test_the_spread_of_each_network_is_its_own():
+    stacked = [torch.stack(pair) for pair in zip(make(1), make(2), strict=True)]
+    for std, one, two in zip(
+        gradients.entry_std(stacked, lead=1),
+        gradients.entry_std(make(1)),
+        gradients.entry_std(make(2)),
+        strict=True,
+    ):
+        torch.testing.assert_close(std, torch.stack([one, two]))

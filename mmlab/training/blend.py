@@ -93,7 +93,7 @@ def blend(
         }
         grams_of |= {m: gram(layers[m], deltas[m]) for m in factored}
         together = torch.stack([grams_of[m] for m in factored], dim=-3)
-        weights = rule(together).to(together)
+        weights = _weights(rule, together)
         for m, own in zip(factored, weights.unbind(-2), strict=True):
             _add(blended(layers[m], deltas.pop(m), own))
     for m in whole:
@@ -102,7 +102,7 @@ def blend(
         gradients = found.pop(m)
         by_tensor = grams(gradients, lead)
         grams_of[m] = by_tensor.sum(-3)
-        weights = rule(by_tensor if by == "tensor" else grams_of[m].unsqueeze(-3))
+        weights = _weights(rule, by_tensor if by == "tensor" else grams_of[m].unsqueeze(-3))
         _add(dict(zip(encoders[m], _combined(gradients, weights), strict=True)))
     return {m: grams_of[m] for m in trained}
 
@@ -160,6 +160,11 @@ class _Gradients:
         """The K gradients of an encoder, in the order of its losses; they are held no longer."""
         own = self.found.pop(m)
         return [own[k] for k in sorted(own)]
+
+
+def _weights(rule: Rule, gramians: Tensor) -> Tensor:
+    """The rule's weights (…, K); what it says once counts for all encoders and tensors."""
+    return rule(gramians).to(gramians).expand(gramians.shape[:-1])
 
 
 def _sum(losses: Sequence[Tensor]) -> Tensor:

@@ -174,11 +174,13 @@ class Step:
         """
         if of is not None:
             self._encoder(of)  # is known
-        networks, size = self.batch.target.shape[: self._lead], self.batch.target.shape[self._lead]
-        own = of is None and values.ndim == self._lead + 2
+        lead, shape = self._lead, tuple(values.shape)
+        *networks, size = self.batch.target.shape[: lead + 1]
+        own = of is None and values.ndim == lead + 2
         allowed = (*networks, len(self.modalities), size) if own else (*networks, size)
-        shape = (*networks, values.shape[-1]) if of and values.ndim else values.shape
-        if tuple(shape) != allowed:
+        if of is not None and values.ndim > lead:
+            shape = (*shape[:lead], shape[-1])
+        if shape != allowed:
             raise ValueError(
                 f"values has shape {tuple(values.shape)}; allowed are (…, {len(self.modalities)}, "
                 "B), one row per modality, and (…, B); or say whose they are: mean(values, of=m)"

@@ -6,7 +6,8 @@ from torch import nn
 
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
-from mmlab.models import FUSIONS, Concat, MultimodalNet, Output
+from mmlab.models import FUSIONS, Concat, Fusion, Late, MultimodalNet, NetworkStack, Output
+from mmlab.models.modes import evaluating, sparing_buffers
 
 DATA = synthetic(n=(40, 10, 10), dims=6)
 
@@ -97,9 +98,9 @@ def test_a_shape_that_no_convolution_fits_is_refused():
 @pytest.mark.parametrize(
     ("choice", "allowed"),
     [
-        ({"fusion": "contact"}, "unknown fusion 'contact'; allowed are 'concat', 'sum'"),
-        ({"heads": "two"}, "unknown heads 'two'; allowed are 'own', 'shared'"),
-        ({"encoders": "rnn"}, "unknown encoders 'rnn'; allowed are 'mlp', 'cnn'"),
+        ({"fusion": "contact"}, "fusion is 'contact'; allowed are 'concat', 'sum'"),
+        ({"heads": "two"}, "heads is 'two'; allowed are 'own', 'shared'"),
+        ({"encoders": "rnn"}, "encoders is 'rnn'; allowed are 'mlp', 'cnn'"),
         ({"encoders": {"a": nn.Linear(6, 64)}}, r"encoders name \['a'\], the data have \['a', 'b'"),
     ],
 )
@@ -126,7 +127,7 @@ def test_what_makes_an_encoder_is_called_anew_at_every_seed():
     assert same(weights(one), weights(again))
     assert not same(weights(one.encoders["a"]), weights(other.encoders["a"]))
     assert same(weights(one.encoders["b"]), weights(other.encoders["b"]))
-    stack = MultimodalNet.build(DATA, encoders=given, seed=3, replicas=2)
+    stack = NetworkStack([one, other])
     assert same(weights(stack.replica(1).encoders["a"]), weights(other.encoders["a"]))
     with pytest.raises(TypeError, match=r"the encoder of 'a' is None; give an nn\.Module"):
         MultimodalNet.build(DATA, encoders={**given, "a": lambda: None})
@@ -156,3 +157,196 @@ def test_what_a_subclass_adds_starts_from_the_seed():
     assert same(weights(one), weights(other))
     assert not same(weights(one.gate), weights(Gated.build(DATA, seed=4).gate))
     assert same(weights(one.fusion), weights(MultimodalNet.build(DATA, seed=3).fusion))
+
+
+# Encoders of one's own
+
+
+class Several(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize("make", [lambda: Several(6, 64), lambda: lambda: Several(6, 64)])
+def test_an_encoder_that_gives_more_than_features_is_refused_by_its_modality(make):
+    given = {"a": nn.Linear(6, 64), "b": make()}
+    match = r"the encoder of 'b' gives a tuple; it must give one tensor \(B, 64\): wrap it"
+    with pytest.raises(TypeError, match=match):
+        MultimodalNet.build(DATA, encoders=given)
+
+
+def test_encoders_that_do_not_fit_are_named():
+    wrong = {"a": nn.Linear(6, 64), "b": nn.Linear(6, 32)}
+    with pytest.raises(ValueError, match=r"of 'b' turns a batch of 2 into the shape \(2, 32\)"):
+        MultimodalNet.build(DATA, encoders=wrong)
+    with pytest.raises(RuntimeError) as caught:
+        MultimodalNet.build(DATA, encoders={**wrong, "b": nn.Linear(5, 64)})
+    assert "The encoder of 'b' was tried on inputs of the shape (2, 6)" in caught.value.__notes__[0]
+    with pytest.raises(TypeError, match=r"encoders is a Linear; give a dict with one nn\.Module"):
+        MultimodalNet.build(DATA, encoders=nn.Linear(6, 64))
+
+
+def test_to_try_an_encoder_leaves_no_trace():
+    normed = nn.Sequential(nn.Linear(6, 64), nn.BatchNorm1d(64))
+    net = MultimodalNet.build(DATA, encoders={"a": normed, "b": nn.Linear(6, 64)})
+    assert net.encoders["a"][1].num_batches_tracked == 0 and net.encoders["a"].training
+
+
+# Fusions of one's own
+
+
+class Weighted(Fusion):
+    def __init__(self, widths, n_outputs):
+        super().__init__(widths, n_outputs)
+        self.linear = nn.Linear(sum(widths.values()), n_outputs)
+
+    def forward(self, features):
+        return self.linear(torch.cat([features[m] for m in self.widths], dim=-1))
+
+
+def make_weighted(widths, n_outputs):
+    assert widths == {"a": 64, "b": 64} and n_outputs == 2
+    return Weighted(widths, n_outputs)
+
+
+@pytest.mark.parametrize("fusion", [Weighted, make_weighted])
+def test_what_makes_a_fusion_is_called_anew_at_every_seed(fusion):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one, again, other = (MultimodalNet.build(DATA, fusion=fusion, seed=s) for s in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state())
+    assert type(one.fusion) is Weighted
+    assert same(weights(one.fusion), weights(again.fusion))
+    assert not same(weights(one.fusion), weights(other.fusion))
+    plain = MultimodalNet.build(DATA, seed=3)
+    assert same(weights(one.encoders), weights(plain.encoders))
+    assert same(weights(one.heads), weights(plain.heads))
+    assert one(DATA.test.inputs).joint.shape == (10, 2)
+
+
+def test_a_fusion_that_is_given_is_copied():
+    given = Weighted({"a": 64, "b": 64}, 2)
+    one, other = (MultimodalNet.build(DATA, fusion=given, seed=s) for s in (3, 4))
+    assert one.fusion is not given and one.fusion.linear.weight is not given.linear.weight
+    assert same(weights(one.fusion), weights(given)) and same(weights(other.fusion), weights(given))
+
+
+def test_the_class_of_a_fusion_is_as_good_as_its_name():
+    named, made = (MultimodalNet.build(DATA, fusion=f, seed=3) for f in ("gated", FUSIONS["gated"]))
+    assert same(weights(named), weights(made))
+    late = MultimodalNet.build(DATA, fusion="late", heads="shared")
+    assert isinstance(late.fusion, Late) and late.fusion.heads is late.heads
+
+
+@pytest.mark.parametrize("make", [lambda widths, n_outputs: None, lambda *given: given])
+def test_what_makes_no_module_is_refused(make):
+    with pytest.raises(
+        TypeError, match=r"fusion made a .*; give a name of concat, .* or"
+    ):
+        MultimodalNet.build(DATA, fusion=make)
+
+
+def test_a_fusion_of_other_modalities_is_refused():
+    with pytest.raises(ValueError, match=r"fusion has the modalities \['a', 'c'\], encoders have"):
+        MultimodalNet.build(DATA, fusion=Weighted({"a": 64, "c": 64}, 2))
+
+
+@pytest.mark.parametrize("seed", [[0, 1], 0.5, True, None])
+def test_a_seed_is_one_whole_number(seed):
+    with pytest.raises(TypeError, match=r"seed is .*; give a whole number"):
+        MultimodalNet.build(DATA, seed=seed)
+
+
+# What runs when
+
+
+class Doubled(MultimodalNet):
+    def forward(self, inputs):
+        return super().forward({m: 2 * x for m, x in inputs.items()})
+
+
+class Halved(MultimodalNet):
+    def encode(self, m, x):
+        return super().encode(m, x) / 2
+
+
+def test_a_lazy_pass_is_the_pass_when_it_is_read():
+    net = MultimodalNet.build(DATA, seed=3)
+    out, plain = net.lazily(DATA.test.inputs), net(DATA.test.inputs)
+    assert list(out.features.computed) == [] and not out.fused
+    assert "a" in out.features and "c" not in out.features and len(out.features) == 2
+    with torch.no_grad():  # where it is read does not matter
+        assert torch.equal(out.unimodal["b"], plain.unimodal["b"])
+        assert out.unimodal["b"].requires_grad
+    assert list(out.features.computed) == ["b"]
+    assert torch.equal(out.joint, plain.joint) and out.fused and plain.fused
+    assert out.features["a"] is out.features["a"]
+    assert isinstance(plain.features, dict)
+
+
+def test_a_lazy_pass_wants_an_output_and_the_next_pass_is_whole():
+    class Wrong(MultimodalNet):
+        def forward(self, inputs):
+            return {}
+
+    net = MultimodalNet.build(DATA)
+    with pytest.raises(TypeError, match=r"Wrong\.forward gives a dict; it must give an Output"):
+        Wrong(net.encoders, net.fusion, net.heads).lazily(DATA.test.inputs)
+    with pytest.raises(ValueError, match="this network has the modalities"):
+        net.lazily({"a": torch.zeros(1, 6)})
+    assert net(DATA.test.inputs).fused
+    own = Doubled(net.encoders, net.fusion, net.heads)
+    twice = net({m: 2 * x for m, x in DATA.test.inputs.items()})
+    assert torch.equal(own.lazily(DATA.test.inputs).joint, twice.joint)
+
+
+def test_whether_a_network_fuses_what_its_encoders_give():
+    class Encoded(MultimodalNet):
+        def encoded(self, m, x):
+            return super().encoded(m, x) / 2
+
+    class More(MultimodalNet):
+        extra = 1
+
+    net = MultimodalNet.build(DATA)
+    parts = net.encoders, net.fusion, net.heads
+    assert net.plain_forward and More(*parts).plain_forward
+    assert NetworkStack([net, net]).plain_forward
+    for kind in (Doubled, Halved, Encoded):
+        assert not kind(*parts).plain_forward
+
+
+def test_a_shared_head_reads_all_modalities_at_once_or_one_by_one_alike():
+    net = MultimodalNet.build(DATA, heads="shared")
+    together = net(DATA.test.inputs).unimodal.together()
+    for m, logits in net(DATA.test.inputs).unimodal.items():
+        torch.testing.assert_close(together[m], logits)
+
+
+def test_under_autocast_features_stay_in_float32():
+    net = MultimodalNet.build(DATA)
+    plain = net(DATA.test.inputs).features["a"]
+    net.autocast = torch.bfloat16
+    features = net(DATA.test.inputs).features["a"]
+    assert features.dtype == torch.float32 and not torch.equal(features, plain)
+    torch.testing.assert_close(features, plain, rtol=0.1, atol=0.1)
+
+
+# States for a moment
+
+
+def test_modes_and_buffers_come_back_whatever_happens():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.BatchNorm1d(3), nn.Dropout()))
+    net[1].eval()
+    modes, buffers = [part.training for part in net.modules()], list(net.buffers())
+    values = [b.clone() for b in buffers]
+    with pytest.raises(ZeroDivisionError), evaluating(net):
+        assert not any(part.training for part in net.modules())
+        _ = 1 / 0
+    assert [part.training for part in net.modules()] == modes
+    with pytest.raises(ZeroDivisionError), sparing_buffers(net):
+        net(torch.randn(4, 3))
+        assert not torch.equal(net[0].running_mean, values[0])
+        _ = 1 / 0
+    assert all(new is old for new, old in zip(net.buffers(), buffers, strict=True))
+    assert all(torch.equal(new, old) for new, old in zip(buffers, values, strict=True))

@@ -1,0 +1,170 @@
+"""The next update of an encoder is scaled exactly, whatever optimiser makes it."""
+
+import copy
+
+import pytest
+import torch
+from steps import assert_equal, make_batch, make_net, make_stack, make_step, trained
+
+from mmlab import Step
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+}
+
+
+def displacements(make_optimizer, k):
+    """How far every parameter moves in each of three steps; k scales encoder a in the second."""
+    net = make_net()
+    optimizer = make_optimizer(net.parameters())
+    moves = []
+    for i in range(3):
+        optimizer.zero_grad()
+        s = Step(net, make_batch(), optimizer)
+        s.backward(s.losses["joint"])
+        if i == 1 and k is not None:
+            s.scale_update("a", k)
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        optimizer.step()
+        moves.append({name: p.detach() - before[name] for name, p in net.named_parameters()})
+    return moves
+
+
+FACTORS = [0.25, 3.0, 0.0, torch.tensor(0.3).double(), torch.tensor(0.5, dtype=torch.bfloat16)]
+
+
+@pytest.mark.parametrize("k", FACTORS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_scale_update_is_exact_under_any_optimiser(name, k):
+    plain, scaled = displacements(OPTIMIZERS[name], None), displacements(OPTIMIZERS[name], k)
+    for key in plain[1]:
+        factor = k if key.startswith("encoders.a") else 1
+        torch.testing.assert_close(scaled[1][key], factor * plain[1][key], rtol=0, atol=1e-15)
+    # The third step is an ordinary one again: the scaling is over, though gradients differ now.
+    again = displacements(OPTIMIZERS[name], 1.0)
+    for key in plain[2]:
+        torch.testing.assert_close(again[2][key], plain[2][key], rtol=1e-9, atol=1e-12)
+    key = "encoders.a.0.weight"
+    assert scaled[2][key].norm() > 0.3 * plain[2][key].norm()
+
+
+def test_two_encoders_are_scaled_each_by_its_own():
+    net = make_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    s = Step(net, make_batch(), optimizer)
+    s.backward(s.losses["joint"])
+    before = {m: net.encoders[m][0].weight.detach().clone() for m in "ab"}
+    s.scale_update("a", 2.0)
+    s.scale_update("b", 0.5)
+    optimizer.step()
+    for m, k in (("a", 2.0), ("b", 0.5)):
+        weight = net.encoders[m][0].weight
+        torch.testing.assert_close(weight - before[m], -k * weight.grad, rtol=0, atol=1e-15)
+
+
+def test_scale_update_needs_the_optimiser():
+    with pytest.raises(ValueError, match=r"needs the optimiser: Step\(model, batch, optimizer\)"):
+        make_step().scale_update("a", 0.5)
+
+
+def test_a_scale_that_is_not_a_number_shows():
+    s = make_step(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    s.backward(s.losses["joint"])
+    s.scale_update("a", float("nan"))
+    s.optimizer.step()
+    assert all(p.isnan().all() for p in trained(s, "a"))
+    assert not any(p.isnan().any() for p in trained(s, "b"))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adadelta])
+def test_a_step_that_is_cut_short_leaves_no_scale_behind(optimizer):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    s = make_step(optimizer=lambda parameters: optimizer(parameters, lr=0.5))
+    s.backward(s.losses["joint"])
+    s.scale_update("a", 0.1)
+    hook = s.optimizer.register_step_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        s.optimizer.step()
+    hook.remove()
+    other = copy.deepcopy((s.model, s.optimizer))
+    other[1].param_groups = [{**other[1].param_groups[0], "lr": 0.5}]
+    other[1].param_groups[0]["params"] = list(other[0].parameters())
+    for net, opt in ((s.model, s.optimizer), other):
+        opt.zero_grad()
+        again = Step(net, s.batch, opt)
+        again.backward(again.losses["joint"])
+        opt.step()
+    assert_equal(s.model.parameters(), other[0].parameters(), rtol=0, atol=0)
+
+
+def test_a_factor_keeps_the_precision_of_what_it_scales():
+    moved = []
+    for factor in (1.0, 0.1):
+        s = make_step(optimizer=lambda parameters: torch.optim.Adadelta(parameters, lr=0.5))
+        before = trained(s, "a")[0].detach().clone()
+        s.backward(s.losses["joint"])
+        s.scale_update("a", factor)
+        s.optimizer.step()
+        moved.append(trained(s, "a")[0] - before)
+    torch.testing.assert_close(moved[1], 0.1 * moved[0], rtol=1e-10, atol=1e-14)
+
+
+def test_a_scale_asked_for_by_a_step_that_was_never_taken_is_forgotten():
+    s = make_step(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    before = [p.detach().clone() for p in trained(s, "a")]
+    s.scale_update("a", 0.0)
+    taken = Step(s.model, s.batch, s.optimizer)
+    taken.backward(taken.losses["joint"])
+    s.optimizer.step()
+    assert not any(torch.equal(*pair) for pair in zip(before, trained(s, "a"), strict=True))
+
+
+def test_an_update_that_is_no_multiple_of_the_rate_is_scaled_all_the_same():
+    moved = []
+    for factor in (1.0, 0.1):
+        s = make_step(optimizer=lambda parameters: torch.optim.Rprop(parameters, lr=0.01))
+        for k in (1.0, factor):
+            before = trained(s, "a")[0].detach().clone()
+            s = Step(s.model, s.batch, s.optimizer)
+            s.backward(s.losses["joint"])
+            s.scale_update("a", k)
+            s.optimizer.step()
+            s.optimizer.zero_grad()
+        moved.append(trained(s, "a")[0] - before)
+    torch.testing.assert_close(moved[1], 0.1 * moved[0])
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.Rprop])
+def test_in_a_stack_each_network_has_its_own_factor(optimizer):
+    moved, k = [], torch.tensor([0.0, 0.5, 3.0], dtype=torch.float64)
+    for factor in (None, k):
+        _, _, s = make_stack()
+        s.optimizer = optimizer(s.model.parameters(), lr=0.01)
+        before = [p.detach().clone() for p in s.model.parameters()]
+        s.backward(s.losses["joint"])
+        if factor is not None:
+            s.scale_update("a", factor)
+        s.optimizer.step()
+        own = {*trained(s, "a")}
+        moved.append([p - old for p, old in zip(s.model.parameters(), before, strict=True)])
+    for p, plain, scaled in zip(s.model.parameters(), *moved, strict=True):
+        factors = k.view(-1, *[1] * (plain.ndim - 1)) if p in own else 1
+        torch.testing.assert_close(scaled, factors * plain, rtol=1e-9, atol=1e-15)
+
+
+def test_factors_for_one_encoder_multiply_and_a_frozen_one_has_nothing_to_scale():
+    s = make_step(optimizer=OPTIMIZERS["sgd"])
+    for p in s.model.encoders["b"].parameters():
+        p.requires_grad_(False)
+    before = trained(s, "a")[0].detach().clone()
+    s.backward(s.losses["joint"])
+    for k in (0.5, 3.0):
+        s.scale_update("a", k)
+    s.scale_update("b", 0.0)
+    s.optimizer.step()
+    weight = trained(s, "a")[0]
+    torch.testing.assert_close(weight - before, -0.1 * 1.5 * weight.grad, rtol=0, atol=1e-15)
