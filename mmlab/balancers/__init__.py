@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from mmlab.training.balancer import Balancer as Balancer
 
 if not TYPE_CHECKING:  # a checker would take every name for known
-    __all__ = ["METHODS", "Balancer", *homes()]
 
     def __getattr__(name: str) -> object:
         """Fetch a class from its module, and keep it for the next time."""
+        if name == "__all__":
+            return ["METHODS", "Balancer", *homes()]
         found = {**homes(), "Balancer": "mmlab.training.balancer"}.get(name)
         if found is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -28,4 +29,4 @@ if not TYPE_CHECKING:  # a checker would take every name for known
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *homes(), "Balancer"})
+        return sorted({*globals(), "__all__", *homes(), "Balancer"})

@@ -88,14 +88,14 @@ def pareto_weights(
     """
     check_shapes(gram=(gram, "GG"))
     gram = gram / _largest(gram, (-2, -1))  # third powers of small ones would underflow
-    conflict, pulls = gram[..., 0, 1] < 0, min_norm_pulls(gram)
+    aligned, pulls = gram[..., 0, 1] >= 0, min_norm_pulls(gram)  # a NaN is not aligned: it shows
     square = (pulls[..., None, :] @ gram @ pulls[..., None])[..., 0, 0]  # of the min-norm point
     rounding = 64 * torch.finfo(gram.dtype).eps if rounding is None else rounding
     noise = rounding * (pulls.square() * gram.diagonal(dim1=-2, dim2=-1)).sum(-1)
     stretch = gamma * (gram.sum((-2, -1)).clamp(min=0) / square).sqrt()
     stretch = torch.where(square <= noise, 0, stretch)
-    stretch = torch.where(conflict, stretch, gamma if gamma_on_aligned else 1.0)
-    return torch.where(conflict[..., None], pulls, 1) * stretch[..., None]
+    stretch = torch.where(aligned, gamma if gamma_on_aligned else 1.0, stretch)
+    return torch.where(aligned[..., None], 1, pulls) * stretch[..., None]
 
 
 def released_weights(
@@ -124,17 +124,17 @@ def released_weights(
     check_shapes(gram=(gram, "TGG"))
     gram = gram / _largest(gram, (-3, -2, -1))
     whole = gram.sum(-3, keepdim=True)
-    conflict, pulls = whole[..., 0, 1] <= 0, min_norm_pulls(whole)
+    aligned, pulls = whole[..., 0, 1] > 0, min_norm_pulls(whole)
     w = pulls / pulls.sum(-1, keepdim=True)
     # the code's solver stops short of the ends
     ends = torch.where(pulls == 0, 0.001, 0.999)
     w = torch.where((pulls == 0).any(-1, keepdim=True), ends, w)
-    w = torch.where(conflict[..., None], 2 * w, 1)
+    w = torch.where(aligned[..., None], 1, 2 * w)
     squares = gram.diagonal(dim1=-2, dim2=-1)
     own, uniform = (w[..., None, :] @ gram @ w[..., None])[..., 0, 0], gram.sum((-2, -1))
     noise = 64 * torch.finfo(gram.dtype).eps * (w.square() * squares).sum(-1)
     raised = torch.where(own <= noise, 0, (uniform.clamp(min=0) / own).sqrt().clamp(min=1))
-    raised = torch.where(conflict, raised * gamma, gamma if gamma_on_aligned else 1.0)
+    raised = torch.where(aligned, gamma if gamma_on_aligned else 1.0, raised * gamma)
     return w * raised[..., None]
 
 

@@ -101,6 +101,16 @@ def data(modalities="av", *, size=24, seed=2, missing=False) -> MultimodalData:
     return MultimodalData(split(size), split(size // 2), split(size // 2), n_classes=CLASSES)
 
 
+def convolution(size: int, width: int) -> nn.Module:
+    """An encoder with a tensor of four dimensions among its parameters."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 1, size)),
+        nn.Conv2d(1, 2, (1, 2)),
+        nn.Flatten(),
+        nn.Linear(2 * (size - 1), width),
+    )
+
+
 class ByHand:
     """What the chain rule gives for linear encoders, "concat" and linear heads.
 

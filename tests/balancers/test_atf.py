@@ -1,7 +1,6 @@
 """ATF's whole step: λ by the recurrence, the update it scales, and BDO's second hop."""
 
 import copy
-import types
 
 import numpy as np
 import pytest
@@ -9,7 +8,8 @@ import torch
 from by_hand import ByHand, assert_gradients, batch, data, mlp, network, parameters
 from torch import nn
 
-from mmlab import ATF, Batch, Step, fit
+from mmlab import ATF, Step, fit
+from mmlab.balancers import atf
 from mmlab.balancers.atf import ace_update
 
 OPTIMISERS = {
@@ -263,17 +263,56 @@ def test_an_absent_modality_keeps_its_encoder_and_its_factor():
 def test_the_present_modalities_share_what_the_absent_one_leaves():
     balancer = ATF(rate=0.3)
     balancer.factors = torch.tensor([0.2, 0.5, 0.3]).double()
-    samples = Batch(
-        {m: torch.zeros(2, 1) for m in "abc"},
-        torch.zeros(2).long(),
-        {m: torch.full((2,), m != "b") for m in "abc"},
-    )
+    samples = batch("avt", present={"a": [1] * 6, "v": [0] * 6, "t": [1] * 6})
     losses = torch.tensor([2.0, 0.0, 1.0]).double()
-    step = types.SimpleNamespace(batch=samples, modalities=("a", "b", "c"))
-    after = ace_update(balancer.factors, balancer._known(losses, step), balancer.rate)
+    step = Step(shared_network("avt"), samples)
+    after = ace_update(balancer.factors, balancer.known(losses, step), balancer.rate)
     assert after[1].item() == pytest.approx(0.5)
     assert after[0] > 0.2 and after[2] < 0.3
     assert after.sum().item() == pytest.approx(1)
+
+
+def test_where_the_present_modalities_have_no_rate_at_all_nothing_is_divided_by_zero():
+    samples = batch(present={"a": [1] * 6, "v": [0] * 6})
+    balancer = ATF(rate=0.3)
+    balancer.factors = torch.tensor([0.0, 1.0]).double()
+    step = Step(shared_network(), samples)
+    known = balancer.known(torch.tensor([2.0, 0.0]).double(), step)
+    after = ace_update(balancer.factors, known, balancer.rate)
+    assert after.isfinite().all()
+    assert after.sum().item() == pytest.approx(1)
+    silent = balancer.known(torch.zeros(2).double(), step)
+    torch.testing.assert_close(ace_update(balancer.factors, silent, 0.3), balancer.factors)
+
+
+@pytest.mark.parametrize("update", ["ace", "bdo"])
+def test_the_balancer_trains_by_the_functions_that_are_taught(update, monkeypatch):
+    given = []
+    fixed = torch.tensor([0.9, 0.1]).double()
+
+    def another(factors, *losses_and_rate):
+        given.append((factors, *losses_and_rate))
+        return fixed
+
+    monkeypatch.setattr(atf, f"{update}_update", another)
+    net, samples = shared_network(), batch()
+    before = torch.from_numpy(unimodal_losses(net, samples))
+    balancer = ATF(update=update, rate=0.4)
+    whole_step(balancer, net, samples, OPTIMISERS["sgd"](net.parameters()))
+    (call,) = given
+    after = torch.from_numpy(unimodal_losses(net, samples))
+    expected = (before,) if update == "ace" else (before, after)
+    for found, wanted in zip(call[1:-1], expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+        assert not found.requires_grad
+    assert call[-1] == 0.4 and balancer.factors is fixed
+
+
+def test_a_loss_that_is_no_number_shows_in_the_factors():
+    net, samples = shared_network(), batch()
+    samples.inputs["a"][0, 0] = torch.nan
+    step = whole_step(ATF(), net, samples, OPTIMISERS["sgd"](net.parameters()))
+    assert all(step.logged["factor", m].isnan() for m in "av")
 
 
 def test_without_an_optimiser_the_reason_is_named():

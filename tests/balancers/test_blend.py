@@ -1,6 +1,5 @@
 """Blend runs any rule from Gramians to weights; Nash-MTL's and CAGrad's, against searches."""
 
-import doctest
 import functools
 
 import numpy as np
@@ -13,7 +12,6 @@ from torchjd.aggregation import IMTLGWeighting, PCGradWeighting, UPGradWeighting
 from torchjd.linalg import DualConeProjector
 
 from mmlab import Blend, MMPareto, MultimodalNet, Step, Uniform, fit, load
-from mmlab.balancers import blend
 from mmlab.balancers.blend import cagrad_weights, nash_weights
 from mmlab.balancers.mmpareto import pareto_weights
 from mmlab.evaluation import test_accuracy as accuracy_on_test
@@ -140,12 +138,6 @@ def test_what_is_no_rule_is_refused():
         Blend(0.5)
     with pytest.raises(RuntimeError, match="shape"):
         stepped(Blend(lambda gram: torch.ones(3)))
-
-
-def test_the_example_of_the_docstring():
-    result = doctest.testmod(blend)
-    assert result.attempted >= 5
-    assert result.failed == 0
 
 
 # --- Nash-MTL -------------------------------------------------------------------------------------

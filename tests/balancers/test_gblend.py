@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmlab import Balancer, GradientBlending, Joint, Step, Uniform, fit
+from mmlab.balancers import gblend
 
 
 def train(balancer, tiny, *, epochs, net=None, **options):
@@ -214,6 +215,54 @@ class Forbidden:
 
     def __len__(self):
         raise AssertionError("the test split was read: len()")
+
+
+def test_the_balancer_weighs_by_the_functions_that_are_taught(monkeypatch):
+    given = []
+
+    def estimate(*losses):
+        given.append(losses)
+        return torch.tensor([3.0, 1.0, 2.0]), torch.tensor([5.0, 6.0, 7.0])
+
+    def weights(overfit, gain, *, floor, previous):
+        given.append((overfit.tolist(), gain.tolist(), floor, previous))
+        return torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+
+    monkeypatch.setattr(gblend, "overfit_and_gain", estimate)
+    monkeypatch.setattr(gblend, "blend_weights", weights)
+    run = train(GradientBlending(mode="offline", floor=0.25), data(), epochs=2)
+    losses, rule = given
+    assert [tuple(x.shape) for x in losses] == [(3,)] * 4
+    assert rule == ([3, 1, 2], [5, 6, 7], 0.25, None)
+    assert values(run, "weight")[0] == pytest.approx({"joint": 0.5, "a": 0.2, "v": 0.3})
+    assert [w.item() for w in run.balancer.weights.values()] == [0.5, 0.2, 0.3]
+
+
+def test_a_trial_that_diverges_is_named():
+    tiny = data()
+    with pytest.raises(FloatingPointError, match=r"in the trial of the 'joint' loss alone"):
+        train(
+            GradientBlending(mode="offline"),
+            tiny,
+            epochs=3,
+            optimizer=lambda p: torch.optim.SGD(p, lr=1e200),
+        )
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_an_estimate_reads_train_and_holdout_and_both_of_them(mode):
+    """Another holdout, other weights; another test split, the same ones."""
+    found = {}
+    for name in ("train", "holdout", "test"):
+        tiny, other = data(), data(seed=5)
+        setattr(tiny, name, getattr(other, name))
+        run = train(GradientBlending(mode=mode, warmup=1, super_epoch=1), tiny, epochs=2)
+        found[name] = values(run, "weight")
+    plain = values(
+        train(GradientBlending(mode=mode, warmup=1, super_epoch=1), data(), epochs=2), "weight"
+    )
+    assert found["test"] == plain
+    assert found["train"] != plain and found["holdout"] != plain
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmlab.balancers import Joint, Step, Uniform, Unimodal
+from mmlab import Joint, Step, Uniform, Unimodal
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import MultimodalNet
 from mmlab.training import fit
@@ -72,5 +72,5 @@ def test_a_modality_alone_runs_its_own_encoder_alone():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="encoder_scale is 0; allowed is a number above 0"):
         Uniform(encoder_scale=0)
-    with pytest.raises(KeyError, match=r"unknown modality 'video'; this model has \['a', 'b'\]"):
+    with pytest.raises(KeyError, match="no loss 'video'; allowed are 'joint', 'a', 'b'"):
         fit(MultimodalNet.build(DATA), DATA, Unimodal("video"), epochs=1, device="cpu")

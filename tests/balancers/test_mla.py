@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmlab import MLA, MultimodalNet, Output, Step, fit
+from mmlab.balancers import mla
 from mmlab.balancers.mla import restarted_projector
 from mmlab.models import LazyLogits
 
@@ -119,6 +120,45 @@ def test_a_turn_moves_one_encoder_and_the_head(modalities, kind):
             before = after
 
 
+@pytest.mark.parametrize("kind", ["restarted", "rls"])
+@pytest.mark.parametrize("modalities", ["av", "avt"])
+def test_the_balancer_projects_by_the_functions_that_are_taught(modalities, kind, monkeypatch):
+    """Another projector in its place, and the head's gradient is another: here 0."""
+    calls = []
+
+    def restarted(means, alpha, rows=None):
+        calls.append((len(means), alpha))
+        return torch.zeros_like(rows)
+
+    def rls(P, h, alpha):
+        calls.append((tuple(h.shape), alpha))
+        return torch.zeros_like(P)
+
+    monkeypatch.setattr(mla, "restarted_projector", restarted)
+    monkeypatch.setattr(mla, "rls_projector", rls)
+    net, balancer = shared_network(modalities), MLA(projector=kind, alpha=0.3)
+    turn = 0
+    for i in range(2):
+        for _ in turns(balancer, net, batch(modalities, seed=i), sgd(net)):
+            assert bool(net.heads.weight.grad.any()) == (turn == 0)
+            assert bool(net.heads.bias.grad.any()) == (turn == 0)
+            turn += 1
+    count = len(modalities)
+    if kind == "restarted":
+        others = [min(t, count - 1) for t in range(1, 2 * count)]
+        assert calls == [(k, 0.3) for k in others]
+    else:
+        assert calls == [((WIDTH + 1,), 0.3)] * (2 * count)
+
+
+def test_the_fusion_asks_the_weights_that_are_taught(monkeypatch):
+    monkeypatch.setattr(
+        mla, "entropy_weights", lambda z, present: torch.tensor([1.0, 0.0])[:, None].expand(2, 5)
+    )
+    z = logits()
+    assert torch.equal(MLA().fuse(output(z)), z[0])
+
+
 def test_the_second_modality_meets_the_head_as_the_first_left_it():
     net, samples = shared_network(), batch()
     old = ByHand(net, samples).gradient("v")[net.heads.weight]
@@ -201,6 +241,18 @@ def test_only_the_heads_momentum_is_emptied():
     assert not optimizer.state[net.heads.weight]["momentum_buffer"].any()
     for parameter in net.encoders.parameters():
         assert optimizer.state[parameter]["momentum_buffer"].norm() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_without_bias_trains(kind):
+    net = shared_network("avt")
+    net.fusion.heads = net.heads = nn.Linear(WIDTH, CLASSES, bias=False).double()
+    before = parameters(net)
+    optimizer, balancer = sgd(net, momentum=0.9), MLA(projector=kind)
+    for i in range(2):
+        assert run_turns(balancer, net, batch("avt", seed=i), optimizer) == 3
+    for name, value in parameters(net).items():
+        assert value.isfinite().all() and not torch.equal(value, before[name])
 
 
 def test_a_head_without_bias_is_projected_without_the_constant():
@@ -410,6 +462,8 @@ def test_a_frozen_head_is_left_alone():
     for _ in MLA().step(Step(net, samples, optimizer)):
         optimizer.step()
     assert all(p.grad is None for p in net.heads.parameters())
+    assert not any(p in optimizer.state for p in net.heads.parameters())
+    optimizer.state_dict()  # can be saved: it knows no parameter but its own
 
 
 def test_under_rmsprop_with_momentum_the_heads_is_emptied_too():

@@ -95,10 +95,10 @@ def test_parallel_means_and_a_small_alpha(dtype):
 
 def test_projectors_broadcast():
     means, alphas = random_means(3, 2, 6), torch.tensor([0.1, 1.0], dtype=torch.float64)
-    P = restarted_projector(means, alphas[:, None, None, None])
+    P = restarted_projector(means, alphas[:, None, None])
     assert P.shape == (2, 3, 6, 6)
     start = torch.eye(6, dtype=torch.float64)
-    stepped = rls_projector(start, means[:, 0], alphas[:, None, None, None])
+    stepped = rls_projector(start, means[:, 0], alphas[:, None, None])
     assert stepped.shape == (2, 3, 6, 6)
     for a, alpha in enumerate(alphas.tolist()):
         for i in range(3):
@@ -106,6 +106,60 @@ def test_projectors_broadcast():
             torch.testing.assert_close(stepped[a, i], rls_projector(start, means[i, 0], alpha))
     two = rls_projector(stepped[0], means[:, 1], 0.1)
     torch.testing.assert_close(two, P[0])
+
+
+@BOTH
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_rows_are_projected_without_the_projector(count, dtype):
+    means, rows = random_means(count, 7).to(dtype), random_means(3, 7, seed=1).to(dtype)
+    tolerance = 100 * torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        restarted_projector(means, 0.3, rows=rows),
+        rows @ restarted_projector(means, 0.3),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+    eye = torch.eye(7, dtype=dtype)
+    torch.testing.assert_close(
+        restarted_projector(means, 0.3, rows=eye),
+        restarted_projector(means, 0.3),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_rows_means_and_alphas_broadcast(count):
+    """Networks lead, as in a stack; each has an α of its own, (R, 1)."""
+    means, rows = random_means(4, count, 6), random_means(4, 3, 6, seed=1)
+    alphas = torch.tensor([0.1, 1.0, 2.0, 5.0], dtype=torch.float64)[:, None]
+    P, projected = restarted_projector(means, alphas), restarted_projector(means, alphas, rows)
+    assert P.shape == (4, 6, 6) and projected.shape == (4, 3, 6)
+    shared = restarted_projector(means, alphas, rows[0])
+    for r, alpha in enumerate(alphas[:, 0].tolist()):
+        torch.testing.assert_close(P[r], restarted_projector(means[r], alpha))
+        torch.testing.assert_close(projected[r], rows[r] @ P[r])
+        torch.testing.assert_close(shared[r], rows[0] @ P[r])
+    grid = restarted_projector(means[0], alphas)
+    assert grid.shape == (4, 6, 6)
+    torch.testing.assert_close(grid[2], restarted_projector(means[0], 2.0))
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(0.3).double(), torch.tensor([0.3]).double()])
+def test_an_alpha_may_be_a_tensor(alpha):
+    means, eye = random_means(2, 6), torch.eye(6).double()
+    torch.testing.assert_close(restarted_projector(means, alpha), restarted_projector(means, 0.3))
+    torch.testing.assert_close(
+        rls_projector(eye, means[0], alpha), rls_projector(eye, means[0], 0.3)
+    )
+
+
+def test_a_nan_is_not_hidden():
+    means = random_means(2, 6)
+    means[0, 0] = torch.nan
+    assert restarted_projector(means, 0.1).isnan().any()
+    assert restarted_projector(means[:1], 0.1, rows=torch.ones(3, 6).double()).isnan().any()
+    assert rls_projector(torch.eye(6).double(), means[0], 0.1).isnan().any()
 
 
 def test_the_order_of_the_means_does_not_matter():
@@ -249,8 +303,10 @@ def test_what_is_not_allowed_is_named():
             restarted_projector(eye, alpha)
         with pytest.raises(ValueError, match=r"alpha is .*allowed is a number above 0"):
             rls_projector(eye, eye[0], alpha)
-    with pytest.raises(ValueError, match=r"alpha has shape \(4,\).*alpha\[\.\.\., None, None\]"):
+    with pytest.raises(ValueError, match=r"alpha has shape \(4,\).*alpha\[\.\.\., None\]"):
         restarted_projector(eye, torch.ones(4))
+    with pytest.raises(ValueError, match=r"means \(4, 4\), rows \(3, 5\).*rows \(…, C, D\)"):
+        restarted_projector(eye, 0.1, rows=torch.ones(3, 5))
     with pytest.raises(ValueError, match=r"logits \(2, 3, 4\), present \(3, 2\)"):
         entropy_weights(torch.rand(2, 3, 4), torch.ones(3, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"dtype torch.float32; allowed is torch.bool"):

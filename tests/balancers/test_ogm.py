@@ -1,5 +1,7 @@
 """OGM-GE's whole step against gradients by hand: what it scales, what it leaves, what it adds."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from by_hand import (
     array,
     assert_gradients,
     batch,
+    convolution,
     data,
     mlp,
     network,
@@ -19,6 +22,8 @@ from by_hand import (
 from torch import nn
 
 from mmlab import OGM, Batch, Joint, Step, fit
+from mmlab.balancers import ogm
+from mmlab.seeds import Draws
 
 
 def coefficients(shares, samples, alpha, continuous=False):
@@ -44,6 +49,10 @@ def expected_gradients(net, samples, **options):
         for parameter in net.encoders[m].parameters():
             expected[parameter] = k[m] * expected[parameter]
     return expected, k
+
+
+def draws_of(generator):
+    return Draws(lambda kind: generator)
 
 
 def take_step(balancer, net, samples, **options):
@@ -138,7 +147,7 @@ def test_noise_has_mean_0_and_the_spread_of_the_unmodulated_gradient_in_both_enc
     balancer = OGM(alpha=0.8)
     for _ in range(draws):
         net.zero_grad()
-        take_step(balancer, net, samples, noise=noise)
+        take_step(balancer, net, samples, draws=draws_of(noise))
         for parameter in plain:
             found[parameter].append(parameter.grad - damped[parameter])
     for m in net.modalities:
@@ -162,7 +171,7 @@ def test_noise_comes_from_the_steps_own_generator():
     for seed in (3, 3, 4):
         net.zero_grad()
         torch.manual_seed(len(grads))
-        take_step(OGM(), net, samples, noise=torch.Generator().manual_seed(seed))
+        take_step(OGM(), net, samples, draws=draws_of(torch.Generator().manual_seed(seed)))
         grads.append(net.encoders["a"].weight.grad.clone())
     assert torch.equal(grads[0], grads[1])
     assert not torch.equal(grads[0], grads[2])
@@ -175,7 +184,7 @@ def test_a_tensor_of_equal_entries_still_gets_1e_8():
     take_step(OGM(alpha=0, enhance=False), net, samples)
     plain = net.encoders["a"][0].bias.grad.clone()
     net.zero_grad()
-    take_step(OGM(alpha=0), net, samples, noise=torch.Generator().manual_seed(0))
+    take_step(OGM(alpha=0), net, samples, draws=draws_of(torch.Generator().manual_seed(0)))
     added = (net.encoders["a"][0].bias.grad - plain).abs().item()
     assert 0 < added < 1e-7
 
@@ -189,15 +198,6 @@ def test_the_released_codes_scope_does_not_touch_an_mlp(enhance):
     take_step(OGM(scope="conv", enhance=enhance), net, samples)
     for name, parameter in net.encoders.named_parameters():
         assert torch.equal(parameter.grad, plain[name])
-
-
-def convolution(size, width):
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 1, size)),
-        nn.Conv2d(1, 2, (1, 2)),
-        nn.Flatten(),
-        nn.Linear(2 * (size - 1), width),
-    )
 
 
 def test_the_released_codes_scope_modulates_four_dimensional_tensors_only():
@@ -282,6 +282,48 @@ def test_a_modality_that_a_whole_batch_lacks_scores_the_mean_of_the_others():
     assert v == pytest.approx((a + t) / 2)
 
 
+def test_a_modality_that_a_whole_batch_lacks_is_neither_ahead_nor_behind():
+    """Its own k is 1, and of the others the one that leads is damped."""
+    present = {"a": [1] * 6, "v": [0] * 6, "t": [1] * 6}
+    step = take_step(OGM(enhance=False), network("avt"), batch("avt", present=present))
+    k = {m: step.logged["coefficient", m].item() for m in "avt"}
+    assert k["v"] == 1
+    assert sorted([k["a"], k["t"]])[0] < 0.9 and sorted([k["a"], k["t"]])[1] == 1
+    assert step.logged["ratio", "v"].item() == pytest.approx(1)
+
+
+def test_the_balancer_damps_by_the_functions_that_are_taught(monkeypatch):
+    net, samples = network(), batch()
+    monkeypatch.setattr(ogm, "discrepancy_ratios", lambda scores: scores.new_tensor([5.0, 7.0]))
+    monkeypatch.setattr(
+        ogm,
+        "modulation_coefficients",
+        lambda ratios, alpha, *, continuous: ratios / 10 * (alpha + continuous),
+    )
+    plain = ByHand(net, samples).gradient("joint")
+    take_step(OGM(alpha=3.0, enhance=False, continuous=True), net, samples)
+    for m, k in zip("av", (2.0, 2.8), strict=True):
+        for parameter in net.encoders[m].parameters():
+            plain[parameter] = k * plain[parameter]
+    assert_gradients(net, plain)
+
+
+@pytest.mark.parametrize("enhance", [False, True])
+def test_a_score_that_is_no_number_shows(enhance):
+    net, samples = network(), batch()
+    samples.inputs["a"][0, 0] = torch.nan
+    step = take_step(OGM(enhance=enhance), net, samples)
+    for m in "av":
+        assert step.logged["coefficient", m].isnan()
+        assert all(p.grad.isnan().all() for p in net.encoders[m].parameters())
+
+
+def test_the_score_leaves_no_graph():
+    net, samples = network(), batch()
+    step = Step(net, samples)
+    assert not OGM().scores(step).requires_grad
+
+
 def test_regression_is_refused_with_a_reason():
     net = network(outputs=1)
     with pytest.raises(ValueError, match="probability of the true class"):
@@ -289,12 +331,23 @@ def test_regression_is_refused_with_a_reason():
 
 
 @pytest.mark.parametrize(
-    "options", [{"alpha": -0.1}, {"alpha": float("nan")}, {"scope": "convolution"}]
+    "options",
+    [
+        {"alpha": -0.1},
+        {"alpha": float("nan")},
+        {"scope": "convolution"},
+        {"window": (5, 1)},
+    ],
 )
 def test_arguments_out_of_range_are_refused(options):
     value = next(iter(options.values()))
-    with pytest.raises(ValueError, match=str(value)):
+    with pytest.raises(ValueError, match=re.escape(f"{value!r}; allowed")):
         OGM(**options)
+
+
+def test_a_tensor_for_a_hyper_parameter_is_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"give a number.*`fit_seeds`"):
+        OGM(alpha=torch.linspace(0, 1, 3))
 
 
 def moved(net, samples, balancer, make, steps=30):
