@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, bias_scale: float = 1.0) -> Tensor:
     """x Wᵀ + bias_scale · b for x (B, D) and W (C, D); or for R of each, with a leading axis R."""
     if bias is None:
-        return x @ weight.mT
+        return x @ weight.mT if weight.ndim == 2 else torch.bmm(x, weight.mT)
     if weight.ndim == 2:
         return torch.addmm(bias, x, weight.mT, beta=bias_scale)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT, beta=bias_scale)
