@@ -1,5 +1,8 @@
-"""What the project says of itself: requirements, lazy names, and nothing of where it was made."""
+"""What the project says of itself: requirements, rooms, lazy names, and not where it was made."""
 
+import ast
+import graphlib
+import importlib
 import re
 import subprocess
 import sys
@@ -78,3 +81,131 @@ def test_the_tree_names_no_machine():
             found += [(name, match.group()) for match in place.finditer(text)]
     found = [pair for pair in found if pair[0] != "tests/test_packaging.py"]
     assert found == []
+
+
+# --- rooms ----------------------------------------------------------------------------------------
+
+ROOMS = (
+    ("checks", "files", "gradients", "seeds"),
+    ("models",),
+    ("datasets",),
+    ("training",),
+    ("balancers",),
+    ("evaluation",),
+    ("experiments",),
+    ("",),  # mmlab itself: its names
+    ("plotting", "teaching", "bench", "notebooks", "__main__"),
+)
+"""From the ground up: a room imports from its own row and from those above it in this list."""
+
+FLOOR = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of all modules of mmlab."""
+    found = {}
+    for path in sorted((ROOT / "mmlab").rglob("*.py")):
+        *parents, last = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parents if last == "__init__" else [*parents, last])] = path
+    return found
+
+
+def imported(source: str, known: dict[str, Path]) -> set[str]:
+    """The modules of mmlab that a file imports anywhere: in functions and for types, too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports in mmlab are absolute"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in known else node.module)
+    return {name for name in found if name in known}
+
+
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {
+        name: imported(path.read_text(encoding="utf-8"), known) - {name}
+        for name, path in known.items()
+    }
+
+
+def room(module: str) -> str:
+    return module.partition(".")[2].partition(".")[0]
+
+
+def test_every_module_is_in_a_room():
+    assert {room(name) for name in modules()} == set(FLOOR)
+
+
+def test_rooms_import_upward_only():
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in graph().items()
+        for other in others
+        if name != "mmlab" and FLOOR[room(other)] > FLOOR[room(name)]
+    ]
+    assert wrong == []
+
+
+def test_rooms_of_one_row_do_not_lean_on_each_other_in_the_library():
+    """The four small modules stand alone; above, a row is one room."""
+    for name, others in graph().items():
+        if FLOOR[room(name)] == 0:
+            assert others == set()
+
+
+def test_no_import_goes_round_in_a_circle():
+    """Not even one for types alone."""
+    try:
+        graphlib.TopologicalSorter(graph()).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_imports_anywhere_in_a_file_are_seen():
+    known = dict.fromkeys(("mmlab", "mmlab.a", "mmlab.a.b", "mmlab.c", "mmlab.d", "mmlab.e"))
+    source = """
+import os, mmlab.c
+from mmlab.a import b, nothing
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from mmlab.d import D
+def later():
+    from mmlab import e, fit
+"""
+    assert imported(source, known) == {*known}
+
+
+def test_a_circle_would_be_seen():
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
+
+
+# --- what is shipped ------------------------------------------------------------------------------
+
+
+def test_the_wheel_says_that_it_is_typed():
+    """Its files are those of the folder mmlab, whatever their ending, but for ignored ones."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel == {"packages": ["mmlab"]}
+    assert set(project["tool"]["hatch"]["build"]) == {"targets"}
+    marker = ROOT / "mmlab" / "py.typed"
+    assert marker.is_file() and marker.read_bytes() == b""
+    ignored = subprocess.run(["git", "check-ignore", str(marker)], cwd=ROOT, capture_output=True)
+    assert ignored.returncode != 0
+
+
+PUBLIC = [name for name in modules() if name.count(".") == 1 and not name.endswith("__")]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_that_a_room_gives_is_there(name):
+    module = importlib.import_module(name)
+    names = getattr(module, "__all__", [])
+    assert len(names) == len({*names})
+    for public in names:
+        assert hasattr(module, public), public
