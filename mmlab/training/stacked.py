@@ -307,7 +307,7 @@ class Shared:
         self._what, self._who = what, who
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("_"):
+        if name.startswith("__"):
             raise AttributeError(name)  # Python's own question, as in a copy
         self._refuse(f".{name}")
 
