@@ -1,5 +1,6 @@
 """Methods are compared fairly: per seed one start and one order for all of them."""
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -65,7 +66,8 @@ def test_all_methods_of_a_seed_start_alike_and_see_one_order():
 
         return Noting
 
-    compared({"one": noting("one", Joint), "two": noting("two", Uniform)}, epochs=2)
+    methods = {"one": noting("one", Joint), "two": noting("two", Uniform)}
+    compared(methods, epochs=2, at_once=False)
     for seed in (0, 1):
         assert torch.equal(*starts[seed])
         assert all(map(torch.equal, *orders[seed]))
@@ -89,6 +91,7 @@ def test_encoders_of_the_callers_own_are_the_same_start_for_every_method():
     compared(
         {"one": Noting, "two": Noting},
         build={"encoders": encoders, "width": 8},
+        at_once=False,
         measure=lambda run: ends.append(flat(run.model.encoders)) or {},
     )
     assert len(starts) == 4 and all(torch.equal(start, before) for start in starts)
@@ -121,6 +124,24 @@ def test_regression_gets_its_own_columns():
     assert list(table)[2:] == ["mae", "pearson", "accuracy 2", "accuracy 7"]
 
 
+def test_at_once_or_one_by_one_the_table_is_the_same():
+    data = {seed: synthetic(n=(80, 20, 40), dims=5, seed=seed) for seed in (5, 3)}
+    methods = {"uniform": Uniform, "MLA": MLA}
+    options = {"seeds": (5, 3), "epochs": 2, "measure": lambda run: {"e": run.epoch}}
+    at_once, alone = (compared(methods, data.get, **options, at_once=x) for x in (True, False))
+    assert at_once.attrs["at once"] == {"uniform": 2, "MLA": 2}
+    assert alone.attrs["at once"] == {"uniform": 1, "MLA": 1}
+    pd.testing.assert_frame_equal(at_once, alone)
+    for row in alone.itertuples():
+        once = train_once(methods[row.method](), data[row.seed], seed=row.seed, epochs=2)
+        assert row.accuracy == accuracy_of(once)
+
+
+def test_one_seed_may_come_twice():
+    table = compared({"joint": Joint}, seeds=[1, 1])
+    assert table.seed.tolist() == [1, 1] and table.accuracy.nunique() == 1
+
+
 def test_bad_comparisons_are_refused():
     with pytest.raises(ValueError, match="no method to compare"):
         compared({})
@@ -136,8 +157,13 @@ def test_seeds_train_at_once_where_nothing_forbids_it():
         for p in run.model.parameters():
             p.data.mul_(0.5)
 
-    plain = compared({"joint": Joint, "own": Own})
-    assert plain.attrs["at once"] == {"joint": 2, "own": 1}
+    class Mixes(Joint):
+        def step(self, s):
+            s.backward(s.losses["joint"].prod())
+            yield
+
+    plain = compared({"joint": Joint, "own": Own, "mixes": Mixes})
+    assert plain.attrs["at once"] == {"joint": 2, "own": 2, "mixes": 1}
     rows = plain.groupby("method").accuracy
     assert list(rows.get_group("joint")) == list(rows.get_group("own"))
     assert compared({"joint": Joint}, observers=[Curves()]).attrs["at once"] == {"joint": 2}
