@@ -79,9 +79,12 @@ def train(make: type[torch.optim.Optimizer], **options: float | bool) -> list[Te
         {"lr": 0.1, "momentum": 0.9, "foreach": True},
     ],
 )
-def test_our_sgd_is_torchs_bit_for_bit(options):
-    ours, theirs = train(SGD, **options), train(torch.optim.SGD, **options)
+def test_our_sgd_is_torchs_fused_one_bit_for_bit_and_its_plain_one_up_to_rounding(options):
+    fused = {} if "foreach" in options else {"fused": True}
+    ours, plain = train(SGD, **options), train(torch.optim.SGD, **options)
+    theirs = train(torch.optim.SGD, **fused, **options)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    torch.testing.assert_close(ours, plain)
 
 
 def test_our_sgd_is_a_torch_optimiser_in_every_other_way():
