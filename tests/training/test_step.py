@@ -251,6 +251,17 @@ def test_losses_again_touches_no_statistic_and_no_random_stream():
     s.backward(s.losses["joint"])  # the first graph is still good
 
 
+def test_a_pass_has_its_graph_whoever_reads_it_first_and_losses_again_keep_none():
+    net = make_net()
+    s = Step(Normalised(net.encoders, net.fusion, net.heads), make_batch())
+    with torch.no_grad():
+        assert all(h.requires_grad for h in s.out.features.values())
+    for again in (s.losses_again(), make_step().losses_again()):
+        _ = again["joint"]
+        assert not any(h.requires_grad for h in again.out.features.values())
+        assert not again.out.joint.requires_grad
+
+
 def test_losses_again_of_a_forward_pass_of_ones_own():
     net = make_net(nn.Dropout(0.5))
     s = Step(Normalised(net.encoders, net.fusion, net.heads), make_batch())
