@@ -161,6 +161,16 @@ class Wide(nn.Module):
         return torch.addmm(self.bias, x, self.weight.mT)
 
 
+class Penalised(nn.Linear):
+    """A layer whose weight stands in its output in one more way."""
+
+    def __init__(self):
+        super().__init__(30, 30)
+
+    def forward(self, x):
+        return super().forward(x) + self.weight.square().mean()
+
+
 class Unused(nn.Linear):
     def __init__(self):
         super().__init__(30, 30)
@@ -189,7 +199,7 @@ def half_frozen() -> nn.Module:
     return layer
 
 
-LEFT_OUT = [pruned, tied, tied_bias, half_frozen, Lower, Unused, lambda: Wide(1, 30)]
+LEFT_OUT = [pruned, tied, tied_bias, half_frozen, Lower, Unused, Penalised, lambda: Wide(1, 30)]
 
 
 @pytest.mark.parametrize("make", LEFT_OUT)
