@@ -149,7 +149,7 @@ class ATF(Balancer):
             s.backward(losses)
         if self.factors is None:
             self.factors = torch.full_like(before, 1 / len(s.modalities))
-        self.factors = ace_update(self.factors, self.known(before, s), self.rate)
+        self.factors = ace_update(self.factors, self.known(before, self.factors, s), self.rate)
         total = len(s.modalities) if self.total == "modalities" else 1
         factor = dict(s.each(self.factors * total))
         for m, k in factor.items():
@@ -160,7 +160,8 @@ class ATF(Balancer):
             after = s.losses_again().stack(*s.modalities)
             self.factors = bdo_update(self.factors, before, after, self.rate)
 
-    def known(self, losses: Tensor, s: Step) -> Tensor:
+    @staticmethod
+    def known(losses: Tensor, factors: Tensor, s: Step) -> Tensor:
         """The losses, that of a modality which the whole batch lacks set so that λ_m stays.
 
         ACE leaves λ_m where ℓ_m = λ_m Σℓ. Its own loss, 0 for want of samples, would read as
@@ -168,7 +169,7 @@ class ATF(Balancer):
         """
         if s.batch.present is None:
             return losses
-        trusted = (self.factors * s.seen).sum(-1, keepdim=True)
+        trusted = (factors * s.seen).sum(-1, keepdim=True)
         trusted = trusted.clamp(min=torch.finfo(losses.dtype).eps)
         total = (losses * s.seen).sum(-1, keepdim=True)
-        return torch.where(s.seen, losses, self.factors * total / trusted)
+        return torch.where(s.seen, losses, factors * total / trusted)

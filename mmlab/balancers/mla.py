@@ -266,10 +266,11 @@ def shared_head(s: Step) -> Linear:
 
 def gradient(head: Linear) -> Tensor:
     """The head's gradient with that of the bias as its last column, (…, C, D + 1)."""
-    bias = None if head.bias is None else head.bias.grad
+    weight, bias = head.weight.grad, None if head.bias is None else head.bias.grad
+    assert weight is not None, "the head is trained"
     if bias is None:  # there is none, or it is frozen
-        return F.pad(head.weight.grad, (0, 1))
-    return torch.cat([head.weight.grad, bias[..., None]], dim=-1)
+        return F.pad(weight, (0, 1))
+    return torch.cat([weight, bias[..., None]], dim=-1)
 
 
 def set_gradient(head: Linear, G: Tensor) -> None:

@@ -228,7 +228,7 @@ def integrate_tasks(
     kept = [p.grad for p in shared]
     for parameter in shared:
         parameter.grad = None  # else the engine adds the plain gradient to what was kept, in place
-    sum(losses).backward()
+    (losses[0] + losses[1]).backward()
     weights = pareto_weights(grams([g, u]).sum(0), gamma)
     combined = [weights[0] * x + weights[1] * y for x, y in zip(g, u, strict=True)]
     for parameter, before, d in zip(shared, kept, combined, strict=True):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +36,8 @@ def cnn(shape: tuple[int, ...], width: int) -> nn.Module:
     Shapes (C, T) and (T,) get 1-D convolutions over time; (C, H, W) gets 2-D ones, and so does a
     square (H, W), a grey image.
     """
+    convolution: type[nn.Conv1d] | type[nn.Conv2d]
+    pool: nn.Module
     if len(shape) == 3 or (len(shape) == 2 and shape[0] == shape[1]):
         convolution, pool = nn.Conv2d, nn.AdaptiveAvgPool2d(2)
         channels, places, rank = (shape[0] if len(shape) == 3 else 1), 4, 3
@@ -78,7 +82,7 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
         check_choice("encoders", encoders, BUILDERS)
         build = BUILDERS[encoders]
         return {
-            m: seeded(seed, "encoder", m, build=lambda m=m: build(data.shape(m), width))
+            m: seeded(seed, "encoder", m, build=partial(build, data.shape(m), width))
             for m in data.modalities
         }
     names = ", ".join(map(repr, BUILDERS))
@@ -92,13 +96,14 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
             f"encoders name {sorted(encoders)}, the data have {sorted(data.modalities)}; "
             "give one encoder for each modality"
         )
-    copied: dict[int, object] = {}  # what two modalities share stays shared
+    copied: dict[int, Any] = {}  # what two modalities share stays shared
     return {m: _own_encoder(m, encoders[m], data, width, seed, copied) for m in data.modalities}
 
 
 def _own_encoder(
-    m: str, given: object, data, width: int, seed: int, copied: dict[int, object]
+    m: str, given: object, data, width: int, seed: int, copied: dict[int, Any]
 ) -> nn.Module:
+    encoder: object
     if isinstance(given, nn.Module):
         encoder = copy.deepcopy(given, copied)
     else:

@@ -155,6 +155,14 @@ def _coalitions_on(n: int, device: torch.device, dtype: torch.dtype) -> tuple[Te
     return joined.to(device), weights.to(device, dtype)
 
 
+def total(parts: Mapping[str, Tensor]) -> Tensor:
+    """The sum of all modalities' parts."""
+    first, *others = parts.values()
+    for other in others:
+        first = first + other
+    return first
+
+
 class Concat(Fusion):
     """One linear layer over the features joined in modality order: z = [W_1|...|W_M] h + b.
 
@@ -190,7 +198,7 @@ class Sum(Fusion):
         self.linears = nn.ModuleDict({m: nn.Linear(d, n_outputs) for m, d in self.widths.items()})
 
     def forward(self, features: Features) -> Tensor:
-        return sum(self.contributions(features).values())
+        return total(self.contributions(features))
 
     def contributions(self, features: Features) -> dict[str, Tensor]:
         self._check(features)
@@ -214,18 +222,18 @@ class Late(Fusion):
         heads: Mapping[str, nn.Module] | nn.Module | None = None,
     ) -> None:
         super().__init__(widths, n_outputs)
-        self.heads = heads or nn.ModuleDict({m: nn.Linear(d, n_outputs) for m, d in widths.items()})
+        if heads is None:
+            heads = {m: nn.Linear(d, n_outputs) for m, d in widths.items()}
+        self.heads = heads if isinstance(heads, nn.Module) else nn.ModuleDict(heads)
 
     def forward(self, features: Features) -> Tensor:
-        return sum(self.contributions(features).values())
+        return total(self.contributions(features))
 
     def contributions(self, features: Features) -> dict[str, Tensor]:
         self._check(features)
-        own = isinstance(self.heads, nn.ModuleDict)
-        return {
-            m: (self.heads[m] if own else self.heads)(features[m]) / len(self.widths)
-            for m in self.widths
-        }
+        heads = self.heads
+        own = {m: heads[m] if isinstance(heads, nn.ModuleDict) else heads for m in self.widths}
+        return {m: head(features[m]) / len(own) for m, head in own.items()}
 
 
 class FiLM(Fusion):

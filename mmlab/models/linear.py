@@ -21,6 +21,7 @@ class StackedLinear(nn.Module):
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.weight = weight
+        self.bias: nn.Parameter | None
         self.register_parameter("bias", bias)
 
     @property

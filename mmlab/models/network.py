@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmlab.checks import check_choice, check_whole
 from mmlab.models.encoders import Encoders, make_encoders
-from mmlab.models.fusion import FUSIONS, Fusion, Late
+from mmlab.models.fusion import FUSIONS, Late
 from mmlab.models.linear import Linear
 from mmlab.seeds import seeded
 
@@ -34,7 +34,7 @@ class LazyFeatures(Mapping[str, Tensor]):
         return self.computed[m]
 
     def __contains__(self, m: object) -> bool:
-        return m in self._network.encoders
+        return isinstance(m, str) and m in self._network.encoders
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._network.encoders)
@@ -51,7 +51,8 @@ class LazyLogits(Mapping[str, Tensor]):
     """
 
     def __init__(self, network: MultimodalNet, features: Mapping[str, Tensor]) -> None:
-        self._network, self._features, self._known = network, features, {}
+        self._network, self._features = network, features
+        self._known: dict[str, Tensor] = {}
         self._graph = torch.is_grad_enabled()
 
     def __getitem__(self, m: str) -> Tensor:
@@ -95,7 +96,7 @@ class Output:
         features: Mapping[str, Tensor],
         joint: Tensor | None = None,
         unimodal: Mapping[str, Tensor] | None = None,
-        fusion: Fusion | None = None,
+        fusion: nn.Module | None = None,
     ) -> None:
         self.features, self.unimodal, self.fusion = features, unimodal or {}, fusion
         self._joint, self._graph = joint, torch.is_grad_enabled()
@@ -115,9 +116,15 @@ class Output:
     @property
     def contributions(self) -> dict[str, Tensor]:
         """(B, C) a modality: its part of the joint logits; the parts sum to `joint`."""
-        return self._fused().contributions(self.features)
+        split = getattr(self._fused(), "contributions", None)
+        if split is None:
+            raise ValueError(
+                f"{type(self.fusion).__name__} does not say what each modality contributes to the "
+                "joint logits; derive it from mmlab.models.Fusion, which does so for any fusion"
+            )
+        return split(self.features)
 
-    def _fused(self) -> Fusion:
+    def _fused(self) -> nn.Module:
         if self.fusion is None:
             raise ValueError("this Output was made without its fusion; pass fusion=net.fusion")
         return self.fusion
@@ -141,18 +148,15 @@ class MultimodalNet(nn.Module):
     def __init__(
         self,
         encoders: Mapping[str, nn.Module],
-        fusion: Fusion,
+        fusion: nn.Module,
         heads: Mapping[str, nn.Module] | nn.Module,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
-        own = isinstance(heads, Mapping | nn.ModuleDict)
-        self.heads = nn.ModuleDict(heads) if own and not isinstance(heads, nn.Module) else heads
-        for part, names in (
-            ("fusion", getattr(fusion, "widths", self.encoders)),
-            ("heads", heads if own else self.encoders),
-        ):
+        self.heads = heads if isinstance(heads, nn.Module) else nn.ModuleDict(heads)
+        own = self.heads if isinstance(self.heads, nn.ModuleDict) else self.encoders
+        for part, names in (("fusion", getattr(fusion, "widths", self.encoders)), ("heads", own)):
             if set(names) != set(self.encoders):
                 raise ValueError(
                     f"{part} has the modalities {sorted(names)}, encoders have "
@@ -179,7 +183,7 @@ class MultimodalNet(nn.Module):
 
     def head(self, m: str) -> nn.Module:
         """The head that reads modality `m`."""
-        return self.heads if self.shared_head else self.heads[m]
+        return self.heads[m] if isinstance(self.heads, nn.ModuleDict) else self.heads
 
     def encode(self, m: str, x: Tensor) -> Tensor:
         """Features (B, D) of modality `m`. Raises KeyError for an unknown modality."""
@@ -211,10 +215,9 @@ class MultimodalNet(nn.Module):
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        if self._lazy:
-            features = LazyFeatures(self, inputs)
-        else:
-            features = {m: self.encoded(m, inputs[m]) for m in self.encoders}
+        features: Mapping[str, Tensor] = LazyFeatures(self, inputs)
+        if not self._lazy:
+            features = dict(features)  # computes them all
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)
         if not self._lazy:
             _ = out.joint
@@ -233,7 +236,7 @@ class MultimodalNet(nn.Module):
         data,
         *,
         encoders: Encoders = "mlp",
-        fusion: str | Fusion | MakeFusion = "concat",
+        fusion: str | nn.Module | MakeFusion = "concat",
         heads: str = "own",
         width: int = 64,
         seed: int = 0,

@@ -58,7 +58,8 @@ class NetworkStack(MultimodalNet):
     """
 
     def __init__(self, networks: Sequence[MultimodalNet]) -> None:
-        first, known = networks[0], {}
+        first = networks[0]
+        known: dict[int, nn.Module] = {}
         if type(first) is not MultimodalNet:
             raise UnstackableError(
                 f"a stack would not do what {type(first).__name__} does beyond a MultimodalNet; "
@@ -121,12 +122,12 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
     if kind in ELEMENTWISE:
         return first
     if kind is nn.Linear:
-        bias = None if first.bias is None else _parameter([m.bias for m in modules])
-        return StackedLinear(_parameter([m.weight for m in modules]), bias)
-    if kind is nn.Flatten:
+        weight, bias = ([m._parameters[name] for m in modules] for name in ("weight", "bias"))
+        return StackedLinear(_parameter(weight), None if bias[0] is None else _parameter(bias))
+    if isinstance(first, nn.Flatten) and kind is nn.Flatten:
         return nn.Flatten(_shifted(first.start_dim), _shifted(first.end_dim))
-    if kind is nn.Unflatten:
-        return nn.Unflatten(_shifted(first.dim), first.unflattened_size)
+    if isinstance(first, nn.Unflatten) and kind is nn.Unflatten:
+        return nn.Unflatten(_shifted(int(first.dim)), first.unflattened_size)
     if kind in (nn.Sequential, nn.ModuleDict, *FUSIONS.values()):
         return _composite(modules, known)
     if isinstance(first, Fusion):
@@ -158,10 +159,11 @@ def _composite(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.
         name: _parameter([m._parameters[name] for m in modules]) for name in result._parameters
     }
     result._buffers = {
-        name: torch.stack([m._buffers[name] for m in modules]) for name in result._buffers
+        name: torch.stack([m.get_buffer(name) for m in modules]) for name in result._buffers
     }
     result._modules = {
-        name: stack_modules([m._modules[name] for m in modules], known) for name in result._modules
+        name: stack_modules([m.get_submodule(name) for m in modules], known)
+        for name in result._modules
     }
     return result
 
@@ -170,12 +172,13 @@ def _parameters(lists: Sequence[Sequence[nn.Parameter]]) -> list[nn.Parameter]:
     return [_parameter(group) for group in zip(*lists, strict=True)]
 
 
-def _parameter(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
-    shapes = {tuple(p.shape) for p in parameters}
-    if len(shapes) > 1:
+def _parameter(parameters: Sequence[nn.Parameter | None]) -> nn.Parameter:
+    found = [p for p in parameters if p is not None]
+    shapes = {tuple(p.shape) for p in found}
+    if len(shapes) > 1 or len(found) < len(parameters):
         raise UnstackableError(f"parameters of the shapes {shapes} cannot be stacked; {FIX}")
-    stacked = torch.stack([p.detach() for p in parameters])
-    return nn.Parameter(stacked, requires_grad=parameters[0].requires_grad)
+    stacked = torch.stack([p.detach() for p in found])
+    return nn.Parameter(stacked, requires_grad=found[0].requires_grad)
 
 
 def _shifted(dim: int) -> int:
@@ -187,5 +190,5 @@ def point_at(module: nn.Module, stacked: nn.Module, index: int) -> None:
     for own, theirs in zip(module.parameters(), stacked.parameters(), strict=True):
         own.data = theirs.data[index]
     slots = [(part, name) for part in module.modules() for name in part._buffers]
-    for (part, name), theirs in zip(slots, stacked.buffers(), strict=True):
-        part._buffers[name] = theirs[index]
+    for (part, name), buffer in zip(slots, stacked.buffers(), strict=True):
+        part._buffers[name] = buffer[index]

@@ -266,7 +266,7 @@ def test_the_present_modalities_share_what_the_absent_one_leaves():
     samples = batch("avt", present={"a": [1] * 6, "v": [0] * 6, "t": [1] * 6})
     losses = torch.tensor([2.0, 0.0, 1.0]).double()
     step = Step(shared_network("avt"), samples)
-    after = ace_update(balancer.factors, balancer.known(losses, step), balancer.rate)
+    after = ace_update(balancer.factors, balancer.known(losses, balancer.factors, step), balancer.rate)
     assert after[1].item() == pytest.approx(0.5)
     assert after[0] > 0.2 and after[2] < 0.3
     assert after.sum().item() == pytest.approx(1)
@@ -277,11 +277,11 @@ def test_where_the_present_modalities_have_no_rate_at_all_nothing_is_divided_by_
     balancer = ATF(rate=0.3)
     balancer.factors = torch.tensor([0.0, 1.0]).double()
     step = Step(shared_network(), samples)
-    known = balancer.known(torch.tensor([2.0, 0.0]).double(), step)
+    known = balancer.known(torch.tensor([2.0, 0.0]).double(), balancer.factors, step)
     after = ace_update(balancer.factors, known, balancer.rate)
     assert after.isfinite().all()
     assert after.sum().item() == pytest.approx(1)
-    silent = balancer.known(torch.zeros(2).double(), step)
+    silent = balancer.known(torch.zeros(2).double(), balancer.factors, step)
     torch.testing.assert_close(ace_update(balancer.factors, silent, 0.3), balancer.factors)
 
 

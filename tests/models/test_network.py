@@ -350,3 +350,15 @@ def test_modes_and_buffers_come_back_whatever_happens():
         _ = 1 / 0
     assert all(new is old for new, old in zip(net.buffers(), buffers, strict=True))
     assert all(torch.equal(new, old) for new, old in zip(buffers, values, strict=True))
+
+
+def test_a_fusion_that_cannot_be_split_says_so():
+    class Whole(nn.Module):
+        def forward(self, features):
+            return sum(features.values())
+
+    net = MultimodalNet({m: nn.Linear(3, 2) for m in "ab"}, Whole(), nn.Linear(2, 2))
+    out = net({m: torch.zeros(4, 3) for m in "ab"})
+    assert out.joint.shape == (4, 2)
+    with pytest.raises(ValueError, match=r"Whole does not say .* derive it from mmlab\.models\.F"):
+        _ = out.contributions
