@@ -266,7 +266,9 @@ def test_the_present_modalities_share_what_the_absent_one_leaves():
     samples = batch("avt", present={"a": [1] * 6, "v": [0] * 6, "t": [1] * 6})
     losses = torch.tensor([2.0, 0.0, 1.0]).double()
     step = Step(shared_network("avt"), samples)
-    after = ace_update(balancer.factors, balancer.known(losses, balancer.factors, step), balancer.rate)
+    after = ace_update(
+        balancer.factors, balancer.known(losses, balancer.factors, step), balancer.rate
+    )
     assert after[1].item() == pytest.approx(0.5)
     assert after[0] > 0.2 and after[2] < 0.3
     assert after.sum().item() == pytest.approx(1)
