@@ -165,6 +165,21 @@ def test_noise_has_mean_0_and_the_spread_of_the_unmodulated_gradient_in_both_enc
         assert torch.stack(found[parameter]).abs().max() < 1e-12
 
 
+def test_the_noise_is_a_normal_number_times_the_spread_of_the_undamped_gradient():
+    net, samples = network(), batch()
+    expected, k = expected_gradients(net, samples, alpha=0.8)
+    plain = ByHand(net, samples).gradient("joint")
+    assert min(k.values()) < 0.5
+    take_step(OGM(alpha=0.8), net, samples, draws=draws_of(torch.Generator().manual_seed(3)))
+    draws = draws_of(torch.Generator().manual_seed(3))
+    for m in net.modalities:
+        own = list(net.encoders[m].parameters())
+        for parameter, normal in zip(own, draws.normals(own), strict=True):
+            std = np.std(plain[parameter].numpy(), ddof=1) + 1e-8
+            expected[parameter] = expected[parameter] + std * normal
+    assert_gradients(net, expected)
+
+
 def test_noise_comes_from_the_steps_own_generator():
     net, samples = network(), batch()
     grads = []
@@ -189,9 +204,20 @@ def test_a_tensor_of_equal_entries_still_gets_1e_8():
     assert 0 < added < 1e-7
 
 
+def sequence(size, width):
+    """A convolution over time: its weight has three dimensions."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, size)),
+        nn.Conv1d(1, 2, 2),
+        nn.Flatten(),
+        nn.Linear(2 * (size - 1), width),
+    )
+
+
 @pytest.mark.parametrize("enhance", [False, True])
-def test_the_released_codes_scope_does_not_touch_an_mlp(enhance):
-    net, samples = network(encoder=mlp), batch()
+@pytest.mark.parametrize("encoder", [mlp, sequence])
+def test_the_released_codes_scope_does_not_touch_an_mlp(encoder, enhance):
+    net, samples = network(encoder=encoder), batch()
     take_step(Joint(), net, samples)
     plain = {name: p.grad.clone() for name, p in net.encoders.named_parameters()}
     net.zero_grad()
