@@ -17,7 +17,7 @@ from mmlab.training.balancer import Balancer
 from mmlab.training.losses import Loss
 from mmlab.training.merged import StackedBalancer
 from mmlab.training.optimizers import SGD
-from mmlab.training.step import Step
+from mmlab.training.step import Parameters, Step
 
 Logged = Mapping[tuple[str, str], object]
 
@@ -116,7 +116,8 @@ class _Trial:
         optimizer.register_step_post_hook(lambda *_: steps.append(None))
         yields = 0
         with drawing(0, "check", device=device):
-            s = Step(model, batch, optimizer, self.epoch, 0.5, self.loss, Draws(source))
+            draws, parameters = Draws(source), Parameters(model, own)
+            s = Step(model, batch, optimizer, self.epoch, 0.5, self.loss, draws, parameters)
             for _ in balancer.step(s):
                 yields += 1
                 optimizer.step()

@@ -8,7 +8,7 @@ from torch import nn
 from mmlab.balancers import MLA, Joint, Uniform, Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
-from mmlab.evaluation import Curves
+from mmlab.evaluation import Curves, GradientWatch
 from mmlab.evaluation import test_accuracy as accuracy_of
 from mmlab.experiments import compare, train_once
 from mmlab.models import LazyLogits, MultimodalNet, Output
@@ -166,7 +166,8 @@ def test_seeds_train_at_once_where_nothing_forbids_it():
     assert plain.attrs["at once"] == {"joint": 2, "own": 2, "mixes": 1}
     rows = plain.groupby("method").accuracy
     assert list(rows.get_group("joint")) == list(rows.get_group("own"))
-    assert compared({"joint": Joint}, observers=[Curves()]).attrs["at once"] == {"joint": 2}
+    for observer in (Curves(), GradientWatch()):
+        assert compared({"joint": Joint}, observers=[observer]).attrs["at once"] == {"joint": 2}
     for observer in (shrink, lambda run: run.model.encoders["a"].append(nn.Dropout(0.5))):
         assert compared({"joint": Joint}, observers=[observer]).attrs["at once"] == {"joint": 1}
     build = {"encoders": {m: nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.2)) for m in "ab"}}

@@ -13,7 +13,7 @@ from mmlab.balancers import METHODS, Balancer, Joint, Uniform, Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import Concat, MultimodalNet
-from mmlab.seeds import generator
+from mmlab.seeds import drawing, generator
 from mmlab.training import Step, find_device, fit
 
 
@@ -95,6 +95,13 @@ def test_training_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_dropout_is_drawn_anew_in_every_epoch():
+    net, masks = dropping(), []
+    net.encoders["a"].register_forward_hook(lambda module, x, h: masks.append(h == 0))
+    fit(net, DATA, epochs=3, lr=1e-12, batch_size=100, device="cpu")
+    assert len(masks) == 3 and len(torch.stack(masks).flatten(1).unique(dim=0)) == 3
+
+
 class Noisy(Joint):
     """Takes notes of what it draws."""
 
@@ -137,6 +144,12 @@ def test_noise_dropout_and_order_are_streams_of_their_own():
     fit(with_noise, DATA, Noisy(), epochs=1, lr=1e-12, device="cpu")
     fit(without, DATA, Joint(), epochs=1, lr=1e-12, device="cpu")
     assert same(*seen) and len(seen[0]) == 2
+    masks = {}
+    for stream in ("dropout", "order", "normals"):
+        with drawing(0, stream, 0):
+            masks[stream] = F.dropout(torch.ones(64, 8), 0.5) == 0
+    assert torch.equal(seen[0][0], masks["dropout"])
+    assert not torch.equal(masks["dropout"], masks["order"])
 
 
 class Spy(Balancer):
@@ -196,6 +209,28 @@ class Turns(Balancer):
             s.backward(s.losses[m])
             yield
             self.left += [p.grad for p in s.model.parameters()]
+
+
+class Tempered(Balancer):
+    """A layer of the method's own, which meets a loss that stops at the features."""
+
+    def modules(self, model):
+        self.own = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.own.weight)
+        return self.own
+
+    def step(self, s):
+        s.backward(s.losses.stack(*s.modalities))
+        s.backward(self.own(s.losses["joint"].reshape(1, 1)), encoders=False)
+        yield
+
+
+def test_modules_of_a_method_are_trained_beside_the_network():
+    tempered = Tempered()
+    run = trained(tempered)
+    assert run.modules is tempered.own and tempered.own.weight < 1
+    assert tempered.own.weight in run.optimizer.state
+    assert set(run.model.parameters()) <= run.optimizer.state.keys()
 
 
 def test_the_optimiser_steps_at_each_yield_and_then_the_gradients_are_gone():
