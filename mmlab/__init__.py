@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmlab.datasets import Batch as Batch
     from mmlab.datasets import MultimodalData as MultimodalData
     from mmlab.datasets import load as load
-    from mmlab.experiments.compare import compare as compare
+    from mmlab.experiments.comparison import compare as compare
     from mmlab.models import MultimodalNet as MultimodalNet
     from mmlab.models import Output as Output
     from mmlab.training import Balancer as Balancer
