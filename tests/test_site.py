@@ -60,7 +60,8 @@ def add_result(out: Path, name: str, *, ok: bool = True, cause: str = "") -> Non
     if ok:
         code = v4.new_code_cell("x = 1", outputs=OUTPUTS, execution_count=1)
         hidden = v4.new_code_cell("y = 2", metadata={"jupyter": {"source_hidden": True}})
-        notebook = v4.new_notebook(cells=[v4.new_markdown_cell(TEXT), code, hidden])
+        folded = v4.new_markdown_cell("Folded, yet shown.", metadata=hidden.metadata)
+        notebook = v4.new_notebook(cells=[v4.new_markdown_cell(TEXT), code, hidden, folded])
         page = body(notebook, out.parent / "notebooks")
         (out / f"notebooks/{name}.body.html").write_text(page, "utf-8")
 
@@ -141,6 +142,7 @@ def test_code_that_the_notebook_hides_is_folded(site):
         "y = 2"
     ]
     assert folds[0].summary.get_text() == "Code"
+    assert "Folded, yet shown." in page.get_text()  # what is hidden of a text cell is no code
 
 
 def test_index_says_what_ran_and_what_failed(site):

@@ -26,7 +26,7 @@ def body(notebook: nbformat.NotebookNode, folder: Path) -> str:
     for tag in soup.select("script, link"):
         tag.decompose()
     for image in soup.select("img[src]"):
-        image["src"] = _embed(image["src"], folder)
+        image["src"] = _embed(str(image["src"]), folder)
     for cell in notebook.cells:
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             _fold(soup, cell.id)
@@ -35,7 +35,10 @@ def body(notebook: nbformat.NotebookNode, folder: Path) -> str:
 
 def _fold(soup: BeautifulSoup, cell: str) -> None:
     """Fold the code of a cell, as JupyterLab does where the notebook asks for it."""
-    fold = soup.find(id=f"cell-id={cell}").select_one(".input").wrap(soup.new_tag("details"))
+    code = soup.select_one(f'[id="cell-id={cell}"] .input')
+    if code is None:  # a cell of text, which the page shows
+        return
+    fold = code.wrap(soup.new_tag("details"))
     summary = soup.new_tag("summary")
     summary.string = "Code"
     fold.insert(0, summary)

@@ -66,9 +66,12 @@ def _literals(source: str, name: str) -> dict[str, Any]:
     values = {}
     for statement in ast.parse(source).body:
         try:
-            (target,) = statement.targets
-            values[target.id] = ast.literal_eval(statement.value)
-        except (AttributeError, ValueError) as error:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=key)], value=value):
+                    values[key] = ast.literal_eval(value)
+                case _:
+                    raise ValueError("no assignment to one name")
+        except ValueError as error:
             text = ast.unparse(statement)
             message = (
                 f"{name}: the parameters cell holds {text!r}; only `name = literal` may stand there"

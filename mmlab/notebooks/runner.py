@@ -99,6 +99,7 @@ async def _fresh_worker(threads: int) -> AsyncIterator[tuple[StreamWriter, Strea
         start_new_session=True,  # Ctrl-C is ours to handle
     )
     try:
+        assert worker.stdin is not None and worker.stdout is not None  # both are pipes
         yield worker.stdin, worker.stdout
     finally:
         kill_family(worker.pid)

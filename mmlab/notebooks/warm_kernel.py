@@ -15,12 +15,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partialmethod
 from importlib.metadata import EntryPoint
-from typing import Any
+from subprocess import Popen
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from IPython import get_ipython
+from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 LAUNCHER = "ipykernel_launcher"
@@ -64,12 +66,12 @@ class WarmProvisioner(LocalProvisioner):
 
     spare: SpareKernel
 
-    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         if LAUNCHER not in cmd:
             raise ValueError(f"a warm kernel is Python's own, not {cmd}; run without --warm")
         environment = {**kwargs["env"], "JPY_PARENT_PID": str(os.getpid())}
         self.spare.start(cmd, environment, kwargs.get("cwd") or os.getcwd())
-        self.process = self.spare
+        self.process = cast(Popen, self.spare)  # it answers all that is asked of one
         self.pid = self.pgid = self.spare.pid
         return self.connection_info
 
