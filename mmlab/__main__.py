@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -119,7 +120,7 @@ def holds_project(root: Path) -> bool:
         return False  # another checkout would shadow this one in the notebooks' kernels
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = project["dependencies"] + project["optional-dependencies"]["dev"]
-    return all(installed(re.match(r"[\w.-]+", line).group()) for line in needed)
+    return all(installed(re.split(r"[^\w.-]", line)[0]) for line in needed)
 
 
 def python_of(root: Path) -> Path:
@@ -204,7 +205,7 @@ def setup_lines(root: Path, uv: str | None, fresh: bool) -> list[list[str]]:
     return [make, fill] if fresh else [fill]
 
 
-def uv_environment(environment: dict[str, str]) -> dict[str, str]:
+def uv_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Hand on, in uv's words, what the environment tells pip: uv does not read pip's settings."""
     told = dict(environment)
     if "PIP_FIND_LINKS" in told:
@@ -267,7 +268,7 @@ def only_one(path: Path):
 def is_held(file) -> bool:
     """Try to lock a file for ourselves; True where another process has it."""
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":  # a spelling that type checkers understand
             import msvcrt
 
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

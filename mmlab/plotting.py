@@ -158,8 +158,15 @@ def _rows(values: Mapping[str, pd.Series], ax: Axes, of: Mapping[str, Look]) -> 
     for row, (name, runs) in enumerate(values.items()):
         mean, low, high = interval(runs)
         color, _, marker = of[name]
-        pale = {"marker": marker, "linestyle": "none", "alpha": 0.4, "markersize": 4}
-        ax.plot(runs, [row + 0.22] * len(runs), color=color, **pale)
+        ax.plot(
+            runs,
+            [row + 0.22] * len(runs),
+            color=color,
+            marker=marker,
+            linestyle="none",
+            alpha=0.4,
+            markersize=4,
+        )
         ax.errorbar(
             mean,
             row,
@@ -209,7 +216,7 @@ def curves(
         ax.yaxis.set_major_formatter(_percent)
 
 
-def _percent(share: float, _: int) -> str:
+def _percent(share: float, _: float) -> str:
     """A tick of a share of 1, in %."""
     return f"{100 * share:.3g}".replace("-", "−")
 

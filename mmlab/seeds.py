@@ -56,12 +56,14 @@ def seeded(seed: int, *names: str | int, build: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def _kept_on_mps(wanted: bool) -> Iterator[None]:
     """Put the generator of Apple's GPU back afterwards; torch's own fork leaves it out."""
-    state = torch.mps.get_rng_state() if wanted else None
+    if not wanted:
+        yield
+        return
+    state = torch.mps.get_rng_state()
     try:
         yield
     finally:
-        if wanted:
-            torch.mps.set_rng_state(state)
+        torch.mps.set_rng_state(state)
 
 
 AHEAD = 2**18
@@ -122,8 +124,10 @@ class Draws:
     def uniforms(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Numbers in [0, 1), (…, *shape), on the device and in the type of `like`."""
         generators, stacked = self._generators("uniforms")
-        options = {"dtype": like.dtype, "device": like.device}
-        rows = [torch.rand(tuple(shape), generator=g, **options) for g in generators]
+        rows = [
+            torch.rand(tuple(shape), generator=g, dtype=like.dtype, device=like.device)
+            for g in generators
+        ]
         return torch.stack(rows) if stacked else rows[0]
 
     def permutation(self, n: int, device: torch.device) -> Tensor:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from mmlab.bench.figure import draw_scaling
 from mmlab.bench.tables import TABLES, run
+from mmlab.bench.timing import Table
 from mmlab.training import find_device
 
 
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     device = find_device(options.device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU thread"
-    results = run(options.tables or tuple(TABLES), options.rounds, options.device)
+    results: Iterable[tuple[str, Table]] = run(
+        options.tables or tuple(TABLES), options.rounds, options.device
+    )
     if options.figure:
         results = list(run(["scaling"], options.rounds, options.device))
         draw_scaling(dict(results))

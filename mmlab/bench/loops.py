@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mmlab.bench.networks import BATCH_SIZE, Network
 from mmlab.bench.timing import Timed
 from mmlab.datasets import Batch, MultimodalData
-from mmlab.models import MultimodalNet, NetworkStack
+from mmlab.models import Concat, MultimodalNet, NetworkStack
 from mmlab.seeds import AHEAD, Draws, generator
 from mmlab.training import Balancer, Step, fit
 from mmlab.training.optimizers import SGD
@@ -96,8 +96,9 @@ def hand_loop(
 def train(balancer: Balancer, data: MultimodalData, *, epochs: int) -> Timed:
     """A training that is ready to run, its network already built."""
     model = MultimodalNet.build(data, **balancer.network)
-    settings = {"epochs": epochs, "lr": LR, "batch_size": BATCH_SIZE, "device": "cpu"}
-    return lambda: fit(model, data, balancer, **settings)
+    return lambda: fit(
+        model, data, balancer, epochs=epochs, lr=LR, batch_size=BATCH_SIZE, device="cpu"
+    )
 
 
 def by_hand(data: MultimodalData, *, epochs: int) -> Timed:
@@ -109,5 +110,6 @@ def by_hand(data: MultimodalData, *, epochs: int) -> Timed:
 def plain(data: MultimodalData, *, epochs: int) -> Timed:
     """The hand-written loop on a module without heads, fusions or checks: all that mmlab costs."""
     built = MultimodalNet.build(data)
+    assert isinstance(built.fusion, Concat)  # what `build` takes by default
     model = PlainNet(built.encoders, built.fusion.linear)
     return lambda: hand_loop(model, model, data, epochs=epochs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -52,20 +52,20 @@ class Batch:
                     "For a sample that lacks a modality, fill in zeros and say so in `present`."
                 )
         if self.present is not None:
-            self._check_present()
+            self._check_present(self.present)
         if self.index is not None and self.index.shape != self.target.shape:
             raise ValueError(
                 f"index has shape {tuple(self.index.shape)}; it must be that of the target, "
                 f"{tuple(self.target.shape)}: one whole number per sample"
             )
 
-    def _check_present(self) -> None:
-        if set(self.present) != set(self.inputs):
+    def _check_present(self, present: Mapping[str, Tensor]) -> None:
+        if set(present) != set(self.inputs):
             raise ValueError(
-                f"present names {sorted(self.present)}, inputs name {sorted(self.inputs)}; "
+                f"present names {sorted(present)}, inputs name {sorted(self.inputs)}; "
                 "give one mask for each modality, or present=None where nothing is missing"
             )
-        for name, mask in self.present.items():
+        for name, mask in present.items():
             if mask.dtype != torch.bool or mask.shape != self.target.shape:
                 raise ValueError(
                     f"present[{name!r}] is {mask.dtype} of shape {tuple(mask.shape)}; "
@@ -256,7 +256,10 @@ class MultimodalData:
     @property
     def n_outputs(self) -> int:
         """Width of a head: the number of classes, or 1 for regression."""
-        return self.n_classes if self.task == "classification" else 1
+        if self.task == "regression":
+            return 1
+        assert self.n_classes is not None  # the check of the labels counts the classes
+        return self.n_classes
 
     def shape(self, modality: str) -> tuple[int, ...]:
         """Shape of one sample of `modality`."""
@@ -264,9 +267,8 @@ class MultimodalData:
 
     def to(self, device: torch.device | str) -> MultimodalData:
         """The same data with every split on `device`."""
-        splits = {name: split.to(device) for name, split in self.splits.items()}
-        rest = {key: getattr(self, key) for key in ("task", "n_classes", "name", "units", "card")}
-        return MultimodalData(**splits, **rest)
+        train, holdout, test = (split.to(device) for split in self.splits.values())
+        return replace(self, train=train, holdout=holdout, test=test)
 
     def describe(self) -> str:
         """A card: task, modalities, split sizes, provenance."""

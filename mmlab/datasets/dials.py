@@ -129,9 +129,8 @@ def _hide(batch: Batch, stays: Mapping[str, Tensor], seed: int) -> Batch:
     if all(mask.all() for mask in stays.values()):
         return batch
     everywhere = torch.ones(len(batch), dtype=torch.bool)
-    before = torch.stack(
-        [everywhere if batch.present is None else batch.has(m).cpu() for m in batch.modalities]
-    )
+    had = batch.present or {}
+    before = torch.stack([had.get(m, everywhere).cpu() for m in batch.modalities])
     after = before & torch.stack([stays.get(m, everywhere) for m in batch.modalities])
     lottery = torch.rand(before.shape, generator=generator(seed, "rescue")) * before
     winner = torch.zeros_like(before).scatter_(0, lottery.argmax(0, keepdim=True), True)

@@ -71,7 +71,9 @@ def synthetic(
             inputs[m] = noise + along[:, None] * axis
         splits[name] = Batch(inputs, target)
     return MultimodalData(
-        **splits,
+        splits["train"],
+        splits["holdout"],
+        splits["test"],
         n_classes=2,
         name="synthetic",
         units=dict.fromkeys(signal, "s.d. of the noise"),

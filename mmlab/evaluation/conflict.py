@@ -39,7 +39,8 @@ def gradient_conflict(
 
     Frozen encoders, which have no gradient, are left out.
     """
-    s, rows = Step(model, to_model(model, batch), loss=loss), {}
+    s = Step(model, to_model(model, batch), loss=loss)
+    rows: dict[str, Mapping[str, float]] = {}
     with evaluating(model):
         for m in model.modalities:
             g, u = s.grad(s.losses["joint"], m), s.grad(s.losses[m], m)

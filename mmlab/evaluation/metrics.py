@@ -58,4 +58,5 @@ def test_accuracy(run: Run, split: str = "test") -> float:
     return accuracy(run.predict(batch), batch.target)
 
 
-test_accuracy.__test__ = test_scores.__test__ = False  # the names are no tests for pytest
+for measure in (test_scores, test_accuracy):
+    vars(measure)["__test__"] = False  # the names are no tests for pytest

@@ -6,7 +6,7 @@ Values are one number per seed, each a paired difference that is above 0 where t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
 
-UNITS = {
+UNITS: dict[str, tuple[Callable[[float], float], str]] = {
     "%": (lambda x: 100 * x, "{:.1f}"),  # of a share such as accuracy
     "points": (lambda x: 100 * x, "{:+.1f}"),  # of a difference of shares
     "×": (np.exp, "{:.2f}"),  # of differences of logarithms

@@ -162,5 +162,5 @@ def _widget(key: str, control: Any, start: Any) -> Any:
     bounds["continuous_update"] = False  # a picture a move would lag behind the hand
     if _is_whole(control):
         return ipywidgets.IntSlider(**bounds, **look)
-    digits = max(-Decimal(str(number)).as_tuple().exponent for number in (low, step, 0))
+    digits = max(-int(Decimal(str(number)).as_tuple().exponent) for number in (low, step, 0))
     return ipywidgets.FloatSlider(readout_format=f".{digits}f", **bounds, **look)

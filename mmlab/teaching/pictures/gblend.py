@@ -87,9 +87,15 @@ def estimate(
     ax.set_ylim(0, 1.3 * float(losses.max()))  # room for the legend
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    if ax.get_subplotspec().is_first_col():
+    if _is_first(ax):
         ax.set_ylabel("cross-entropy, nats")
         ax.legend(loc="upper right", handlelength=1.2)
+
+
+def _is_first(ax: Axes) -> bool:
+    """Whether the axes stand in the first column of their figure, whose labels serve the row."""
+    spec = ax.get_subplotspec()
+    return spec is None or spec.is_first_col()
 
 
 def weights(found: pd.Series, axes: Sequence[Axes]) -> None:
@@ -145,9 +151,8 @@ def criterion(
     excess = (ratio(w, gain, moment) / J["best"]).log2().masked_fill(w @ gain <= 0, torch.nan)
     ax.contourf(one, two, excess.clamp(max=5), levels=10, cmap="Greys", alpha=0.8)
     ax.plot([0, 1, 0, 0], [0, 0, 1, 0], color="#555555", linewidth=1)
-    edge = {"linestyle": "", "markeredgecolor": "black"}
-    ax.plot(*best[:2], "*", color="#56B4E9", markersize=13, label="best", **edge)
-    ax.plot(*formula[:2], "X", color="#D55E00", markersize=7, label="formula", **edge)
+    ax.plot(*best[:2], "*", color="#56B4E9", mec="black", markersize=13, label="best")
+    ax.plot(*formula[:2], "X", color="#D55E00", mec="black", markersize=7, label="formula")
     for k, (place, shift) in enumerate([((1, 0), -10), ((0, 1), -10), ((0, 0), 3)], start=1):
         ax.annotate(f"{k}", place, (shift, -12), textcoords="offset points", weight="bold")
     ax.set_title(
@@ -156,6 +161,6 @@ def criterion(
     )
     ax.set_xlabel("weight of head 1")
     ax.grid(False)
-    if ax.get_subplotspec().is_first_col():
+    if _is_first(ax):
         ax.set_ylabel("weight of head 2")
         ax.legend(loc="upper right", handletextpad=0)

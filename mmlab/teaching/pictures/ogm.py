@@ -30,8 +30,16 @@ def coefficient(ax: Axes, ratios: Mapping[str, Tensor], *, alpha: float, continu
     for m, (color, _, marker) in looks(ratios).items():
         rho = ratios[m].double().cpu()
         k = modulation_coefficients(rho[:, None], alpha, continuous=continuous)[:, 0]
-        hollow = {"marker": marker, "linestyle": "none", "markerfacecolor": "none", "alpha": 0.5}
-        ax.plot(rho, k, color=color, label=m, **hollow)
+        ax.plot(
+            rho,
+            k,
+            color=color,
+            label=m,
+            marker=marker,
+            linestyle="none",
+            markerfacecolor="none",
+            alpha=0.5,
+        )
         means.append(f"{m} {k.mean():.2f}")
     ax.axvline(1, color="#555555", linewidth=0.8, linestyle=":")
     ax.set(xlim=(0, RIGHT_END), ylim=(0, 1.08), xlabel="ratio ρ", ylabel="coefficient k")
