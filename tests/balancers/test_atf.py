@@ -264,7 +264,7 @@ def test_the_present_modalities_share_what_the_absent_one_leaves():
     balancer = ATF(rate=0.3)
     balancer.factors = torch.tensor([0.2, 0.5, 0.3]).double()
     samples = batch("avt", present={"a": [1] * 6, "v": [0] * 6, "t": [1] * 6})
-    losses = torch.tensor([2.0, 0.0, 1.0]).double()
+    losses = torch.tensor([2.0, 7.0, 1.0]).double()  # the absent one has no say
     step = Step(shared_network("avt"), samples)
     after = ace_update(
         balancer.factors, balancer.known(losses, balancer.factors, step), balancer.rate
