@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -15,7 +16,7 @@ from mmlab.seeds import AHEAD, Draws
 from mmlab.training.balancer import Balancer, Joint
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import SGD
-from mmlab.training.run import Run
+from mmlab.training.run import Course, Run
 from mmlab.training.step import Parameters, Step
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -78,10 +79,10 @@ def fit(
     where, modules = prepare(model, device, precision, compile), balancer.modules(model)
     made = make_optimizer(optimizer, lr, trained_parameters(model, modules, where))
     run = Run(
-        model,
-        data,
-        balancer,
-        made,
+        model=model,
+        data=data,
+        balancer=balancer,
+        optimizer=made,
         epochs=epochs,
         batch_size=batch_size,
         device=where,
@@ -153,7 +154,7 @@ def trained_parameters(
     return list(dict.fromkeys([*model.parameters(), *own]))
 
 
-def train(run: Run, observers: Sequence[Observer] = ()) -> None:
+def train(run: Course, observers: Sequence[Observer] = ()) -> None:
     """Train a run to its last epoch."""
     if run.epoch == 0:
         run.observe(observers)
@@ -166,9 +167,9 @@ def train(run: Run, observers: Sequence[Observer] = ()) -> None:
         run.observe(observers)
 
 
-def _train_epoch(run: Run) -> list[dict]:
+def _train_epoch(run: Course) -> list[dict]:
     """The steps of one epoch; what each computed and logged."""
-    epoch, steps = run.epoch, run.steps
+    epoch, steps = run.epoch, math.ceil(run.size / run.batch_size)
     draws = Draws(lambda kind: run.generators(kind, epoch, device=run.device), AHEAD)
     parameters, logged = Parameters(run.model, run.modules), []
     run.optimizer.zero_grad(set_to_none=True)  # from here on, once after every update
@@ -181,7 +182,7 @@ def _train_epoch(run: Run) -> list[dict]:
     return logged
 
 
-def _take(run: Run, s: Step) -> None:
+def _take(run: Course, s: Step) -> None:
     """One optimiser step at each yield of the balancer."""
     updates = run.balancer.step(s)
     yields = 0
@@ -204,7 +205,7 @@ def _take(run: Run, s: Step) -> None:
         )
 
 
-def check_finite(run: Run) -> None:
+def check_finite(run: Course) -> None:
     """The last update is followed by no loss that would tell: look at the parameters."""
     if not torch.stack([p.isfinite().all() for p in run.model.parameters()]).all():
         raise FloatingPointError(
@@ -212,7 +213,7 @@ def check_finite(run: Run) -> None:
         )
 
 
-def _record(run: Run, logged: list[dict]) -> None:
+def _record(run: Course, logged: list[dict]) -> None:
     """The epoch's means into the history. The device is waited for here, once an epoch."""
     keys = dict.fromkeys(key for entry in logged for key in entry)
     for metric, output in keys:

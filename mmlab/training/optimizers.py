@@ -22,7 +22,6 @@ from torch.optim import Optimizer, optimizer
 
 from mmlab.gradients import laid_out
 
-
 _bare_step = torch.no_grad()(unwrap(torch.optim.SGD.step))
 _hooked_step = Optimizer.profile_hook_step(_bare_step)
 

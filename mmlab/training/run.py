@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet
-from mmlab.seeds import drawing, generator
+from mmlab.seeds import Source, drawing, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.losses import Loss, Losses, default_loss
 from mmlab.training.updates import has_other_hooks
@@ -29,137 +30,90 @@ EVALUATED = 1024
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-@dataclass(repr=False)
-class Run:
-    """The training of one network.
+@dataclass(repr=False, kw_only=True)
+class Course(ABC):
+    """What the loop and the methods ask, of one network (`Run`) or of many (`StackedRun`).
 
-    model, data, balancer, optimizer, seed, loss: what it was given.
+    model, balancer, optimizer, loss: what is trained, how, and by what.
     modules:    parameters of the method's own (`Balancer.modules`).
     epochs:     how many there will be; epoch counts the finished ones.
-    rows:       the history as tuples; `history` is the tidy table.
-    train_on:   trains a run to its last epoch (`mmlab.training.loop`).
+    train_on:   trains to the last epoch (`mmlab.training.loop`).
+    stream:     the first names of a branch's random streams.
     """
 
     model: MultimodalNet
-    data: MultimodalData
     balancer: Balancer
     optimizer: torch.optim.Optimizer
     epochs: int
     batch_size: int
     device: torch.device
-    seed: int
-    train_on: Callable[[Run], None]
+    train_on: Callable[[Course], None]
     loss: Loss | None = None
     modules: nn.Module | None = None
     epoch: int = 0
-    rows: list[tuple[int, str, str, str, float]] = field(default_factory=list)
-    stream: tuple[str | int, ...] = ()  # the first names of a branch's random streams
-    together: int = 1  # how many networks were trained in the same program
+    stream: tuple[str | int, ...] = ()
 
-    def __repr__(self) -> str:
-        """One line: a training often is the last value of a notebook's cell."""
-        done = f"{self.epoch} of {self.epochs} epochs"
-        return f"Run({self.balancer.name}, seed {self.seed}, {done}, on {self.device})"
-
-    def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
-        """Add one row to the history, under the number of finished epochs."""
-        self.rows.append((self.epoch, split, output, metric, float(value)))
+    # --- what differs -----------------------------------------------------------------------------
 
     @property
-    def history(self) -> pd.DataFrame:
-        """Columns epoch (from 1), split, output ("joint", a modality or ""), metric, value."""
-        import pandas as pd
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of a loss."""
 
-        return pd.DataFrame(self.rows, columns=["epoch", "split", "output", "metric", "value"])
+    @abstractmethod
+    def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
+        """Add a row to the history, under the number of finished epochs."""
 
+    @abstractmethod
     def split(self, name: str) -> Batch:
         """A whole split, on the run's device."""
-        return self.data.splits[name].to(self.device)
 
-    def generators(
-        self, *names: str | int, device: str | torch.device = "cpu"
-    ) -> torch.Generator | list[torch.Generator]:
-        """The generator of the stream called `names`."""
-        return generator(self.seed, *self.stream, *names, device=device)
+    @abstractmethod
+    def pieces(self, batch: Batch) -> Iterator[Batch]:
+        """A whole split in parts that fit the memory."""
 
-    # --- what the loop asks: a stack of networks has other answers -------------------------------
+    @abstractmethod
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the coming epoch; each knows which samples it has."""
 
-    shape: ClassVar[tuple[int, ...]] = ()
-    """Of a loss."""
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Training samples."""
 
+    @abstractmethod
+    def generators(self, *names: str | int, device: str | torch.device = "cpu") -> Source:
+        """The generator of the stream called `names`, or one for each network."""
+
+    @abstractmethod
+    def drawing(self, *names: str | int) -> AbstractContextManager[None]:
+        """In this block the global generators draw the stream called `names`."""
+
+    @abstractmethod
     def observe(self, observers: Sequence[Callable[[Run], None]]) -> None:
-        """Show the run to its observers."""
-        for observer in observers:
-            observer(self)
+        """Show each network's own Run to the observers."""
 
+    @abstractmethod
     def before_update(self) -> None:
         """Called when the gradients are filled, before each step of the optimiser."""
 
+    @abstractmethod
     def whose(self, place: Sequence[int]) -> str:
         """Whose the entry of a loss at this place is, for messages."""
-        return ""
-
-    # --- the samples of an epoch ------------------------------------------------------------------
-
-    def batches(self) -> Iterator[Batch]:
-        """The batches of the coming epoch; each knows which samples it has."""
-        order = self._order()
-        train = replace(self._train[order], index=order)  # once: a batch is then a slice
-        for i in range(0, len(order), self.batch_size):
-            yield train[i : i + self.batch_size]
-
-    @cached_property
-    def _train(self) -> Batch:
-        return self.split("train")
-
-    def _order(self) -> Tensor:
-        """Which samples the coming epoch sees."""
-        size = len(self.data.train)
-        given = self.balancer.order(self)
-        if given is None:
-            draw = self.generators("order", self.epoch)
-            return torch.randperm(size, generator=draw).to(self.device)
-        order = torch.as_tensor(given, device=self.device)
-        if order.ndim != 1 or not len(order) or order.dtype not in WHOLE:
-            raise ValueError(
-                f"{self.balancer.name}.order gives {order.dtype} of shape {tuple(order.shape)}; "
-                "give the numbers of samples, one after the other, at least one"
-            )
-        if order.min() < 0 or order.max() >= size:
-            raise ValueError(
-                f"{self.balancer.name}.order names the samples {int(order.min())} to "
-                f"{int(order.max())}; there are {size}, numbered from 0"
-            )
-        return order.long()  # torch takes bytes for a mask
-
-    @property
-    def steps(self) -> int:
-        """Batches of an epoch that sees every sample once."""
-        return math.ceil(len(self.data.train) / self.batch_size)
 
     # --- what a method may ask --------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Tensor:
-        """The balancer's prediction at test time, (B, C), in evaluation mode."""
-        batch = batch.to(self.device)
-        with evaluating(self.model):
-            return self.balancer.fuse(self.model(batch.inputs), batch.present)
-
-    @torch.no_grad()
     def features(self, split: str) -> dict[str, Tensor]:
         """Features (N, D) of a whole split per modality, in evaluation mode, without a graph."""
-        batch, parts = self.split(split), {m: [] for m in self.model.modalities}
+        batch = self.split(split)
+        parts: dict[str, list[Tensor]] = {m: [] for m in self.model.modalities}
         with evaluating(self.model):
-            for some in self._pieces(batch):
+            for some in self.pieces(batch):
                 out = self.model.lazily(some.inputs)
                 for m, found in parts.items():
                     found.append(out.features[m])
         return {m: torch.cat(found, dim=-2) for m, found in parts.items()}
-
-    def _pieces(self, batch: Batch) -> Iterator[Batch]:
-        for i in range(0, len(batch), EVALUATED):
-            yield batch[i : i + EVALUATED]
 
     @torch.no_grad()
     def losses(
@@ -193,7 +147,7 @@ class Run:
         self.train_on(fork)
         return fork.model
 
-    def _forked(self, balancer: Balancer, epochs: int) -> Run:
+    def _forked(self, balancer: Balancer, epochs: int) -> Self:
         model, optimizer = copied(self.model, self.optimizer)
         return replace(
             self,
@@ -203,13 +157,110 @@ class Run:
             modules=None,
             epochs=epochs,
             epoch=0,
-            rows=[],
             stream=(*self.stream, "branch", self.epoch),
         )
 
-    def drawing(self, *names: str | int):
-        """In this block the global generators draw the stream called `names`."""
+
+@dataclass(repr=False, kw_only=True)
+class Run(Course):
+    """The training of one network.
+
+    data, seed: what it was given.
+    rows:       the history as tuples; `history` is the tidy table.
+    together:   how many networks were trained in the same program.
+    """
+
+    data: MultimodalData
+    seed: int
+    rows: list[tuple[int, str, str, str, float]] = field(default_factory=list)
+    together: int = 1
+
+    def __repr__(self) -> str:
+        """One line: a training often is the last value of a notebook's cell."""
+        done = f"{self.epoch} of {self.epochs} epochs"
+        return f"Run({self.balancer.name}, seed {self.seed}, {done}, on {self.device})"
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Columns epoch (from 1), split, output ("joint", a modality or ""), metric, value."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=["epoch", "split", "output", "metric", "value"])
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """The balancer's prediction at test time, (B, C), in evaluation mode."""
+        batch = batch.to(self.device)
+        with evaluating(self.model):
+            return self.balancer.fuse(self.model(batch.inputs), batch.present)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
+        """Add one row to the history, under the number of finished epochs."""
+        self.rows.append((self.epoch, split, output, metric, float(value)))
+
+    def split(self, name: str) -> Batch:
+        """A whole split, on the run's device."""
+        return self.data.splits[name].to(self.device)
+
+    def pieces(self, batch: Batch) -> Iterator[Batch]:
+        for i in range(0, len(batch), EVALUATED):
+            yield batch[i : i + EVALUATED]
+
+    def generators(self, *names: str | int, device: str | torch.device = "cpu") -> Source:
+        return generator(self.seed, *self.stream, *names, device=device)
+
+    def drawing(self, *names: str | int) -> AbstractContextManager[None]:
         return drawing(self.seed, *self.stream, *names, device=self.device)
+
+    def observe(self, observers: Sequence[Callable[[Run], None]]) -> None:
+        for observer in observers:
+            observer(self)
+
+    def before_update(self) -> None:
+        pass
+
+    def whose(self, place: Sequence[int]) -> str:
+        return ""
+
+    @property
+    def size(self) -> int:
+        return len(self.data.train)
+
+    def batches(self) -> Iterator[Batch]:
+        order = self._order()
+        train = replace(self._train[order], index=order)  # once: a batch is then a slice
+        for i in range(0, len(order), self.batch_size):
+            yield train[i : i + self.batch_size]
+
+    @cached_property
+    def _train(self) -> Batch:
+        return self.split("train")
+
+    def _order(self) -> Tensor:
+        """Which samples the coming epoch sees."""
+        given = self.balancer.order(self)
+        if given is None:
+            draw = generator(self.seed, *self.stream, "order", self.epoch)
+            return torch.randperm(self.size, generator=draw).to(self.device)
+        order = torch.as_tensor(given, device=self.device)
+        if order.ndim != 1 or not len(order) or order.dtype not in WHOLE:
+            raise ValueError(
+                f"{self.balancer.name}.order gives {order.dtype} of shape {tuple(order.shape)}; "
+                "give the numbers of samples, one after the other, at least one"
+            )
+        if order.min() < 0 or order.max() >= self.size:
+            raise ValueError(
+                f"{self.balancer.name}.order names the samples {int(order.min())} to "
+                f"{int(order.max())}; there are {self.size}, numbered from 0"
+            )
+        return order.long()  # torch takes bytes for a mask
+
+    def _forked(self, balancer: Balancer, epochs: int) -> Self:
+        return replace(super()._forked(balancer, epochs), rows=[])
 
 
 def copied(

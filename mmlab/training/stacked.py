@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Real
 from operator import index
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self, cast
 
 import torch
 from torch import Tensor, optim
@@ -21,7 +23,7 @@ from mmlab.checks import check_number
 from mmlab.datasets.base import Batch, MultimodalData, concatenate, stack_batches
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
-from mmlab.seeds import drawing, generator
+from mmlab.seeds import Source, drawing, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.exact import check_exact
 from mmlab.training.loop import (
@@ -37,7 +39,7 @@ from mmlab.training.loop import (
 )
 from mmlab.training.merged import StackedBalancer
 from mmlab.training.optimizers import SGD
-from mmlab.training.run import Run
+from mmlab.training.run import Course, Run
 from mmlab.training.updates import has_other_hooks, scale_next_update
 
 AT_ONCE = 32
@@ -93,13 +95,12 @@ def fit_seeds(
     datasets = _per_seed("data", data, MultimodalData, seeds)
     makers = _per_seed("balancer", balancer, Callable, seeds)
     rates = _rates(lr, seeds)
-    shape = {"network": network, "build": dict(build or {})}
     options = {"epochs": epochs, **training}
     runs: list[Run] = []
     for start in range(0, len(seeds), AT_ONCE):
         some = slice(start, start + AT_ONCE)
         jobs = [
-            _Job(*job, **shape)
+            Job(*job, network, dict(build or {}))
             for job in zip(seeds[some], datasets[some], makers[some], rates[some], strict=True)
         ]
         runs += _one_program(jobs, options, at_once) or [job.train(options) for job in jobs]
@@ -146,7 +147,7 @@ def _rates(lr: float | Sequence[float] | None, seeds: Sequence[int]) -> list[flo
 
 
 @dataclass
-class _Job:
+class Job:
     """One network to be trained."""
 
     seed: int
@@ -160,8 +161,15 @@ class _Job:
         return self.network.build(self.data, **{**balancer.network, **self.build}, seed=self.seed)
 
     def train(self, options: Mapping[str, Any]) -> Run:
-        own = {"seed": self.seed, "lr": self.lr, "network": self.network, "build": self.build}
-        return train_once(self.make(), self.data, **own, **options)
+        return train_once(
+            self.make(),
+            self.data,
+            seed=self.seed,
+            lr=self.lr,
+            network=self.network,
+            build=self.build,
+            **options,
+        )
 
 
 def train_once(
@@ -180,7 +188,7 @@ def train_once(
 
 
 def _one_program(
-    jobs: Sequence[_Job], options: Mapping[str, Any], at_once: bool | None
+    jobs: Sequence[Job], options: Mapping[str, Any], at_once: bool | None
 ) -> list[Run] | None:
     """The jobs as one program; None where that cannot be, or (unless asked for) would not pay."""
     # an observer that does more than look would not reach the stack
@@ -205,7 +213,7 @@ def _one_program(
 def _fit_stack(
     model: NetworkStack,
     networks: Sequence[MultimodalNet],
-    jobs: Sequence[_Job],
+    jobs: Sequence[Job],
     balancers: Sequence[Balancer],
     *,
     epochs: int,
@@ -233,37 +241,30 @@ def _fit_stack(
     top = max((rate for rate in rates if rate is not None), default=None)
     made = make_optimizer(optimizer, top, trained_parameters(model, methods.modules, where))
     _check_entry_by_entry(made)
+    form = {"epochs": epochs, "batch_size": batch_size, "device": where, "train_on": train}
     run = StackedRun(
-        model,
-        Shared("data", "a method that reads its data"),
-        methods.balancer,
-        made,
-        epochs=epochs,
-        batch_size=batch_size,
-        device=where,
-        seed=Shared("seed", "a method that reads its seed"),
-        train_on=train,
+        model=model,
+        balancer=methods.balancer,
+        optimizer=made,
         loss=loss,
         modules=methods.modules,
-        seeds=tuple(job.seed for job in jobs),
-        datasets=datasets,
+        jobs=list(jobs),
         methods=methods,
+        **form,
     )
-    if optimizer is None and len(set(rates)) > 1:
+    if optimizer is None and top is not None and len(set(rates)) > 1:
         run.rate_share = torch.tensor(rates, device=where) / top
+    shared = Shared("optimizer", "an observer that sets it, or a branch of one network,")
     run.replicas = [
         Run(
-            model.replica(r),
-            job.data,
-            methods.balancer,
-            Shared("optimizer", "an observer that sets it, or a branch of one network,"),
-            epochs=epochs,
-            batch_size=batch_size,
-            device=where,
+            model=model.replica(r),
+            data=job.data,
+            balancer=methods.balancer,
+            optimizer=cast(optim.Optimizer, shared),
             seed=job.seed,
-            train_on=train,
             loss=loss,
             together=len(jobs),
+            **form,
         )
         for r, job in enumerate(jobs)
     ]
@@ -320,27 +321,35 @@ class Shared:
     __str__ = __int__ = __index__ = __float__ = _refuse  # what one would do to a seed
 
 
-@dataclass(repr=False)
-class StackedRun(Run):
+@dataclass(repr=False, kw_only=True)
+class StackedRun(Course):
     """The training of R networks as one program.
 
-    seeds, datasets: one per network; `replicas` are their ordinary Runs, whose networks follow the
-    stack's. rate_share: (R,), each one's learning rate over the largest, where they differ.
+    jobs:       what each network is; `replicas` are their ordinary Runs, whose networks follow the
+                stack's.
+    methods:    their balancers.
+    rate_share: (R,), each one's learning rate over the largest, where they differ.
     """
 
-    seeds: tuple[int, ...] = ()
-    datasets: list[MultimodalData] = field(default_factory=list)
-    methods: StackedBalancer | None = None
+    model: NetworkStack
+    jobs: list[Job]
+    methods: StackedBalancer
     replicas: list[Run] = field(default_factory=list)
     rate_share: Tensor | None = None
+    data = Shared("data", "a method that reads its data")
+    seed = Shared("seed", "a method that reads its seed")
 
     def __repr__(self) -> str:
         done = f"{self.epoch} of {self.epochs} epochs"
-        return f"StackedRun({self.balancer.name}, seeds {list(self.seeds)}, {done})"
+        return f"StackedRun({self.balancer.name}, seeds {self.seeds}, {done})"
+
+    @property
+    def seeds(self) -> list[int]:
+        return [job.seed for job in self.jobs]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.seeds),)
+        return (len(self.jobs),)
 
     def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
         values = torch.as_tensor(value).expand(len(self.seeds)).tolist()
@@ -349,12 +358,20 @@ class StackedRun(Run):
             replica.record(split, output, metric, own)
 
     def split(self, name: str) -> Batch:
-        return stack_batches([data.splits[name] for data in self.datasets]).to(self.device)
+        return stack_batches([job.data.splits[name] for job in self.jobs]).to(self.device)
 
-    def generators(self, *names: str | int, device: str | torch.device = "cpu"):
+    def pieces(self, batch: Batch) -> Iterator[Batch]:
+        yield batch
+
+    def generators(self, *names: str | int, device: str | torch.device = "cpu") -> Source:
+        return self._generators(*names, device=device)
+
+    def _generators(
+        self, *names: str | int, device: str | torch.device = "cpu"
+    ) -> list[torch.Generator]:
         return [generator(seed, *self.stream, *names, device=device) for seed in self.seeds]
 
-    def drawing(self, *names: str | int):
+    def drawing(self, *names: str | int) -> AbstractContextManager[None]:
         """No part of a stack draws from the global generators; what does leaves no trace."""
         return drawing(self.seeds[0], *self.stream, *names, device=self.device)
 
@@ -381,8 +398,8 @@ class StackedRun(Run):
                 "seeds one by one"
             )
         data, offsets = self._once
-        size = len(self.datasets[0].train)
-        draws = self.generators("order", self.epoch)
+        size = self.size
+        draws = self._generators("order", self.epoch)
         order = torch.stack([torch.randperm(size, generator=g) for g in draws]).to(self.device)
         for i in range(0, size, self.batch_size):
             own = order[:, i : i + self.batch_size]
@@ -394,30 +411,25 @@ class StackedRun(Run):
                 )
             yield batch
 
-    @property
+    @cached_property
     def _once(self) -> tuple[Batch, Tensor]:
         """The training data, each set once, one after the other; where each network's begin."""
-        if "_train" not in vars(self):
-            distinct = {id(data): data.train for data in self.datasets}
-            vars(self)["_train"] = concatenate(list(distinct.values())).to(self.device)
-            place = {key: i for i, key in enumerate(distinct)}
-            starts = [place[id(data)] * len(data.train) for data in self.datasets]
-            vars(self)["_starts"] = torch.tensor(starts, device=self.device)[:, None]
-        return vars(self)["_train"], vars(self)["_starts"]
+        distinct = {id(job.data): job.data.train for job in self.jobs}
+        place = {key: i * self.size for i, key in enumerate(distinct)}
+        starts = torch.tensor([place[id(job.data)] for job in self.jobs], device=self.device)
+        return concatenate(list(distinct.values())).to(self.device), starts[:, None]
 
     @property
-    def steps(self) -> int:
-        return -(-len(self.datasets[0].train) // self.batch_size)
+    def size(self) -> int:
+        return len(self.jobs[0].data.train)
 
-    def _pieces(self, batch: Batch) -> Iterator[Batch]:
-        yield batch
-
-    def _forked(self, balancer: Balancer, epochs: int) -> Run:
-        fork = super()._forked(balancer, epochs)
-        same = [balancer] * len(self.seeds)
-        fork.methods = StackedBalancer(same, (), next(self.model.parameters()))
-        fork.replicas = [replace(replica, rows=[]) for replica in self.replicas]
-        return fork
+    def _forked(self, balancer: Balancer, epochs: int) -> Self:
+        same = [balancer] * len(self.jobs)
+        return replace(
+            super()._forked(balancer, epochs),
+            methods=StackedBalancer(same, (), next(self.model.parameters())),
+            replicas=[replace(replica, rows=[]) for replica in self.replicas],
+        )
 
 
 def _is_looked_at(epoch: int, epochs: int) -> bool:
