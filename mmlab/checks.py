@@ -1,4 +1,4 @@
-"""Checks of what a user gives: names, numbers, shapes. Each says what was given and what is allowed.
+"""Checks of what a user gives, whose messages say what was given and what is allowed.
 
 A check of a tensor reads no values: no device is waited for.
 """

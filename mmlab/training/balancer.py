@@ -7,11 +7,11 @@ parameters.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 from torch import Tensor, nn, optim
 
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.training.step import Step
 
@@ -19,14 +19,25 @@ from mmlab.training.step import Step
 class Training(Protocol):
     """What a method may ask of its run, between steps (`mmlab.training.run.Run`)."""
 
-    model: MultimodalNet
-    optimizer: optim.Optimizer
-    epochs: int
-    epoch: int
+    @property
+    def model(self) -> MultimodalNet:
+        """The network."""
 
     @property
-    def data(self) -> Any:
-        """The data set."""
+    def data(self) -> MultimodalData:
+        """The data set. Who reads it trains one seed after the other."""
+
+    @property
+    def optimizer(self) -> optim.Optimizer:
+        """The optimiser."""
+
+    @property
+    def epochs(self) -> int:
+        """How many there will be."""
+
+    @property
+    def epoch(self) -> int:
+        """How many are over."""
 
     def split(self, name: str) -> Batch:
         """A whole split, on the run's device."""

@@ -9,6 +9,7 @@ loss that all encoders share one encoder after the other, so that few are held a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def gradients_of(
 
     Those for the parameters `others` are added to their `.grad`: one run of the engine for both.
     """
-    asked = [*wanted, *others]
+    asked: Any = [*wanted, *others]
     if not asked or not loss.requires_grad:
         return [None] * len(wanted)
     ones = torch.ones_like(loss)
@@ -39,9 +40,8 @@ def gradients_of(
     taken: set[int] = set()
     for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
         if grad is not None:
-            new = parameter.grad is None
-            grad = laid_out(grad, parameter)
-            parameter.grad = owned(grad, taken) if new else parameter.grad + grad
+            before, grad = parameter.grad, laid_out(grad, parameter)
+            parameter.grad = owned(grad, taken) if before is None else before + grad
     return list(grads[: len(wanted)])
 
 
@@ -178,7 +178,7 @@ def _combined(gradients: Sequence[list[Tensor]], weights: Tensor) -> list[Tensor
     total = [owned(g, taken) for g in gradients[0]]
     each = weights.expand(*weights.shape[:-2], len(total), -1).unbind(-2)
     for k, grads in enumerate(gradients):
-        factors = [align_to(g, w[..., k]) for g, w in zip(total, each, strict=True)]
+        factors: Any = [align_to(g, w[..., k]) for g, w in zip(total, each, strict=True)]
         if k == 0:
             torch._foreach_mul_(total, factors)
         else:

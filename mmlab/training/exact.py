@@ -78,12 +78,13 @@ class _Trial:
                 balancer = self.methods.of(r)
                 before = (one, self.methods.own(balancer))
                 alone, theirs = self._updated(one, balancer, at, wide)
-                for start, mine, stack in zip(before, alone, within, strict=True):
-                    if start is not None and (
-                        why := _apart(_flat(start), _flat(mine), _flat(stack, at))
-                    ):
-                        return f"network {r} {why}"
-                if why := _logged_apart(logged, theirs, at):
+                parts = zip(before, alone, within, strict=True)
+                moved = [
+                    _apart(_flat(start), _flat(mine), _flat(stack, at))
+                    for start, mine, stack in parts
+                    if start is not None and mine is not None and stack is not None
+                ]
+                if why := next(filter(None, moved), "") or _logged_apart(logged, theirs, at):
                     return f"network {r} {why}"
         except Exception as error:  # of any kind: the method was written for one network
             return f"a stack of two networks fails: {error}"

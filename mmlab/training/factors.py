@@ -70,11 +70,12 @@ def linear_layers(
     users = Counter(p for own in encoders.values() for p in own)
     found = {}
     for m, parameters in encoders.items():
-        if not parameters or features[m].grad_fn is None:
+        root = features[m].grad_fn if parameters else None
+        if root is None:
             continue
         if any(users[p] > 1 or _is_waited_for(p) for p in parameters):
             continue
-        layers, others = _read(features[m].grad_fn)
+        layers, others = _read(root)
         mine = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
         whole = not others and len(mine) == len(parameters) and set(mine) == set(parameters)
         if whole and _pays(layers):
@@ -123,7 +124,8 @@ def _layer(node: Node) -> Layer | None:
     if node.name() not in PRODUCTS:
         return None
     bias_at, weight_at, kept = PRODUCTS[node.name()]
-    if bias_at is not None and not node._saved_alpha == 1 == node._saved_beta:
+    scales = [getattr(node, name, 1) for name in ("_saved_alpha", "_saved_beta")]
+    if bias_at is not None and scales != [1, 1]:
         return None
     turned = node.next_functions[weight_at][0]
     if turned is None or turned.name() not in TURNED:

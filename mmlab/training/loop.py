@@ -251,9 +251,10 @@ def find_device(device: str | torch.device = "auto") -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         found = None
-    on_cuda = found is not None and found.type == "cuda"
-    beyond = on_cuda and (found.index or 0) >= torch.cuda.device_count()
-    if found is None or found.type not in available or beyond:
+    there = found is not None and found.type in available
+    if found is not None and found.type == "cuda":
+        there = there and (found.index or 0) < torch.cuda.device_count()
+    if found is None or not there:
         raise ValueError(
             f"device {str(device)!r} is not available; this machine has {', '.join(available)}. "
             "Use device='auto' to take the first of these"

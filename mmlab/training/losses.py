@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -66,12 +66,7 @@ class Losses(Mapping[str, Tensor]):
             for key in keys:
                 self._check_logits(key)
             logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
-            masks = None
-            if self.batch.present is not None:
-                everywhere = torch.ones_like(next(iter(self.batch.present.values())))
-                masks = [self._mask(key) for key in keys]
-                masks = torch.stack([everywhere if x is None else x for x in masks], dim=-2)
-            losses = self._mean(torch.stack(logits, dim=-3), masks)
+            losses = self._mean(torch.stack(logits, dim=-3), self._masks(keys))
         self.computed |= dict(zip(keys, losses.unbind(-1), strict=True))
         return losses
 
@@ -116,6 +111,14 @@ class Losses(Mapping[str, Tensor]):
 
     def _mask(self, key: str) -> Tensor | None:
         return None if key == "joint" else self.batch.has(key)
+
+    def _masks(self, keys: Sequence[str]) -> Tensor | None:
+        """(…, K, B), or None where all samples have everything."""
+        if self.batch.present is None:
+            return None
+        everywhere = torch.ones_like(next(iter(self.batch.present.values())))
+        found = [self._mask(key) for key in keys]
+        return torch.stack([everywhere if mask is None else mask for mask in found], dim=-2)
 
     def _mean(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """Mean loss over the samples, (...), of logits (..., B, C); mask (..., B): who counts."""

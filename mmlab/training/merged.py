@@ -26,12 +26,13 @@ class StackedBalancer:
         self, balancers: Sequence[Balancer], networks: Sequence[MultimodalNet], like: Tensor
     ) -> None:
         self.count, self.originals = len(balancers), list(balancers)
-        own = [b.modules(net) for b, net in zip(balancers, networks, strict=False)]
+        made = [b.modules(net) for b, net in zip(balancers, networks, strict=False)]
+        own = [module for module in made if module is not None]
         self.balancer = copy.copy(balancers[0])
         self.numbers: set[str] = set()
         self.module_name: str | None = None
         self.modules: nn.Module | None = None
-        if own and own[0] is not None:
+        if own:
             self.modules = stack_modules(own, {})
             self.module_name = _name_of(own[0], balancers[0])
             setattr(self.balancer, self.module_name, self.modules)
@@ -96,7 +97,7 @@ def _name_of(module: nn.Module, balancer: Balancer) -> str:
     )
 
 
-def _same(one: object, other: object) -> bool:
+def _same(one: Any, other: Any) -> bool:
     if one is other:
         return True
     if type(one) is not type(other):
@@ -123,12 +124,11 @@ def _snapshot(value: Any) -> Any:
 def _of(value: Any, given: Any, count: int, r: int | Tensor) -> Any:
     """The part of network r in what a method keeps: what came since its start leads with R."""
     if isinstance(value, dict):
-        known = given if isinstance(given, dict) else {}
-        return {key: _of(part, known.get(key), count, r) for key, part in value.items()}
+        parts = given if isinstance(given, dict) else {}
+        return {key: _of(part, parts.get(key), count, r) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        known = (
-            given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
-        )
+        fits = isinstance(given, list) and len(given) == len(value)
+        known = given if fits else [None] * len(value)
         return type(value)(_of(part, k, count, r) for part, k in zip(value, known, strict=True))
     if isinstance(value, Tensor) and value is not given and value.ndim and len(value) == count:
         return value[r]

@@ -35,7 +35,7 @@ class SGD(torch.optim.SGD):
 
     add_param_group = unwrap(torch.optim.SGD.add_param_group)
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         hooks = (
             self._optimizer_step_pre_hooks,
             self._optimizer_step_post_hooks,
@@ -44,7 +44,7 @@ class SGD(torch.optim.SGD):
         )
         return (_hooked_step if any(hooks) else _bare_step)(self, closure)
 
-    step.hooked = True  # else torch wraps it
+    vars()["step"].hooked = True  # else torch wraps it
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         if not set_to_none:

@@ -34,7 +34,7 @@ WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 class Course(ABC):
     """What the loop and the methods ask, of one network (`Run`) or of many (`StackedRun`).
 
-    model, balancer, optimizer, loss: what is trained, how, and by what.
+    model, data, balancer, optimizer, seed, loss: what is trained, on what, how, and by what.
     modules:    parameters of the method's own (`Balancer.modules`).
     epochs:     how many there will be; epoch counts the finished ones.
     train_on:   trains to the last epoch (`mmlab.training.loop`).
@@ -42,8 +42,10 @@ class Course(ABC):
     """
 
     model: MultimodalNet
+    data: MultimodalData
     balancer: Balancer
     optimizer: torch.optim.Optimizer
+    seed: int
     epochs: int
     batch_size: int
     device: torch.device
@@ -165,13 +167,10 @@ class Course(ABC):
 class Run(Course):
     """The training of one network.
 
-    data, seed: what it was given.
-    rows:       the history as tuples; `history` is the tidy table.
-    together:   how many networks were trained in the same program.
+    rows:     the history as tuples; `history` is the tidy table.
+    together: how many networks were trained in the same program.
     """
 
-    data: MultimodalData
-    seed: int
     rows: list[tuple[int, str, str, str, float]] = field(default_factory=list)
     together: int = 1
 

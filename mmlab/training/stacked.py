@@ -241,33 +241,24 @@ def _fit_stack(
     top = max((rate for rate in rates if rate is not None), default=None)
     made = make_optimizer(optimizer, top, trained_parameters(model, methods.modules, where))
     _check_entry_by_entry(made)
-    form = {"epochs": epochs, "batch_size": batch_size, "device": where, "train_on": train}
     run = StackedRun(
         model=model,
+        data=cast(MultimodalData, Shared("data", "a method that reads its data")),
         balancer=methods.balancer,
         optimizer=made,
+        seed=cast(int, Shared("seed", "a method that reads its seed")),
+        epochs=epochs,
+        batch_size=batch_size,
+        device=where,
+        train_on=train,
         loss=loss,
         modules=methods.modules,
         jobs=list(jobs),
         methods=methods,
-        **form,
     )
     if optimizer is None and top is not None and len(set(rates)) > 1:
         run.rate_share = torch.tensor(rates, device=where) / top
-    shared = Shared("optimizer", "an observer that sets it, or a branch of one network,")
-    run.replicas = [
-        Run(
-            model=model.replica(r),
-            data=job.data,
-            balancer=methods.balancer,
-            optimizer=cast(optim.Optimizer, shared),
-            seed=job.seed,
-            loss=loss,
-            together=len(jobs),
-            **form,
-        )
-        for r, job in enumerate(jobs)
-    ]
+    run.replicas = [run.alone(r) for r in range(len(jobs))]
     with _unstackable(run.balancer):
         run.balancer.start(run)
         train(run, observers)
@@ -336,8 +327,23 @@ class StackedRun(Course):
     methods: StackedBalancer
     replicas: list[Run] = field(default_factory=list)
     rate_share: Tensor | None = None
-    data = Shared("data", "a method that reads its data")
-    seed = Shared("seed", "a method that reads its seed")
+
+    def alone(self, r: int) -> Run:
+        """The ordinary Run of network r."""
+        who = "an observer that sets it, or a branch of one network,"
+        return Run(
+            model=self.model.replica(r),
+            data=self.jobs[r].data,
+            balancer=self.balancer,
+            optimizer=cast(optim.Optimizer, Shared("optimizer", who)),
+            seed=self.jobs[r].seed,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            device=self.device,
+            train_on=self.train_on,
+            loss=self.loss,
+            together=len(self.jobs),
+        )
 
     def __repr__(self) -> str:
         done = f"{self.epoch} of {self.epochs} epochs"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
@@ -163,7 +164,8 @@ class Step:
     @cached_property
     def _present(self) -> Tensor:
         """Masks (…, M, B)."""
-        return torch.stack([self.batch.present[m] for m in self.modalities], dim=-2)
+        masks = self.batch.present or {}
+        return torch.stack([masks[m] for m in self.modalities], dim=-2)
 
     def mean(self, values: Tensor, of: str | None = None) -> Tensor:
         """Mean over the samples that have the modality; NaN where none has it.
@@ -185,9 +187,9 @@ class Step:
                 f"values has shape {tuple(values.shape)}; allowed are (…, {len(self.modalities)}, "
                 "B), one row per modality, and (…, B); or say whose they are: mean(values, of=m)"
             )
-        if self.batch.present is None or not (own or of):
+        mask = self._present if own and self.batch.present else self.batch.has(of) if of else None
+        if mask is None:
             return values.mean(-1)
-        mask = self._present if own else self.batch.present[of]
         while mask.ndim < values.ndim:
             mask = mask.unsqueeze(-2)
         return torch.where(mask, values, 0).sum(-1) / mask.sum(-1)
@@ -230,7 +232,7 @@ class Step:
             )
         for i, m in enumerate(self.modalities):
             k = scale
-            if shape:
+            if isinstance(scale, Tensor) and shape:
                 k = scale[..., i if shape[-1] > 1 else 0]
             # A forward pass of one's own may give other features than it fuses.
             plain = self.model.plain_forward
@@ -411,14 +413,15 @@ class Step:
 
     def _with_grad(
         self, m: str, k: float | Tensor | Sequence, only: Only | None
-    ) -> tuple[list[Tensor], object]:
+    ) -> tuple[list[Tensor], Any]:
         """The gradients of encoder m that are there, and the factor of each (or one for all).
 
         To be changed in place: each gets memory of its own, where autograd gave one to several.
         """
         parameters = self._encoder(m)
         each = [k] * len(parameters) if isinstance(k, float | int | Tensor) else list(k)
-        chosen, factors, taken = [], [], set()
+        chosen, factors = [], []
+        taken: set[int] = set()
         for p, factor in zip(parameters, each, strict=True):
             if p.grad is None:
                 continue

@@ -7,6 +7,7 @@ interpolation between the parameters before and after the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn, optim
 from mmlab.gradients import align_to
 from mmlab.training.optimizers import SGD
 
-Waiting = list[tuple[list[Tensor], float | Tensor]]
+Waiting = list[tuple[list[nn.Parameter], float | Tensor]]
 
 _waiting: WeakKeyDictionary[optim.Optimizer, Waiting] = WeakKeyDictionary()
 """Groups of parameters whose next update is to be scaled, each with its factor."""
@@ -58,8 +59,7 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
         for _, k in waiting
     )
     if cheap:  # the memory that a tensor on the CPU shares with numpy: nothing is waited for
-        read = lambda k: float(k.detach().numpy()) if isinstance(k, Tensor) else k  # noqa: E731
-        waiting = [(parameters, read(k)) for parameters, k in waiting]
+        waiting = [(parameters, _read(k)) for parameters, k in waiting]
     factor: dict[nn.Parameter, float | Tensor] = {}
     for parameters, k in waiting:
         for p in parameters:
@@ -67,6 +67,10 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
                 factor[p] = factor[p] * k if p in factor else k
     if factor:
         _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, factor)
+
+
+def _read(k: float | Tensor) -> float:
+    return float(k.detach().numpy()) if isinstance(k, Tensor) else k
 
 
 def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
@@ -98,9 +102,11 @@ def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[.
     return restore
 
 
-def _by_factor(parameters: Sequence[nn.Parameter], factor: Factors) -> dict[float, list]:
+def _by_factor(
+    parameters: Sequence[nn.Parameter], factor: Factors
+) -> dict[float | Tensor, list[nn.Parameter]]:
     """The parameters by the factor they get; a NaN is a factor too, and shows in what it scales."""
-    parts: dict[float, list] = {}
+    parts: dict[float | Tensor, list[nn.Parameter]] = {}
     for p in parameters:
         parts.setdefault(factor.get(p, 1.0), []).append(p)
     return parts
@@ -109,7 +115,7 @@ def _by_factor(parameters: Sequence[nn.Parameter], factor: Factors) -> dict[floa
 def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None]:
     """Copies of the parameters, and after the step before + k (after - before)."""
     after = [p.detach() for p in factor]
-    weights = [
+    weights: Any = [
         align_to(p, torch.as_tensor(k, dtype=p.dtype, device=p.device)) for p, k in factor.items()
     ]
     before = torch._foreach_add(after, 0)
@@ -123,5 +129,5 @@ def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None
 
 def forget_scaling(optimizer: optim.Optimizer | None) -> None:
     """Drop what was asked of the optimiser for a step that was never taken."""
-    if optimizer in _waiting:
+    if optimizer is not None and optimizer in _waiting:
         _waiting[optimizer].clear()
