@@ -116,7 +116,9 @@ class _Trial:
         steps: list[None] = []
         optimizer.register_step_post_hook(lambda *_: steps.append(None))
         yields = 0
-        with drawing(0, "check", device=device):
+        # as in the training: a stack has one global generator, and each network alone its own
+        first = seeds if isinstance(seeds, int) else seeds[0]
+        with drawing(first, "check", device=device):
             draws, parameters = Draws(source), Parameters(model, own)
             s = Step(model, batch, optimizer, self.epoch, 0.5, self.loss, draws, parameters)
             for _ in balancer.step(s):

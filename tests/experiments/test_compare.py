@@ -12,6 +12,7 @@ from mmlab.evaluation import Curves, GradientWatch
 from mmlab.evaluation import test_accuracy as accuracy_of
 from mmlab.experiments import compare, train_once
 from mmlab.models import LazyLogits, MultimodalNet, Output
+from mmlab.training import stacked
 
 DATA = synthetic(n=(80, 20, 40), dims=5)
 METHODS = {"joint": Joint, "uniform": Uniform, "a alone": lambda: Unimodal("a")}
@@ -127,14 +128,20 @@ def test_regression_gets_its_own_columns():
 def test_at_once_or_one_by_one_the_table_is_the_same():
     data = {seed: synthetic(n=(80, 20, 40), dims=5, seed=seed) for seed in (5, 3)}
     methods = {"uniform": Uniform, "MLA": MLA}
-    options = {"seeds": (5, 3), "epochs": 2, "measure": lambda run: {"e": run.epoch}}
+    options = {"seeds": (5, 3), "epochs": 2, "measure": lambda run: {"of": run.seed}}
     at_once, alone = (compared(methods, data.get, **options, at_once=x) for x in (True, False))
     assert at_once.attrs["at once"] == {"uniform": 2, "MLA": 2}
     assert alone.attrs["at once"] == {"uniform": 1, "MLA": 1}
     pd.testing.assert_frame_equal(at_once, alone)
+    assert alone.of.equals(alone.seed)
     for row in alone.itertuples():
         once = train_once(methods[row.method](), data[row.seed], seed=row.seed, epochs=2)
         assert row.accuracy == accuracy_of(once)
+
+
+def test_the_table_says_how_many_went_at_once_at_most(monkeypatch):
+    monkeypatch.setattr(stacked, "AT_ONCE", 2)
+    assert compared({"joint": Joint}, seeds=range(3)).attrs["at once"] == {"joint": 2}
 
 
 def test_one_seed_may_come_twice():

@@ -751,6 +751,14 @@ class NamesSeed(ReadsSeed):
         self.draw = len(f"{run.seed}") / 2
 
 
+class DrawsGlobally(Balancer):
+    """Numbers that torch's own generator gives, of which a stack has one for all."""
+
+    def step(self, s):
+        s.backward(s.losses["joint"] * torch.rand(()))
+        yield
+
+
 class Ordered(Joint):
     def order(self, run):
         return torch.arange(20) + run.epoch
@@ -770,6 +778,7 @@ OWN = {
     ),
     "reads the seed": (ReadsSeed, "under ReadsSeed a stack of networks fails"),
     "names the seed": (NamesSeed, "seed: several seeds train at once"),
+    "draws from the global generator": (DrawsGlobally, "DrawsGlobally network 2 moves by"),
     "an order of its own": (Ordered, "Ordered chooses the samples of an epoch"),
 }
 
@@ -794,6 +803,21 @@ def test_it_is_found_out_at_any_learning_rate(rate):
     for options in ({"lr": rate}, own):
         with pytest.raises(UnstackableError, match="under FollowTheFirst network 2"):
             train(FollowTheFirst, datasets(), **options)
+
+
+def test_where_rounding_alone_decides_a_method_is_not_refused():
+    class Jumps(Balancer):
+        def step(self, s):
+            loss = s.losses["joint"]
+            s.backward(loss * (1 + (1e7 * loss.detach()) % 1))
+            yield
+
+    assert train(Jumps, datasets(), epochs=5)[0].together == 3
+
+
+def test_a_divergence_in_the_last_update_is_seen():
+    with pytest.raises(FloatingPointError, match="not finite after epoch 1 under Joint; lower lr"):
+        train(Joint, datasets(), epochs=1, batch_size=90, lr=1e39)
 
 
 def test_a_mistake_of_ones_own_is_told_as_it_would_be_alone():
@@ -909,7 +933,7 @@ def held(data):
             kept.append(run)
 
     train(Notes, data)
-    return vars(kept[0])["_train"]
+    return kept[0]._once[0]
 
 
 def test_the_data_of_a_stack_are_there_once():
