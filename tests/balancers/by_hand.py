@@ -79,7 +79,7 @@ def batch(modalities="av", *, size=6, seed=1, present=None, regression=False) ->
 
 
 def data(modalities="av", *, size=24, seed=2, missing=False) -> MultimodalData:
-    """Three splits of samples around one centre a class, so that there is something to learn."""
+    """Three splits of samples around one centre per class, so that there is something to learn."""
     draw = torch.Generator().manual_seed(seed)
     centres = {
         m: torch.randn(CLASSES, SIZES[m], generator=draw, dtype=torch.float64) for m in modalities

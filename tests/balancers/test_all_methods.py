@@ -228,7 +228,7 @@ def test_what_makes_the_host_wait_is_seen():
 @every_method
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_step_waits_for_the_device(name, masked):
-    """Except MLA's with masks, once a step: which modalities does this batch have at all?"""
+    """Except MLA's with masks, once per step: which modalities does this batch have at all?"""
     present = {"a": [1, 0, 1, 1, 0, 1], "v": [0, 1, 1, 1, 1, 1]} if masked else None
     net, samples = build(name), batch(present=present)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)

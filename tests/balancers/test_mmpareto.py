@@ -242,7 +242,7 @@ def test_it_costs_one_forward_and_two_passes_through_each_encoder(modalities, en
 
         monkeypatch.setattr(torch.autograd, name, noted)
     take_step(MMPareto(), net, batch(modalities))
-    # the joint gradient of linear layers in one run, of others an encoder at a time
+    # the joint gradient of linear layers in one run, of others one encoder at a time
     assert len(runs) == (2 if encoder is counted else 1 + len(modalities))
     for encoder in net.encoders.values():
         assert encoder[1].log == ["forward", "backward", "backward"]

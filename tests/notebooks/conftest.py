@@ -32,7 +32,7 @@ socket.socket.connect = connect
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test a notebook, for each test that takes ``path``."""
+    """One test per notebook, for each test that takes ``path``."""
     if "path" in metafunc.fixturenames:
         paths = sorted(NOTEBOOKS.glob("*.ipynb"))
         metafunc.parametrize("path", paths, ids=[path.stem for path in paths])

@@ -109,7 +109,7 @@ def test_only_the_first_panel_of_a_strip_is_labelled():
 
 
 def estimates(seeds):
-    """Weights in two settings of three heads at two epochs; the first head's rise by 0.1 a seed."""
+    """Weights in two settings of three heads at two epochs; the first's rise by 0.1 per seed."""
     rows = {
         (setting, seed, epoch, head): start + 0.1 * seed * (head == "joint")
         for setting in ("noisy", "clean")

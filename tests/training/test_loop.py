@@ -201,7 +201,7 @@ def test_a_balancer_is_told_where_it_stands():
 
 
 class Turns(Balancer):
-    """One update a modality, as in alternating training."""
+    """One update per modality, as in alternating training."""
 
     def step(self, s):
         self.left = []
