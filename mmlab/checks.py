@@ -54,7 +54,7 @@ def check_whole(name: str, value: int, *, least: int = 0) -> None:
 
 
 def check_shapes(**tensors: tuple[Tensor, str]) -> None:
-    """Check the trailing axes of tensors, a letter an axis, and that their leading axes broadcast.
+    """Check the trailing axes of tensors, one letter per axis, and that the leading ones broadcast.
 
     ``check_shapes(gain=(gain, "K"), second_moment=(second_moment, "KK"))`` passes for the shapes
     (…, K) and (…, K, K) with one K ≥ 1 for both.

@@ -1,4 +1,4 @@
-"""Arithmetic on an encoder's gradient: a list of tensors, one a parameter, taken as one vector.
+"""Arithmetic on an encoder's gradient: a list of tensors, one per parameter, taken as one vector.
 
 Nothing here waits for the device: results are tensors, and every function is one or two batched
 (`foreach`) calls however many parameters the encoder has.
@@ -78,7 +78,7 @@ def combine(a: Gradient, b: Gradient, weight_a: Tensor, weight_b: Tensor) -> lis
 def entry_std(grads: Gradient, lead: int = 0) -> list[Tensor]:
     """Standard deviation over the entries of each tensor, plus 1e-8 (OGM-GE's released code).
 
-    A tensor of one entry has no spread: 1e-8. lead=1: one a network, (R,).
+    A tensor of one entry has no spread: 1e-8. lead=1: one per network, (R,).
     """
     flat = [_rows(g, lead) for g in grads]
     stds = [g.std(-1, correction=min(1, g.shape[-1] - 1)) for g in flat]

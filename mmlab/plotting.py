@@ -1,4 +1,4 @@
-"""One house style, one function a figure. Every figure has alt text and says what its bars are.
+"""One house style, one function per figure. Every figure has alt text and says what its bars are.
 
 A name (a modality or a method) keeps one colour *and* one line style and marker in all figures, so
 that colour-blind readers and grey prints lose nothing. The colours are those of Okabe and Ito 2008.
@@ -125,7 +125,7 @@ def canvas(panels: int = 1, **options) -> tuple[Figure, list[Axes]]:
 def comparison(
     table: pd.DataFrame, *, column: str = "accuracy", label: str | None = None, ax: Axes
 ) -> None:
-    """One row a method: the mean with its 95 % interval, and every run as a pale mark below.
+    """One row per method: the mean with its 95 % interval, and every run as a pale mark below.
 
     table: of `compare`, with columns method, seed and `column`. Values are shares of 1, shown in %.
     Methods stand in the table's order, from the top.
@@ -143,7 +143,7 @@ def differences(
     label: str | None = None,
     ax: Axes,
 ) -> None:
-    """One row a method: its paired differences to `baseline`, seed by seed, as `comparison`.
+    """One row per method: its paired differences to `baseline`, seed by seed, as `comparison`.
 
     A line stands at 0: an interval that leaves it out is a difference the seeds do not explain.
     """
@@ -191,9 +191,9 @@ def curves(
     percent: bool = False,
     ax: Axes,
 ) -> None:
-    """One line a name in column `by`: the mean over seeds, and its 95 % interval as a band.
+    """One line per name in column `by`: the mean over seeds, and its 95 % interval as a band.
 
-    table: tidy, one row a run (column "seed") and a value of `x`. A single seed gets no band.
+    table: tidy, one row per run (column "seed") and per value of `x`. A single seed gets no band.
     percent: `y` is a share of 1, shown in %.
     """
     of = looks(table[by].unique())

@@ -1,6 +1,6 @@
 """One seed, many independent streams: weights, data order and noise never share a generator.
 
-A training has one generator a stream and epoch, so that an epoch can be repeated, resumed or
+A training has one generator per stream and epoch, so that an epoch can be repeated, resumed or
 branched from without any state of a generator.
 """
 
@@ -74,7 +74,7 @@ Source = torch.Generator | Sequence[torch.Generator] | None
 
 
 class Draws:
-    """The random numbers of a training: normals, uniforms and permutations, each a stream.
+    """The random numbers of a training: normals, uniforms and permutations, one stream for each.
 
     In a stack of R networks every result has a leading axis R, and network r draws what it would
     draw on its own.
@@ -92,7 +92,7 @@ class Draws:
         self._used = 0
 
     def _generators(self, kind: str) -> tuple[list[torch.Generator | None], bool]:
-        """The stream's generators, one a network, and whether there is a stack of them."""
+        """The stream's generators, one per network, and whether there is a stack of them."""
         if kind not in self._made:
             self._made[kind] = self._source(kind)
         made = self._made[kind]

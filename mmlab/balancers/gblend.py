@@ -3,7 +3,7 @@
 Wang, Tran, Feiszli, "What Makes Training Multi-modal Classification Networks Hard?", CVPR 2020,
 arXiv 1905.12681.
 
-The network has one head a modality and a joint head: K = M + 1 losses. Between two checkpoints a
+The network has one head per modality and a joint head: K = M + 1 losses. Between two checkpoints a
 head *gains* ΔG, the fall of its held-out loss, and *overfits* by ΔO, the growth of the distance
 between its held-out and its training loss.
 """

@@ -138,7 +138,7 @@ def _checked(alpha: float | Tensor) -> float | Tensor:
 
 
 class MLA(Balancer):
-    """Alternating unimodal adaptation: an update a modality, a shared linear head, no fusion.
+    """Alternating unimodal adaptation: one update per modality, a shared linear head, no fusion.
 
     The step of modality m moves its encoder and the head from its loss alone. The head's gradient
     is projected away from what the features of the others span; its bias counts as the weight of a

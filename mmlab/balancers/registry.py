@@ -1,4 +1,4 @@
-"""All methods, a line each: what exports, figures, the benchmark, tables and tests go by.
+"""All methods, one line per method: what exports, figures, the benchmark, tables and tests go by.
 
 To add a method: write its file, and enter it here, once for type checkers and once in `METHODS`.
 This file loads nothing, so that the names are there before torch is.

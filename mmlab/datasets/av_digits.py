@@ -52,7 +52,7 @@ def load_av_digits(
     occlusion: share of the time (audio) or area (image) of every sample, in all splits, that is
                hidden in one block; hidden values take the training mean.
     keep:      share of the *training* samples that have the modality.
-    missing:   rate of missing modalities in all splits, one number or one a modality.
+    missing:   rate of missing modalities in all splits, one number or one per modality.
     task:      "classification", or "regression" of the digit's value, scaled to -3 ... 3 as the
                scores of sentiment sets are: (digit - 4.5) / 1.5.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 class Batch:
     """Samples of every modality with their targets.
 
-    inputs:  one tensor a modality, shape (B, ...), modalities in a fixed order.
+    inputs:  one tensor per modality, shape (B, ...), modalities in a fixed order.
     target:  (B,) integer labels, or (B,) floats for regression.
     present: None where every sample has every modality; else one bool tensor (B,) for every
              modality, False where the sample lacks it. Its input should be 0 there: nothing looks
@@ -48,7 +48,7 @@ class Batch:
                 lengths = {key: len(value) for key, value in self.inputs.items()}
                 raise ValueError(
                     f"inputs of unequal length: {name!r} has {len(values)} samples, the target has "
-                    f"{size} (inputs: {lengths}); every modality needs one row a sample. "
+                    f"{size} (inputs: {lengths}); every modality needs one row per sample. "
                     "For a sample that lacks a modality, fill in zeros and say so in `present`."
                 )
         if self.present is not None:

@@ -101,7 +101,7 @@ def keep(batch: Batch, fractions: Mapping[str, float], seed: int = 0) -> Batch:
 def drop(batch: Batch, rate: float | Mapping[str, float], seed: int = 0) -> Batch:
     """Take modalities away at random: `batch` as it would be with missing modalities.
 
-    rate: probability from 0 to 1 that a sample lacks a modality, one for all or one a modality;
+    rate: probability from 0 to 1 that a sample lacks a modality, one for all or one per modality;
           drawn independently for each. A sample that would be left with nothing keeps one of its
           modalities at random, so of M complete modalities at rate r each one is missing in
           r - r^M / M of the samples: r - r^2 / 2 for two, one half at r = 1.

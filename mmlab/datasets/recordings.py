@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RATE = 8000  # samples a second
+RATE = 8000  # samples per second
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "fsdd-samples.npz"
 ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
 # Over the names and samples of all 3000 recordings: it holds however an archive is packed.
@@ -26,7 +26,7 @@ NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)\.wav")
 
 @dataclass(frozen=True)
 class Recording:
-    """One spoken digit: samples (T,) between -1 and 1, RATE of them a second."""
+    """One spoken digit: samples (T,) between -1 and 1, RATE of them per second."""
 
     samples: Tensor
     digit: int

@@ -41,7 +41,7 @@ def synthetic(
 
     n:          samples in train, holdout and test.
     signal:     modality -> distance d' between its two means, in s.d. of the noise.
-    dims:       dimensions, one number for all or one a modality.
+    dims:       dimensions, one number for all or one per modality.
     redundancy: correlation of the noise along the u_m between any two modalities, 0 <= r < 1.
     xor:        the class is the parity of the signs; needs redundancy 0.
     shift:      modality -> offset along u_m, in s.d., of holdout and test but not of train:

@@ -52,7 +52,7 @@ def load_tri_digits(
              coefficient (audio), of all pixels together, of each moment. 1 on the pixels unless
              said otherwise, so that no single view is enough; {} adds none.
     keep:    share of the *training* samples that have the modality.
-    missing: rate of missing modalities in all splits, one number or one a modality.
+    missing: rate of missing modalities in all splits, one number or one per modality.
     task:    "classification", or "regression" of the digit's value, scaled to -3 ... 3 as the
              scores of sentiment sets are: (digit - 4.5) / 1.5.
 

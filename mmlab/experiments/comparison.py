@@ -86,8 +86,8 @@ def _check(methods: object, data: object, seeds: object) -> None:
     for name, make in methods.items():
         if not callable(make):
             raise TypeError(
-                f"method {name!r} is {make!r}; give something that makes a fresh balancer a run, "
-                "such as OGM or lambda: OGM(alpha=0.1)"
+                f"method {name!r} is {make!r}; give something that makes a fresh balancer for each "
+                "run, such as OGM or lambda: OGM(alpha=0.1)"
             )
 
 

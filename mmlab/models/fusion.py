@@ -70,7 +70,7 @@ class Fusion(nn.Module):
             mean.lerp_(features[m].detach().mean(-2).to(mean.dtype), self.momentum)
 
     def contributions(self, features: Features) -> dict[str, Tensor]:
-        """Shapley values of the joint logits, (B, C) a modality; they sum to the joint logits.
+        """Shapley values of the joint logits, (B, C) per modality; they sum to the joint logits.
 
         Exact for up to 4 modalities. Above, the mean over `PAIRS` pairs of orders in which they can
         join, the same ones every time; `contribution_error` says how far off that is.
@@ -81,7 +81,7 @@ class Fusion(nn.Module):
         return dict(zip(self.widths, parts + empty, strict=True))
 
     def contribution_error(self, features: Features) -> dict[str, Tensor]:
-        """Standard error of `contributions` over the sampled pairs of orders, (B, C) a modality.
+        """Standard error of `contributions` over the sampled pairs of orders, (B, C) per modality.
 
         0 where they are exact: for an additive fusion, and for up to 4 modalities.
         """
@@ -189,7 +189,7 @@ class Concat(Fusion):
 
 
 class Sum(Fusion):
-    """The sum of one linear layer a modality, each with its own bias."""
+    """The sum of one linear layer per modality, each with its own bias."""
 
     additive = True
 
@@ -208,9 +208,9 @@ class Sum(Fusion):
 class Late(Fusion):
     """The mean of the unimodal logits.
 
-    heads: the network's heads (one a modality, or one module shared by all), so that the joint
+    heads: the network's heads (one per modality, or one module shared by all), so that the joint
            logits are the mean of the very logits that the unimodal losses train. By default the
-           fusion makes one linear head a modality.
+           fusion makes one linear head per modality.
     """
 
     additive = True
@@ -277,7 +277,7 @@ class Gated(Fusion):
 
 
 class Attention(Fusion):
-    """A small cross-modal Transformer: a token a modality, one pre-norm layer, the mean."""
+    """A small cross-modal Transformer: one token per modality, one pre-norm layer, the mean."""
 
     def __init__(
         self, widths: Mapping[str, int], n_outputs: int, width: int = 64, n_heads: int = 4

@@ -1,4 +1,4 @@
-"""The network of all methods: an encoder a modality, one fusion, and unimodal heads."""
+"""The network of all methods: one encoder per modality, one fusion, and unimodal heads."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ class LazyLogits(Mapping[str, Tensor]):
 class Output:
     """One forward pass.
 
-    features: (B, D) a modality.
+    features: (B, D) per modality.
     joint:    (B, C) fused logits.
-    unimodal: (B, C) a modality, from its own head or from the shared one.
+    unimodal: (B, C) per modality, from its own head or from the shared one.
 
     In a stack of R networks every tensor has a leading axis R (`mmlab.models.stack`).
     """
@@ -115,7 +115,7 @@ class Output:
 
     @property
     def contributions(self) -> dict[str, Tensor]:
-        """(B, C) a modality: its part of the joint logits; the parts sum to `joint`."""
+        """(B, C) per modality: its part of the joint logits; the parts sum to `joint`."""
         split = getattr(self._fused(), "contributions", None)
         if split is None:
             raise ValueError(
@@ -133,9 +133,9 @@ class Output:
 class MultimodalNet(nn.Module):
     """Encoders, a fusion and unimodal heads.
 
-    encoders: one module a modality, (B, ...) -> (B, D); their order is the modality order.
+    encoders: one module per modality, (B, ...) -> (B, D); their order is the modality order.
     fusion:   features -> (B, C), see mmlab.models.fusion.
-    heads:    one module a modality, or one module that all modalities share (ATF, MLA).
+    heads:    one module per modality, or one module that all modalities share (ATF, MLA).
     autocast: the type the encoders compute in where that is safe (`torch.autocast`), such as
               torch.bfloat16; None for theirs. Features, parameters and gradients stay float32.
 

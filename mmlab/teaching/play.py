@@ -25,11 +25,11 @@ def explore(
     """Show `draw` for a row of settings; where a person is there, also under sliders.
 
     draw:     draw(ax, **values) draws one picture into a matplotlib Axes, its title included.
-    strip:    the settings of the small multiples, each a value for every control; the sliders
+    strip:    the settings of the small multiples, each with a value for every control; the sliders
               start at the first.
     name, alt: file name and alt text of the strip, as for `plotting.show`.
-    controls: one a keyword of `draw`: (low, high, step) or (low, high, step, unit) for a slider, a
-              list for a choice, True or False for a box to tick. Three integers make a slider of
+    controls: one per keyword of `draw`: (low, high, step) or (low, high, step, unit) for a slider,
+              a list for a choice, True or False for a box to tick. Three integers make a slider of
               integers; the unit is a text for its label.
 
     A run without a reader (MMLAB_STRICT=1) makes no widget, so its page has no empty box.
@@ -97,7 +97,7 @@ def _is_whole(control: tuple) -> bool:
 
 @contextlib.contextmanager
 def _drawn(draw: Callable[..., None], strip: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
-    """A figure with one panel a setting, which is closed in the end whatever happens."""
+    """A figure with one panel per setting, which is closed in the end whatever happens."""
     from mmlab import plotting
 
     figure, axes = plotting.canvas(len(strip))

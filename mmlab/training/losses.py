@@ -16,7 +16,7 @@ Loss = Callable[..., Tensor]
 """loss(prediction, target, reduction="mean" | "none"), as in torch.nn.functional.
 
 Where modalities are missing the mean is taken over the samples that have the modality, so the loss
-must be a plain mean over samples: weights a class would change their meaning there.
+must be a plain mean over samples: class weights would change their meaning there.
 """
 
 

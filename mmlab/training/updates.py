@@ -31,7 +31,7 @@ LINEAR_IN_LR = (
 def scale_next_update(
     optimizer: optim.Optimizer, parameters: Sequence[nn.Parameter], k: float | Tensor
 ) -> None:
-    """Multiply the next update of `parameters` by k, a number or one a replica (R,).
+    """Multiply the next update of `parameters` by k, a number or one per replica (R,).
 
     The optimiser's hooks, which stay on it, do it at its next step. Factors asked for one after the
     other multiply.

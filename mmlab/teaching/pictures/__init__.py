@@ -1,1 +1,1 @@
-"""What `explore` draws: one file a method, one function a picture."""
+"""What `explore` draws: one file per method, one function per picture."""

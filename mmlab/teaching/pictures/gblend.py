@@ -99,7 +99,7 @@ def _is_first(ax: Axes) -> bool:
 
 
 def weights(found: pd.Series, axes: Sequence[Axes]) -> None:
-    """The weight of each loss by the epoch of its estimate, one panel a setting.
+    """The weight of each loss by the epoch of its estimate, one panel per setting.
 
     found: the weights, by setting, seed, epoch and output (the head), which name the levels of its
     index. Thick is the mean over seeds, with its 95 % interval as a band, cut where no weight can

@@ -19,7 +19,7 @@ RIGHT_END = 3.0
 def coefficient(ax: Axes, ratios: Mapping[str, Tensor], *, alpha: float, continuous: bool) -> None:
     """The coefficient k over the ratio ρ, and the steps of a real run on it.
 
-    ratios: ρ at each step of a run, (T,) a modality. alpha, continuous: as for `OGM`. The title
+    ratios: ρ at each step of a run, (T,) per modality. alpha, continuous: as for `OGM`. The title
     gives the mean k that each encoder's gradient would have had at these ratios.
     """
     for left, right in ((0.0, 1.0), (1.0 + 1e-6, RIGHT_END)):
@@ -50,7 +50,7 @@ def coefficient(ax: Axes, ratios: Mapping[str, Tensor], *, alpha: float, continu
 
 
 def trace(ax: Axes, ratios: Mapping[str, Tensor]) -> None:
-    """The ratio of each modality at every step of a run; ratios: ρ, (T,) a modality.
+    """The ratio of each modality at every step of a run; ratios: ρ, (T,) per modality.
 
     The axis is logarithmic, on which the ratios of two modalities mirror each other.
     """
@@ -65,7 +65,7 @@ def trace(ax: Axes, ratios: Mapping[str, Tensor]) -> None:
 
 
 def switches(ratios: Mapping[str, Tensor]) -> float:
-    """The part of the steps at which the lead changes; ratios: ρ, (T,) a modality."""
+    """The part of the steps at which the lead changes; ratios: ρ, (T,) per modality."""
     leader = torch.stack(list(ratios.values())).argmax(0)
     return (leader[1:] != leader[:-1]).double().mean().item()
 
@@ -73,7 +73,7 @@ def switches(ratios: Mapping[str, Tensor]) -> float:
 def spectrum(ax: Axes, parts: Mapping[str, Tensor], directions: int = 40) -> None:
     """The part of the variance that lies in the strongest directions, cumulated.
 
-    parts: the part of each direction, (N,) in falling order and of sum 1, a name.
+    parts: the part of each direction, (N,) in falling order and of sum 1, per name.
     """
     for name, look in looks(parts).items():
         share = parts[name][:directions].cumsum(0).cpu()
