@@ -5,6 +5,7 @@ that only look at memory differently. Ratios are taken under torch's SGD, which 
 parameter; ours is one kernel. Memory is what torch's allocator holds, as its profiler sees.
 """
 
+import copy
 from collections import Counter
 from itertools import accumulate
 
@@ -148,7 +149,8 @@ def most_held(make, between: nn.Module) -> tuple[float, int]:
     data = MultimodalData(batch, batch, batch, n_classes=2)
     encoder = nn.Sequential(nn.Linear(256, 512), between, nn.Linear(512, 512))
     balancer = make()
-    network = {"encoders": dict.fromkeys("ab", encoder), "width": 512, **balancer.network}
+    encoders = {m: copy.deepcopy(encoder) for m in "ab"}  # one for both would be shared
+    network = {"encoders": encoders, "width": 512, **balancer.network}
     net = MultimodalNet.build(data, **network)
 
     def step() -> None:

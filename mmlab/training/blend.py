@@ -45,10 +45,19 @@ def gradients_of(
     return list(grads[: len(wanted)])
 
 
-def filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients, with zeros in the shape of `like` where there is none."""
-    pairs = zip(grads, like, strict=True)
-    return [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
+def filled(grads: list[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients, with zeros in the shape of `like` where there is none.
+
+    Those of parameters come in their layout, one after the other, so that few are there twice. The
+    list that is given is emptied.
+    """
+    found = []
+    for x in like:
+        grad = grads.pop(0)
+        if grad is None:
+            grad = torch.zeros_like(x)
+        found.append(laid_out(grad, x) if isinstance(x, nn.Parameter) else grad)
+    return found
 
 
 @torch.no_grad()
@@ -104,6 +113,7 @@ def blend(
         grams_of[m] = by_tensor.sum(-3)
         weights = _weights(rule, by_tensor if by == "tensor" else grams_of[m].unsqueeze(-3))
         _add(dict(zip(encoders[m], _combined(gradients, weights), strict=True)))
+        del gradients  # before those of the next encoder are made
     return {m: grams_of[m] for m in trained}
 
 
@@ -152,9 +162,9 @@ class _Gradients:
         others = [] if ids <= self.counted else self.others
         self.counted |= ids
         wanted = [x for m in encoders for x in self.wanted[m]]
-        flat = iter(gradients_of(_sum(losses), wanted, others))
+        grads = gradients_of(_sum(losses), wanted, others)
         for m in encoders:
-            self.found[m][k] = filled([next(flat) for _ in self.wanted[m]], self.like[m])
+            self.found[m][k] = filled(grads, self.like[m])
 
     def pop(self, m: str) -> list[list[Tensor]]:
         """The K gradients of an encoder, in the order of its losses; they are held no longer."""

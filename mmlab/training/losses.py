@@ -55,11 +55,11 @@ class Losses(Mapping[str, Tensor]):
         head for all modalities.
         """
         keys = keys or tuple(self)
+        few = len(keys) <= FEW and self.batch.present is None and self.batch.target.ndim == 1
         unimodal = self.out.unimodal
-        if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
+        if not few and isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
             unimodal.together()  # one call of a shared head
         known = any(key in self.computed or key not in self for key in keys)
-        few = len(keys) <= FEW and self.batch.present is None and self.batch.target.ndim == 1
         if known or few or not self._is_plain_mean():
             return torch.stack([self[key] for key in keys], dim=-1)
         with contextlib.nullcontext() if self.graph else torch.no_grad():
