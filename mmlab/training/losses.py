@@ -21,7 +21,7 @@ must be a plain mean over samples: class weights would change their meaning ther
 
 
 FEW = 4
-"""Losses of one network that are cheaper one by one than stacked."""
+"""Losses of one network that are cheaper one by one than stacked, where there is a graph."""
 
 
 class Losses(Mapping[str, Tensor]):
@@ -55,11 +55,12 @@ class Losses(Mapping[str, Tensor]):
         head for all modalities.
         """
         keys = keys or tuple(self)
-        few = len(keys) <= FEW and self.batch.present is None and self.batch.target.ndim == 1
         unimodal = self.out.unimodal
-        if not few and isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
+        if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
             unimodal.together()  # one call of a shared head
         known = any(key in self.computed or key not in self for key in keys)
+        single = self.batch.present is None and self.batch.target.ndim == 1
+        few = single and self.graph and len(keys) <= FEW
         if known or few or not self._is_plain_mean():
             return torch.stack([self[key] for key in keys], dim=-1)
         with contextlib.nullcontext() if self.graph else torch.no_grad():
