@@ -21,7 +21,7 @@ must be a plain mean over samples: class weights would change their meaning ther
 
 
 FEW = 4
-"""Losses of one network that are cheaper one by one than stacked, where there is a graph."""
+"""Losses of one network that are cheaper one by one than stacked."""
 
 
 class Losses(Mapping[str, Tensor]):
@@ -59,8 +59,7 @@ class Losses(Mapping[str, Tensor]):
         if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
             unimodal.together()  # one call of a shared head
         known = any(key in self.computed or key not in self for key in keys)
-        single = self.batch.present is None and self.batch.target.ndim == 1
-        few = single and self.graph and len(keys) <= FEW
+        few = len(keys) <= FEW and self.batch.present is None and self.batch.target.ndim == 1
         if known or few or not self._is_plain_mean():
             return torch.stack([self[key] for key in keys], dim=-1)
         with contextlib.nullcontext() if self.graph else torch.no_grad():
