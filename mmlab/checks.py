@@ -1,6 +1,6 @@
 """Checks of what a user gives, whose messages say what was given and what is allowed.
 
-A check of a tensor reads no values: no device is waited for.
+A check of a tensor reads no values, so it does not make the CPU wait for the GPU.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Arithmetic on an encoder's gradient: a list of tensors, one per parameter, taken as one vector.
 
-Nothing here waits for the device: results are tensors, and every function is one or two batched
-(`foreach`) calls however many parameters the encoder has.
+Nothing here makes the CPU wait for the GPU: results are tensors, and every function is one or two
+batched (`foreach`) calls however many parameters the encoder has.
 """
 
 import math

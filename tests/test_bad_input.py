@@ -308,10 +308,10 @@ def test_a_precision_there_is_not():
     [
         ([0, 12], r"Chosen\.order names the samples 0 to 12; there are 12, numbered from 0"),
         ([-1, 3], "names the samples -1 to 3"),
-        ([], "give the numbers of samples"),
-        ([0.0, 1.0], r"gives torch\.float32 of shape \(2,\); give the numbers of samples"),
-        ([[0, 1]], r"of shape \(1, 2\); give the numbers"),
-        (torch.ones(12, dtype=torch.bool), r"gives torch\.bool of shape \(12,\); give the numb"),
+        ([], "return a 1-D sequence of sample indices"),
+        ([0.0, 1.0], r"gives torch\.float32 of shape \(2,\); return a 1-D sequence"),
+        ([[0, 1]], r"of shape \(1, 2\); return a 1-D"),
+        (torch.ones(12, dtype=torch.bool), r"gives torch\.bool of shape \(12,\); return a 1-D"),
     ],
 )
 def test_an_order_names_samples(order, message):

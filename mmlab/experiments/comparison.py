@@ -41,8 +41,8 @@ def compare(
     Raises ValueError for no method, TypeError for a balancer where its maker is wanted.
 
     At one seed all methods start from the same encoders and see the batches in the same order. The
-    seeds of a method train at once, as one program, where that is exact and pays, else one by one
-    (`mmlab.fit_seeds`); `attrs["at once"]` of the table says how many at once for each method.
+    seeds of a method train at once, as one program, where that is exact and saves time, else one by
+    one (`mmlab.fit_seeds`); `attrs["at once"]` of the table says how many at once for each method.
     Columns: method, seed, accuracy (test, of the balancer's own prediction), "share m" (test
     accuracy of modality m's part of the joint logits), and what `measure` returns. For regression
     the columns of `regression_metrics` stand in place of accuracy and shares.

@@ -25,7 +25,11 @@ class Training(Protocol):
 
     @property
     def data(self) -> MultimodalData:
-        """The data set. Who reads it trains one seed after the other."""
+        """The data set.
+
+        A method that reads this trains one seed after the other; `split(name)` does not have this
+        cost.
+        """
 
     @property
     def optimizer(self) -> optim.Optimizer:
@@ -33,11 +37,11 @@ class Training(Protocol):
 
     @property
     def epochs(self) -> int:
-        """How many there will be."""
+        """Number of epochs of the run."""
 
     @property
     def epoch(self) -> int:
-        """How many are over."""
+        """Number of finished epochs; in `Balancer.epoch` the index of the coming one, from 0."""
 
     def split(self, name: str) -> Batch:
         """A whole split, on the run's device."""
@@ -57,7 +61,7 @@ class Training(Protocol):
         """Add a row to the history."""
 
     def reset_momentum(self, parameters: Sequence[nn.Parameter] | None = None) -> None:
-        """Empty what the optimiser remembers."""
+        """Delete the optimiser's state (momentum and so on)."""
 
 
 class NetworkOptions(TypedDict):

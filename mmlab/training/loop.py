@@ -49,17 +49,17 @@ def fit(
     Args:
         balancer: the method; Joint() by default.
         optimizer: a callable parameters -> torch.optim.Optimizer; default SGD(lr, momentum=0.9).
-        lr: of the default optimiser, 0.01 unless said otherwise; one of your own brings its own,
-            and a warning says so.
+        lr: learning rate of the default optimiser; default 0.01. With your own `optimizer` it has
+            no effect, and a warning says so.
         device: "auto" takes cuda, then mps, then cpu.
         precision: "float32"; or "bfloat16", in which the encoders compute where that is safe: it
-            pays for big ones on a GPU.
+            saves time for big ones on a GPU.
         seed: sets data order, noise and dropout, each its own stream. (Initial weights are set by
             `MultimodalNet.build(seed=...)`.)
         loss: loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
         observers: called with the Run before the first epoch and after each.
         compile: True, or a backend of torch.compile such as "cudagraphs": compile the encoders.
-            Needs a C++ compiler on a CPU, and pays in long runs alone.
+            Needs a C++ compiler on a CPU, and saves time only in long runs.
 
     Returns:
         The Run. Its history holds the training loss of every output that the balancer computed, and
@@ -206,7 +206,7 @@ def _take(run: Course, s: Step) -> None:
 
 
 def check_finite(run: Course) -> None:
-    """The last update is followed by no loss that would tell: look at the parameters."""
+    """No loss is computed after the last update, so check the parameters."""
     if not torch.stack([p.isfinite().all() for p in run.model.parameters()]).all():
         raise FloatingPointError(
             f"parameters are not finite after epoch {run.epoch} under {run.balancer.name}; lower lr"
@@ -214,7 +214,7 @@ def check_finite(run: Course) -> None:
 
 
 def _record(run: Course, logged: list[dict]) -> None:
-    """The epoch's means into the history. The device is waited for here, once an epoch."""
+    """The epoch's means into the history. Here the CPU waits for the GPU, once per epoch."""
     keys = dict.fromkeys(key for entry in logged for key in entry)
     for metric, output in keys:
         entries = [(i, e[metric, output]) for i, e in enumerate(logged) if (metric, output) in e]

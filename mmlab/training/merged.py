@@ -18,8 +18,8 @@ from mmlab.training.balancer import Balancer
 class StackedBalancer:
     """R balancers as one.
 
-    A number in which they differ becomes a tensor (R, 1), which meets small space (R, M); modules
-    of their own are stacked. What else differs cannot be one program.
+    A number in which they differ becomes a tensor (R, 1), which broadcasts against small tensors
+    (R, M); modules of their own are stacked. What else differs cannot be one program.
     """
 
     def __init__(

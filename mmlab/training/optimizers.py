@@ -65,7 +65,8 @@ class SGD(torch.optim.SGD):
     ) -> bool:
         """What the fused kernel asks for and does not check: one layout, and all momentum or none.
 
-        Momentum that begins at 0 is the same for what meets its first gradient later than the rest.
+        Starting momentum at 0 gives the same result for parameters whose first gradient comes
+        later.
         """
         sparse = super()._init_group(group, params, grads, momentum_buffer_list)
         if group["fused"]:

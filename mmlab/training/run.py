@@ -36,9 +36,9 @@ class Course(ABC):
 
     model, data, balancer, optimizer, seed, loss: what is trained, on what, how, and by what.
     modules:    parameters of the method's own (`Balancer.modules`).
-    epochs:     how many there will be; epoch counts the finished ones.
+    epochs:     number of epochs of the run; epoch: number of finished ones.
     train_on:   trains to the last epoch (`mmlab.training.loop`).
-    stream:     the first names of a branch's random streams.
+    stream:     prefix of the names of a branch's random streams.
     """
 
     model: MultimodalNet
@@ -60,7 +60,7 @@ class Course(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of a loss."""
+        """Shape of a loss: () or (R,)."""
 
     @abstractmethod
     def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
@@ -101,7 +101,7 @@ class Course(ABC):
 
     @abstractmethod
     def whose(self, place: Sequence[int]) -> str:
-        """Whose the entry of a loss at this place is, for messages."""
+        """Which network an entry of a loss belongs to, for messages."""
 
     # --- what a method may ask --------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Course(ABC):
         """Mean losses on a whole split, in evaluation mode, without a graph.
 
         Args:
-            keys: "joint" or modalities; by default all. Of a modality its encoder alone runs.
+            keys: "joint" or modalities; by default all. For a modality only its encoder runs.
             model: by default the run's own; or a copy of it, as `branch` gives.
         """
         model = self.model if model is None else model
@@ -135,7 +135,7 @@ class Course(ABC):
             return {key: losses[key] for key in keys or losses}
 
     def reset_momentum(self, parameters: Sequence[nn.Parameter] | None = None) -> None:
-        """Empty what the optimiser remembers, of some parameters or of all: a fresh start."""
+        """Delete the optimiser's state (momentum and so on), of some parameters or of all."""
         for p in list(self.optimizer.state) if parameters is None else parameters:
             self.optimizer.state.pop(p, None)
 
@@ -249,7 +249,7 @@ class Run(Course):
         if order.ndim != 1 or not len(order) or order.dtype not in WHOLE:
             raise ValueError(
                 f"{self.balancer.name}.order gives {order.dtype} of shape {tuple(order.shape)}; "
-                "give the numbers of samples, one after the other, at least one"
+                "return a 1-D sequence of sample indices (whole numbers), at least one"
             )
         if order.min() < 0 or order.max() >= self.size:
             raise ValueError(

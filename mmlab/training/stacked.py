@@ -1,8 +1,8 @@
 """Many seeds at once: R networks as one program, where that is exact; else one after the other.
 
-A method works on the last axis of small space alone, so that a stack, which puts an axis R first,
-is no business of it. Whether a method really does so is tried, at the first update of some epochs:
-two networks take it within a stack and on their own, and must agree.
+A method uses only the last axis of small tensors, so an extra first axis R does not matter to it.
+Whether this is true of a method is tried, at the first update of some epochs: two networks take the
+update together and alone, and the results must agree.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from mmlab.training.run import Course, Run
 from mmlab.training.updates import has_other_hooks, scale_next_update
 
 AT_ONCE = 32
-"""Networks in one program; the gain of more is small, their memory is not."""
+"""Networks in one program. More networks save little time and need more memory."""
 
 ENTRY_BY_ENTRY = (
     *(SGD, optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
@@ -77,10 +77,10 @@ def fit_seeds(
         seeds: whole numbers; the same one may come several times, as in a grid.
         network: the class of the networks.
         build: arguments for its `build`, beside those that the balancer asks for.
-        lr: of the default optimiser; or one per seed.
-        at_once: None: as one program where that is exact and pays (linear layers on a CPU, anything
-            on a GPU; observers that say `only_looks`). True: as one program, or an error. False:
-            one after the other.
+        lr: learning rate of the default optimiser; or a list with one per seed.
+        at_once: None: as one program where that is exact and saves time (linear layers on a CPU,
+            anything on a GPU; observers with the attribute `only_looks = True`). True: as one
+            program, or an error. False: one after the other.
         training: further arguments for `fit`. Observers see each seed's own Run in turn; in one
             program what they change in a network does not reach the training.
 

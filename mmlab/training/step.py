@@ -1,7 +1,7 @@
 """One batch in front of a balancer: its losses, its gradients, and how to change them.
 
-A method is stated in small space (losses, scores, Gramians, coefficients: tensors whose last axis
-holds the modalities); a step carries the result to the parameters.
+A method works on small tensors: losses, scores, Gramians, coefficients; their last axis holds the
+modalities. A step carries the result to the parameters.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Parameters:
 class Step:
     """One batch in front of a balancer.
 
-    Shapes: B samples, M modalities, C classes. Tensors of small space keep the modalities in the
-    last axis, and may have leading axes: work on the last one alone, and never mix the others.
+    Shapes: B samples, M modalities, C classes. Small tensors have the modalities in the last
+    axis, and may have leading axes: work on the last one alone, and never mix the others.
 
     Args:
         model, batch, optimizer: what is trained, on what, by what.
@@ -97,7 +97,7 @@ class Step:
 
     @cached_property
     def modalities(self) -> tuple[str, ...]:
-        """All modalities, in the order of the last axis of small space."""
+        """All modalities, in the order of the last axis of small tensors."""
         return self.model.modalities
 
     @cached_property
@@ -119,10 +119,10 @@ class Step:
     def losses_again(self) -> Losses:
         """After a `yield`: the losses of the new parameters on the same batch, without a graph.
 
-        They are those that the step has read so far. Dropout in encoders and fusion draws the same
-        masks as before, and normalisation statistics and other buffers are left as they were: a
-        difference to `losses` is due to the parameters alone. (Heads are read later, so dropout in
-        a head differs.)
+        Only losses that this step has already read are computed: read no others. Dropout in
+        encoders and fusion draws the same masks as before, and normalisation statistics and other
+        buffers are left as they were: a difference to `losses` is due to the parameters alone.
+        (Heads are read later, so dropout in a head differs.)
         """
         before = self.out
         replayed = _replayed(self._random_state, self.batch.target.device)
@@ -139,7 +139,10 @@ class Step:
 
     @cached_property
     def seen(self) -> Tensor:
-        """Which modalities any sample of the batch has: booleans (…, M). Nothing is waited for."""
+        """Which modalities occur in the batch: booleans (…, M).
+
+        This does not make the CPU wait for the GPU.
+        """
         if self.batch.present is None:
             shape = (*self.batch.target.shape[: self._lead], len(self.modalities))
             return torch.ones(shape, dtype=torch.bool, device=self.batch.target.device)
@@ -147,9 +150,9 @@ class Step:
 
     @cached_property
     def present(self) -> tuple[str, ...]:
-        """The modalities that any sample of the batch has, by name.
+        """The modalities that occur in the batch, by name.
 
-        Where modalities are missing the device is waited for; `seen` does without.
+        Where modalities are missing, this makes the CPU wait for the GPU; `seen` does not.
         """
         if self.batch.present is None:
             return self.modalities
@@ -209,9 +212,9 @@ class Step:
             loss: a scalar; several, as `losses.stack()` gives, count as their sum.
             encoders: False stops at the features: the fusion and the heads learn, the encoders do
                 not.
-            scale: a factor per modality, (…, M), or one for all, on what enters the encoder on the
-                way back, and so on its gradient. It costs one product of the features' size, where
-                `scale_grad` costs one of the parameters'.
+            scale: a factor per modality, (…, M), or one for all, on the gradient that flows into
+                the encoder, and so on the encoder's own gradient. It multiplies a tensor of the
+                size of the features; `scale_grad` multiplies tensors of the size of the parameters.
         """
         if not encoders:
             gradients_of(loss, [], self._parameters.others)
@@ -259,7 +262,7 @@ class Step:
             The Gramian (…, K, K) of each encoder, a frozen one left out.
 
         Raises:
-            ValueError: no or unequal numbers of losses; another `by`.
+            ValueError: no or unequal numbers of losses; `by` is not "encoder" or "tensor".
             KeyError: an unknown modality.
         """
         check_choice("by", by, ("encoder", "tensor"))
@@ -387,14 +390,14 @@ class Step:
     def log(self, **values: float | Tensor | Mapping[str, float | Tensor]) -> None:
         """Record values of this step: a number, or {modality: number}, as `dict(s.each(k))` gives.
 
-        Tensors stay on the device until the epoch ends, so logging does not wait for it.
+        Tensors stay on the device until the epoch ends, so the CPU does not wait for the GPU here.
         """
         for name, value in values.items():
             parts = value if isinstance(value, Mapping) else {"": value}
             for output, part in parts.items():
                 self.logged[name, output] = part.detach() if isinstance(part, Tensor) else part
 
-    # --- below the contract -----------------------------------------------------------------------
+    # --- internal ---------------------------------------------------------------------------------
 
     @property
     def _lead(self) -> int:

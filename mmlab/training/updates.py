@@ -58,7 +58,7 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
         not isinstance(k, Tensor) or (not k.ndim and k.is_cpu and k.dtype != torch.bfloat16)
         for _, k in waiting
     )
-    if cheap:  # the memory that a tensor on the CPU shares with numpy: nothing is waited for
+    if cheap:  # the memory that a tensor on the CPU shares with numpy: no wait for a GPU
         waiting = [(parameters, _read(k)) for parameters, k in waiting]
     factor: dict[nn.Parameter, float | Tensor] = {}
     for parameters, k in waiting:
