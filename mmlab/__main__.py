@@ -33,7 +33,7 @@ COMMANDS = {
     "run": "execute the notebooks in order and write the site to build/",
     "test": "check the style and run the tests",
     "lab": "open JupyterLab on the notebooks",
-    "bench": "time fit against a hand-written loop",
+    "bench": "time steps, runs and stacks, as ratios",
 }
 USAGE = "usage: python3 -m mmlab COMMAND [what the command takes]\n\n" + "\n".join(
     f"  {name:6}{purpose}" for name, purpose in COMMANDS.items()

@@ -3,8 +3,8 @@
 Sun, Mai, Hu, "Learning to Balance the Learning Rates Between Various Modalities via Adaptive
 Tracking Factor", IEEE Signal Processing Letters 28, 2021.
 
-The paper has no public code and was not at hand: ACE follows a second-hand description of it, and
-the second hop of BDO is a reconstruction from its stated principle.
+The paper has no public code, and we could not read it: ACE follows a second-hand description of it,
+and the second hop of BDO is a reconstruction from its stated principle.
 """
 
 from __future__ import annotations

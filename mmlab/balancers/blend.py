@@ -16,15 +16,15 @@ from mmlab.training.step import Step
 
 
 def nash_weights(gram: Tensor) -> Tensor:
-    """Nash-MTL's weights of two gradients: the bargain where no relative gain beats the other's.
+    """Nash-MTL's weights of two gradients: each loss falls in proportion to its gradient's length.
 
     They solve Gα = 1/α, entry by entry, with α > 0. For two gradients g and u, first times α_1 and
     second times α_2, the difference of the two equations is α_1²‖g‖² = α_2²‖u‖²: so α_1 = t/‖g‖ and
     α_2 = t/‖u‖, and either equation then says t² (1 + cos) = 1. The blend has the length √2,
     whatever the gradients' are: the learning rate alone sets the size of a step.
 
-    A gradient of 0 is no player: its weight is 0, and the other's is 1 over its length. Exactly
-    opposite gradients have no bargain: within rounding of that both weights are 0.
+    A gradient of 0 gets weight 0, and the other's weight is 1 over its length. Exactly opposite
+    gradients (up to rounding) have no solution: both get weight 0.
 
     Args:
         gram: inner products of the two gradients, (…, 2, 2).
@@ -46,16 +46,17 @@ def nash_weights(gram: Tensor) -> Tensor:
 
 
 def cagrad_weights(gram: Tensor, c: float = 0.5) -> Tensor:
-    """CAGrad's weights of two gradients: near their mean, the step that serves the worse best.
+    """CAGrad's weights of two gradients: of the steps near their mean, the best for the worse loss.
 
     Of all steps within c ‖g_0‖ of the mean gradient g_0, that with the largest least ⟨g_k, d⟩. It
     is d = g_0 + √φ g_w/‖g_w‖, with φ = c²‖g_0‖² and g_w = w g + (1 − w) u, where w in [0, 1]
     minimises ⟨g_w, g_0⟩ + √φ ‖g_w‖. In one dimension that is solved exactly: with b = g − u and the
     point g_w nearest to 0 at w*, at the distance h, ‖g_w‖² = h² + ‖b‖² (w − w*)². The derivative is
-    0 at w − w* = −⟨b, g_0⟩ h / √(‖b‖² (φ‖b‖² − ⟨b, g_0⟩²)); where that root is of no positive
-    number, the minimum is at an end.
+    0 at w − w* = −⟨b, g_0⟩ h / √(‖b‖² (φ‖b‖² − ⟨b, g_0⟩²)); where the number under the root is not
+    positive, the minimum is at w = 0 or w = 1.
 
-    Where g_w is 0, as beside a gradient of 0, nothing is added: the mean. The scale is free.
+    Where g_w is 0, as when one gradient is 0, the result is the mean. The scale of the gradients
+    does not matter.
 
     Args:
         gram: inner products of g and u, (…, 2, 2).

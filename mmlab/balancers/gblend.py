@@ -1,4 +1,4 @@
-"""Gradient-Blending: weigh the losses by how well each head generalises for how much it overfits.
+"""Gradient-Blending: weight of each loss = its gain on the holdout / its overfitting squared.
 
 Wang, Tran, Feiszli, "What Makes Training Multi-modal Classification Networks Hard?", CVPR 2020,
 arXiv 1905.12681.
@@ -126,7 +126,7 @@ def optimal_weights(gain: Tensor, second_moment: Tensor) -> Tensor:
     ridge = torch.finfo(moment.dtype).eps * torch.eye(
         moment.shape[-1], dtype=moment.dtype, device=moment.device
     )
-    # solve_ex, unlike solve, does not make the host wait to see whether the matrix was singular.
+    # solve_ex, unlike solve, does not make the CPU wait to see whether the matrix was singular.
     scaled = torch.linalg.solve_ex(correlation + ridge, (gain / spread)[..., None]).result
     w = scaled[..., 0] / spread
     return w / w.sum(-1, keepdim=True)

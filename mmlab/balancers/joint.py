@@ -11,11 +11,11 @@ from mmlab.training.step import Step
 
 
 class Uniform(Balancer):
-    """Joint loss plus all unimodal losses, each with weight 1: the fair control.
+    """Joint loss plus all unimodal losses, each with weight 1: the baseline with the same losses.
 
     Args:
-        encoder_scale: multiplies the encoders' gradients, above 0; 1.5 gives MMPareto's control,
-            the uniform sum at MMPareto's encoder rate. The heads are not touched.
+        encoder_scale: multiplies the encoders' gradients, above 0; 1.5 gives the baseline for
+            MMPareto: the uniform sum at MMPareto's encoder rate. The heads are not touched.
 
     Raises:
         TypeError, ValueError: an argument out of range.

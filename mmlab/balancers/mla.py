@@ -1,4 +1,6 @@
-"""MLA: modalities take turns with one shared head, whose update spares what the others taught it.
+"""MLA: modalities take turns with one shared head, whose update is projected.
+
+So the update changes little for the other modalities' features.
 
 Zhang, Yoon, Bansal, Yao, "Multimodal Representation Learning by Alternating Unimodal Adaptation",
 CVPR 2024, arXiv 2311.10707.
@@ -97,7 +99,7 @@ def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
 
     The entropy is that of softmax(logits) over the classes, *per sample*. A modality that is alone
     gets weight 1, an absent one gets 0 whatever its logits. A sample without any modality gets 0
-    throughout: to raise here would be to wait for the device, so the caller checks.
+    throughout: raising here would make the CPU wait for the GPU, so the caller checks.
 
     Args:
         logits: (…, M, B, C), no unit.

@@ -153,7 +153,7 @@ def pareto_gradient(
     """One gradient for an encoder out of its joint gradient g and its unimodal gradient u.
 
     `pareto_weights`, applied: in a training only the weights are computed, and the gradients meet
-    them below the contract (`Step.blend`).
+    them inside `Step` (`Step.blend`).
 
     Args:
         g, u: gradients of all parameters of an encoder, flattened, (…, P), in one unit.
@@ -251,7 +251,8 @@ class MMPareto(Balancer):
     Raises:
         ValueError: an argument out of range.
 
-    Source: the paper's algorithm 1. The fair control is `Uniform(encoder_scale=gamma)`.
+    Source: the paper's algorithm 1. The baseline with the same losses is
+    `Uniform(encoder_scale=gamma)`.
 
     >>> from mmlab import MMPareto, MultimodalNet, fit, load
     >>> data = load("av-digits", seed=0)

@@ -166,7 +166,7 @@ class OGM(Balancer):
 
         The mean is over the samples that have the modality; where all have all, ratios of means
         are the paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor
-        behind: it scores the mean of the others (which, for M ≥ 3, draws their ratios towards 1).
+        behind: it scores the mean of the others (which, for M ≥ 3, moves their ratios closer to 1).
         """
         target = s.batch.target
         if target.is_floating_point():

@@ -30,7 +30,7 @@ class Method(NamedTuple):
 
     home, kind: its module and class; options: arguments of the class.
     sentence, paper: what it does, in one sentence, and where it comes from.
-    floor:    the least a step can cost, in joint steps (mmlab/balancers/README.md).
+    floor:    the theoretical minimum of a step's cost, in joint steps (mmlab/balancers/README.md).
     floor_linear: the same where all encoders are linear layers, if that is lower.
     look:     colour, line style and marker in figures; no two methods share the last two.
     needs:    what it cannot do without: "labels" (no regression), "shared head", "SGD" (no adaptive
@@ -68,7 +68,7 @@ METHODS: dict[str, Method] = {
     "uniform": Method(
         _HERE + "joint",
         "Uniform",
-        "joint loss + unimodal losses; the fair control",
+        "joint loss + unimodal losses: the baseline with the same losses",
         "–",
         floor=1,
         look=("#7F7F7F", (0, (5, 1)), "v"),
@@ -76,7 +76,7 @@ METHODS: dict[str, Method] = {
     "G-Blend": Method(
         _HERE + "gblend",
         "GradientBlending",
-        "weigh each loss by what it gains for what it overfits",
+        "weight of each loss = its gain on the holdout divided by its overfitting squared",
         "Wang, Tran, Feiszli, CVPR 2020",
         floor=1,
         look=("#E69F00", (0, (8, 2)), "d"),
