@@ -1,5 +1,6 @@
 """What the README and the docs show runs as it stands, and what they link to exists."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from mmlab.training import Run
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
+# set in the constructor of a step
+HELD = ["model", "batch", "optimizer", "epoch", "progress", "logged"]
 
 
 def blocks(page: str) -> list[str]:
@@ -33,8 +36,14 @@ def block_with(text: str) -> str:
     return found
 
 
+def defined(block: str) -> str:
+    """A block, after the one with the class that it uses."""
+    own = "class FollowTheLoss"
+    return block_with(own) + block if "FollowTheLoss" in block and own not in block else block
+
+
 def test_library_block_prints_paired_differences(capsys: pytest.CaptureFixture[str]) -> None:
-    trained(block_with("print(report(table))"))
+    trained(block_with("run.history.tail()"))
     assert "minus joint" in capsys.readouterr().out
 
 
@@ -48,7 +57,7 @@ def test_many_seeds_block_gives_each_seed_a_run_of_its_own() -> None:
 
 
 def test_own_balancer_block_logs_its_shares() -> None:
-    run, _ = trained(block_with("FollowTheLoss"))
+    run, _ = trained(block_with("class FollowTheLoss"))
     shares = run.history.query("metric == 'share'").groupby("epoch").value.sum()
     assert shares.tolist() == pytest.approx([2, 2])
 
@@ -61,8 +70,16 @@ def test_own_rule_block_makes_both_gradients_equally_long() -> None:
     assert (w[0] * 2).item() == pytest.approx((w[1] * 3).item())
 
 
+def test_own_balancer_is_compared_with_the_baselines(capsys: pytest.CaptureFixture[str]) -> None:
+    _, names = trained(defined(block_with('"mine"')))
+    assert names["table"].groupby("method").size().to_dict() == dict.fromkeys(names["methods"], 3)
+    assert names["table"].attrs["at once"]["mine"] == 3
+    said = capsys.readouterr().out
+    assert "mine" in said and "minus joint" in said
+
+
 def test_own_balancer_takes_8_to_15_lines() -> None:
-    body = block_with("FollowTheLoss").split("class ")[1].split("\n\n\n")[0]
+    body = block_with("class FollowTheLoss").split("class ")[1].split("\n\n\n")[0]
     assert 8 <= len(body.splitlines()) <= 15
 
 
@@ -81,21 +98,22 @@ def test_every_hook_has_an_example_of_ten_lines_or_so_that_runs(capsys) -> None:
 
 def test_a_step_has_what_the_table_says() -> None:
     named = {name for page in PAGES for name in re.findall(r"`s\.(\w+)", page.read_text("utf-8"))}
-    assert len(named) > 15
-    assert [name for name in sorted(named) if not hasattr(Step, name)] == []
+    assert len(named) > 20
+    assert [name for name in sorted(named - {*HELD}) if not hasattr(Step, name)] == []
+    step = inspect.signature(Step).parameters
+    assert [name for name in HELD if name not in {*step, "logged"}] == []
 
 
 def test_a_step_has_fewer_public_names_than_it_once_had_and_none_about_stacks() -> None:
     s = [name for name in dir(Step) if not name.startswith("_")]
-    held = ["model", "batch", "optimizer", "epoch", "progress", "logged"]  # set in the constructor
-    assert len({*s, *held}) < 28
+    assert len({*s, *HELD}) < 28
     assert not [name for name in s if re.search("stack|replica|lead", name)]
 
 
 def test_the_examples_of_the_readme_have_types(tmp_path: Path) -> None:
     """A type checker resolves the public names, though they load on first use."""
     for number, block in enumerate(blocks(README)):
-        (tmp_path / f"block_{number}.py").write_text(block, encoding="utf-8")
+        (tmp_path / f"block_{number}.py").write_text(defined(block), encoding="utf-8")
     (tmp_path / "wrong.py").write_text("import mmlab\n\nmmlab.OGM(alfa=1)\nmmlab.fitt\n")
     words = [sys.executable, "-m", "mypy", "--ignore-missing-imports", str(tmp_path)]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False).stdout
