@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +52,14 @@ class LazyLogits(Mapping[str, Tensor]):
 
     def __init__(self, network: MultimodalNet, features: Mapping[str, Tensor]) -> None:
         self._network, self._features = network, features
-        self._known: dict[str, Tensor] = {}
+        self.known: dict[str, Tensor] = {}
         self._graph = torch.is_grad_enabled()
 
     def __getitem__(self, m: str) -> Tensor:
-        if m not in self._known:
+        if m not in self.known:
             with torch.set_grad_enabled(self._graph):
-                self._known[m] = self._network.head(m)(self._features[m])
-        return self._known[m]
+                self.known[m] = self._network.head(m)(self._features[m])
+        return self.known[m]
 
     def together(self) -> dict[str, Tensor]:
         """All of them; a shared linear head reads all modalities in one call.
@@ -68,10 +68,10 @@ class LazyLogits(Mapping[str, Tensor]):
         might a `head` of one's own.
         """
         plain = type(self._network).head is MultimodalNet.head
-        if plain and isinstance(self._network.heads, Linear) and not self._known:
+        if plain and isinstance(self._network.heads, Linear) and not self.known:
             with torch.set_grad_enabled(self._graph):
                 logits = self._network.heads(torch.stack(list(self._features.values()), dim=-3))
-            self._known = dict(zip(self._features, logits.unbind(-3), strict=True))
+            self.known = dict(zip(self._features, logits.unbind(-3), strict=True))
         return {m: self[m] for m in self}
 
     def __iter__(self) -> Iterator[str]:
@@ -105,6 +105,12 @@ class Output:
     def fused(self) -> bool:
         """Whether the joint logits have been computed."""
         return self._joint is not None
+
+    @property
+    def read(self) -> Collection[str]:
+        """The modalities whose unimodal logits have been computed."""
+        known = self.unimodal.known if isinstance(self.unimodal, LazyLogits) else self.unimodal
+        return known.keys()
 
     @property
     def joint(self) -> Tensor:

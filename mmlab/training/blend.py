@@ -37,7 +37,7 @@ def gradients_of(
         return [None] * len(wanted)
     ones = torch.ones_like(loss)
     grads = torch.autograd.grad(loss, asked, ones, retain_graph=True, allow_unused=True)
-    taken: set[int] = set()
+    taken = {grad.untyped_storage().data_ptr() for grad in grads[: len(wanted)] if grad is not None}
     for parameter, grad in zip(others, grads[len(wanted) :], strict=True):
         if grad is not None:
             before, grad = parameter.grad, laid_out(grad, parameter)

@@ -1,10 +1,16 @@
-"""Whether a method treats each network of a stack as it would treat it alone: it is tried."""
+"""Whether a method treats each network of a stack as it would treat it alone: it is tried.
+
+Two networks of the stack, the first and the last, do alone what they do within it: the updates of
+some batches, and for the last one what the method prepares before an epoch. What they end with, log
+and keep must agree.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +27,9 @@ from mmlab.training.step import Parameters, Step
 
 Logged = Mapping[tuple[str, str], object]
 
+SAMPLES = 16
+"""Samples that an update is tried on: whether networks mix does not hang on how many."""
+
 
 def check_exact(
     model: NetworkStack,
@@ -30,21 +39,26 @@ def check_exact(
     epoch: int,
     lr: float,
     loss: Loss | None,
+    progress: float,
 ) -> None:
-    """Let two networks take an update within a stack and on their own: both must agree.
+    """Let two networks take an update within the stack and on their own: both must agree.
 
-    Nothing of the training is touched. A rule may jump where rounding decides, as at a cosine of 0:
-    what differs is looked at again in float64.
+    Nothing of the training is touched. In float64, because a rule may jump where rounding decides,
+    as at a cosine of 0; in the network's own type where something cannot be had in float64.
 
     Raises:
         UnstackableError: they differ, as they do if losses (R,) are added up over networks.
     """
-    places = (0, len(seeds) - 1)
-    batch = replace(batch, index=None)[torch.tensor(places, device=batch.target.device)]
-    trial = _Trial(model, methods, [seeds[r] for r in places], batch, epoch, lr, loss)
-    why = trial.difference(places)
-    if why and batch.target.device.type != "mps":  # which has no float64
-        why = trial.difference(places, wide=True)
+    size = batch.target.shape[-1]
+    some = replace(batch, index=None)[:, : min(SAMPLES, size)]
+    trial = _Trial(model, methods, seeds, some, (epoch, progress), lr, loss)
+    try:
+        try:
+            why = trial.difference(wide=some.target.device.type != "mps")
+        except Exception:  # such as a loss with weights of its own type
+            why = trial.difference(wide=False)
+    except Exception as error:  # of any kind: the method was written for one network
+        raise UnstackableError(f"under {methods.balancer.name} a stack fails: {error}") from error
     if why:
         raise UnstackableError(
             f"under {methods.balancer.name} {why}. In a stack every loss is (R,): work on the last "
@@ -52,8 +66,22 @@ def check_exact(
         )
 
 
+def check_prepared(methods: StackedBalancer, r: int, alone: Balancer) -> None:
+    """Compare what a method has prepared for network r with what it has for that network alone.
+
+    Raises:
+        UnstackableError: they differ.
+    """
+    why = _kept_apart(vars(methods.balancer), vars(alone), r, methods, 2e-2)
+    if why:
+        raise UnstackableError(
+            f"under {methods.balancer.name}, before an epoch, network {r} of the stack {why}. Keep "
+            "one value per network, or train the seeds one by one"
+        )
+
+
 class _Trial:
-    """One update of two networks, on copies."""
+    """The updates of one batch, on copies."""
 
     def __init__(
         self,
@@ -61,41 +89,39 @@ class _Trial:
         methods: StackedBalancer,
         seeds: Sequence[int],
         batch: Batch,
-        epoch: int,
+        when: tuple[int, float],
         lr: float,
         loss: Loss | None,
     ) -> None:
         self.model, self.methods, self.seeds, self.batch = model, methods, seeds, batch
-        self.epoch, self.lr, self.loss = epoch, lr, loss
+        self.when, self.lr, self.loss = when, lr, loss
 
-    def difference(self, places: tuple[int, int], wide: bool = False) -> str:
-        """What the two networks do otherwise within a stack; nothing where all agrees."""
-        ones = [self.model.replica(r) for r in places]
-        try:
-            pair = self.methods.pair(*places)
-            within, logged = self._updated(NetworkStack(ones), pair, slice(None), wide)
-            for at, (r, one) in enumerate(zip(places, ones, strict=True)):
-                balancer = self.methods.of(r)
-                before = (one, self.methods.own(balancer))
-                alone, theirs = self._updated(one, balancer, at, wide)
-                parts = zip(before, alone, within, strict=True)
-                moved = [
-                    _apart(_flat(start), _flat(mine), _flat(stack, at))
-                    for start, mine, stack in parts
-                    if start is not None and mine is not None and stack is not None
-                ]
-                if why := next(filter(None, moved), "") or _logged_apart(logged, theirs, at):
-                    return f"network {r} {why}"
-        except Exception as error:  # of any kind: the method was written for one network
-            return f"a stack of two networks fails: {error}"
+    def difference(self, wide: bool) -> str:
+        """What the two networks do otherwise within the stack; nothing where all agrees."""
+        within, logged, kept = self._updated(self.model, self.methods.balancer, slice(None), wide)
+        tolerance = 1e-6 if wide else 1e-2
+        for r in {0, len(self.seeds) - 1}:
+            one, balancer = self.model.replica(r), self.methods.of(r)
+            before = (one, self.methods.own(balancer))
+            alone, theirs, own = self._updated(one, balancer, r, wide)
+            moved = [
+                _apart(_flat(start), _flat(mine), _flat(stack, r), tolerance)
+                for start, mine, stack in zip(before, alone, within, strict=True)
+                if start is not None and mine is not None and stack is not None
+            ]
+            why = next(filter(None, moved), "") or _logged_apart(logged, theirs, r, tolerance)
+            why = why or _kept_apart(kept, own, r, self.methods, tolerance)
+            if why:
+                return f"network {r} {why}"
         return ""
 
     def _updated(
         self, model: MultimodalNet, balancer: Balancer, place: int | slice, wide: bool
-    ) -> tuple[tuple[MultimodalNet, nn.Module | None], Logged]:
-        """A network and the method's own module, in copies, after the updates of the batch by SGD.
+    ) -> tuple[tuple[MultimodalNet, nn.Module | None], Logged, dict[str, Any]]:
+        """Copies of a network and the method's own module after the updates of the batch by SGD.
 
-        With it, what was logged. The rate is one at which a difference is no rounding.
+        With them, what was logged, and what the method keeps. The rate is one at which a
+        difference is no rounding.
         """
         model, balancer = copy.deepcopy((model, balancer))
         model.autocast = None
@@ -120,17 +146,17 @@ class _Trial:
         first = seeds if isinstance(seeds, int) else seeds[0]
         with drawing(first, "check", device=device):
             draws, parameters = Draws(source), Parameters(model, own)
-            s = Step(model, batch, optimizer, self.epoch, 0.5, self.loss, draws, parameters)
+            s = Step(model, batch, optimizer, *self.when, self.loss, draws, parameters)
             for _ in balancer.step(s):
                 yields += 1
                 optimizer.step()
                 optimizer.zero_grad()
         if len(steps) != yields:
             raise UnstackableError("its step moves the optimiser by hand, which networks share")
-        return (model, own), s.logged
+        return (model, own), s.logged, vars(balancer)
 
 
-def _widened(value):
+def _widened(value: Any) -> Any:
     """Tensors of real numbers in float64, whatever holds them."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
@@ -145,20 +171,56 @@ def _widened(value):
     return value
 
 
-def _apart(start: Tensor, alone: Tensor, within: Tensor) -> str:
+def _apart(start: Tensor, alone: Tensor, within: Tensor, tolerance: float) -> str:
     gap, moved = torch.dist(alone, within), torch.dist(alone, start)
-    if gap <= 1e-2 * moved + 1e-6 * start.norm():
+    if gap <= tolerance * (moved + 1e-4 * start.norm()):
         return ""
     return f"moves by {gap:.2g} elsewhere than on its own, where it moves by {moved:.2g}"
 
 
-def _logged_apart(within: Logged, alone: Logged, place: int) -> str:
+def _logged_apart(within: Logged, alone: Logged, r: int, tolerance: float) -> str:
     for key in within.keys() | alone.keys():
         mine, theirs = (torch.as_tensor(x.get(key, torch.nan)).cpu() for x in (within, alone))
-        mine = mine[place] if mine.ndim else mine
-        if not torch.allclose(mine.double(), theirs.double(), rtol=1e-2, atol=1e-4, equal_nan=True):
+        mine = mine[r] if mine.ndim else mine
+        if not _close(mine, theirs, tolerance):
             return f"logs {key[0]!r} as {mine.item():.3g} and {theirs.item():.3g} on its own"
     return ""
+
+
+def _kept_apart(
+    within: Mapping[str, Any],
+    alone: Mapping[str, Any],
+    r: int,
+    methods: StackedBalancer,
+    tolerance: float,
+) -> str:
+    for name in within.keys() - methods.numbers - {methods.module_name}:
+        if not _agree(within[name], alone.get(name), r, methods.count, tolerance):
+            return f"keeps another {name!r} than on its own"
+    return ""
+
+
+def _agree(within: Any, alone: Any, r: int, count: int, tolerance: float) -> bool:
+    """Whether the part of network r in what a method keeps is what it keeps for it alone."""
+    if isinstance(within, dict) and isinstance(alone, dict):
+        return within.keys() == alone.keys() and all(
+            _agree(within[key], alone[key], r, count, tolerance) for key in within
+        )
+    if isinstance(within, list | tuple) and isinstance(alone, list | tuple):
+        return len(within) == len(alone) and all(
+            _agree(mine, theirs, r, count, tolerance)
+            for mine, theirs in zip(within, alone, strict=True)
+        )
+    if isinstance(within, Tensor) and isinstance(alone, Tensor):
+        mine = within if within.shape == alone.shape else within[r : r + 1].squeeze(0)
+        return mine.shape == alone.shape and _close(mine.cpu(), alone.cpu(), tolerance)
+    return isinstance(within, Tensor) == isinstance(alone, Tensor)
+
+
+def _close(mine: Tensor, theirs: Tensor, tolerance: float) -> bool:
+    mine, theirs = mine.double(), theirs.double()
+    near = torch.isclose(mine, theirs, rtol=tolerance, atol=tolerance * 1e-2, equal_nan=True)
+    return bool(near.all())
 
 
 def _flat(module: nn.Module, at: int | None = None) -> Tensor:

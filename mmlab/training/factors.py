@@ -55,7 +55,7 @@ class Layer:
 
 
 def linear_layers(
-    features: Mapping[str, Tensor], encoders: Mapping[str, Parameters]
+    features: Mapping[str, Tensor], encoders: Mapping[str, Parameters], lead: int = 0
 ) -> dict[str, list[Layer]]:
     """The linear layers of those encoders for which the factors serve, and are the cheaper way.
 
@@ -66,6 +66,8 @@ def linear_layers(
     Args:
         features: the output of each encoder, with its graph.
         encoders: the trained parameters of each.
+        lead: axes that lead every parameter: 1 in a stack of networks, else 0. A weight with more
+            axes is no linear layer: its gradient is not that of one.
     """
     users = Counter(p for own in encoders.values() for p in own)
     found = {}
@@ -77,7 +79,13 @@ def linear_layers(
             continue
         layers, others = _read(root)
         mine = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
-        whole = not others and len(mine) == len(parameters) and set(mine) == set(parameters)
+        matrices = all(layer.weight.ndim == 2 + lead for layer in layers)
+        whole = (
+            matrices
+            and not others
+            and len(mine) == len(parameters)
+            and set(mine) == set(parameters)
+        )
         if whole and _pays(layers):
             found[m] = _in_order(layers, parameters)
     return found
@@ -119,6 +127,16 @@ def _below(node: Node, layer: Layer | None) -> Iterator[Node]:
     return (following for following, _ in edges if following is not None)
 
 
+def _swaps_last(node: Node) -> bool:
+    """Whether a transposition is one of the last two axes."""
+    if node.name() == "TBackward0":
+        return True
+    weight = getattr(node.next_functions[0][0], "variable", None)
+    axes = 0 if weight is None else weight.ndim
+    swapped = {getattr(node, name, 0) for name in ("_saved_dim0", "_saved_dim1")}
+    return {axis - 2**64 if axis >= 2**63 else axis - axes for axis in swapped} == {-1, -2}
+
+
 def _layer(node: Node) -> Layer | None:
     """The linear layer whose product this node is; None for any other node."""
     if node.name() not in PRODUCTS:
@@ -128,7 +146,7 @@ def _layer(node: Node) -> Layer | None:
     if bias_at is not None and scales != [1, 1]:
         return None
     turned = node.next_functions[weight_at][0]
-    if turned is None or turned.name() not in TURNED:
+    if turned is None or turned.name() not in TURNED or not _swaps_last(turned):
         return None
     weight = getattr(turned.next_functions[0][0], "variable", None)
     if weight is None:

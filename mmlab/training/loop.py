@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from mmlab.checks import check_choice, check_number, check_whole
 from mmlab.datasets.base import MultimodalData
 from mmlab.models.network import MultimodalNet
-from mmlab.seeds import AHEAD, Draws
+from mmlab.seeds import AHEAD, Draws, seeded
 from mmlab.training.balancer import Balancer, Joint
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import SGD
@@ -76,7 +77,7 @@ def fit(
         raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
     if model.replicas is not None:
         raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
-    where, modules = prepare(model, device, precision, compile), balancer.modules(model)
+    where, modules = prepare(model, device, precision, compile), own_modules(balancer, model, seed)
     made = make_optimizer(optimizer, lr, trained_parameters(model, modules, where))
     run = Run(
         model=model,
@@ -91,10 +92,24 @@ def fit(
         loss=loss,
         modules=modules,
     )
-    balancer.start(run)
+    run.start()
     train(run, observers)
     check_finite(run)
     return run
+
+
+def own_modules(balancer: Balancer, model: MultimodalNet, seed: int) -> nn.Module | None:
+    """The method's own modules, whose initial weights are a stream of the seed.
+
+    Raises TypeError for what is no module.
+    """
+    found: object = seeded(seed, "modules", build=lambda: balancer.modules(model))
+    if found is not None and not isinstance(found, nn.Module):
+        raise TypeError(
+            f"{balancer.name}.modules gives a {type(found).__name__}; give an nn.Module that holds "
+            "it, such as nn.ParameterList([...])"
+        )
+    return found
 
 
 def prepare(
@@ -159,7 +174,7 @@ def train(run: Course, observers: Sequence[Observer] = ()) -> None:
     if run.epoch == 0:
         run.observe(observers)
     while run.epoch < run.epochs:
-        run.balancer.epoch(run)
+        run.next_epoch()
         with run.drawing("dropout", run.epoch):
             logged = _train_epoch(run)
         run.epoch += 1
@@ -167,7 +182,7 @@ def train(run: Course, observers: Sequence[Observer] = ()) -> None:
         run.observe(observers)
 
 
-def _train_epoch(run: Course) -> list[dict]:
+def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | None]]]:
     """The steps of one epoch; what each computed and logged."""
     epoch, steps = run.epoch, math.ceil(run.size / run.batch_size)
     draws = Draws(lambda kind: run.generators(kind, epoch, device=run.device), AHEAD)
@@ -177,8 +192,8 @@ def _train_epoch(run: Course) -> list[dict]:
         progress = (epoch + min(1.0, i / steps)) / run.epochs
         s = Step(run.model, batch, run.optimizer, epoch, progress, run.loss, draws, parameters)
         _take(run, s)
-        losses = {("loss", key): value.detach() for key, value in s.losses.computed.items()}
-        logged.append(losses | s.logged)
+        values = {key: (value, None) for key, value in s.logged.items()}
+        logged.append(s.losses.recorded() | values)
     return logged
 
 
@@ -213,12 +228,12 @@ def check_finite(run: Course) -> None:
         )
 
 
-def _record(run: Course, logged: list[dict]) -> None:
+def _record(run: Course, logged: list[dict[tuple[str, str], tuple[Any, Tensor | None]]]) -> None:
     """The epoch's means into the history. Here the CPU waits for the GPU, once per epoch."""
     keys = dict.fromkeys(key for entry in logged for key in entry)
     for metric, output in keys:
-        entries = [(i, e[metric, output]) for i, e in enumerate(logged) if (metric, output) in e]
-        values = torch.stack([torch.as_tensor(v, device=run.device).float() for _, v in entries])
+        entries = [(i, *e[metric, output]) for i, e in enumerate(logged) if (metric, output) in e]
+        values = torch.stack([torch.as_tensor(v, device=run.device).float() for _, v, _ in entries])
         if values.shape[1:] not in ((), run.shape):
             raise ValueError(
                 f"{metric!r} was logged in the shape {tuple(values.shape[1:])}; give one number, "
@@ -232,7 +247,15 @@ def _record(run: Course, logged: list[dict]) -> None:
                 f"batch {entries[int(first[0])][0]} of epoch {run.epoch} under "
                 f"{run.balancer.name}; lower lr, or look for NaN in the inputs"
             )
-        run.record("train", output, metric, values.mean(0))
+        run.record("train", output, metric, _mean(values, [seen for *_, seen in entries]))
+
+
+def _mean(values: Tensor, seen: Sequence[Tensor | None]) -> Tensor:
+    """Mean over the batches in which a loss says something; NaN where none did."""
+    if all(one is None for one in seen):
+        return values.mean(0)
+    there = torch.stack([torch.ones(()).bool() if one is None else one.cpu() for one in seen])
+    return torch.where(there, values, 0).sum(0) / there.sum(0)
 
 
 def find_device(device: str | torch.device = "auto") -> torch.device:

@@ -89,6 +89,14 @@ class Losses(Mapping[str, Tensor]):
         """The loss of every sample on its own, (…, B), of logits (…, B, C); it is not recorded."""
         return self._each(logits)
 
+    def recorded(self) -> dict[tuple[str, str], tuple[Tensor, Tensor | None]]:
+        """("loss", output) -> the loss, and whether any sample had the modality (None: all had)."""
+        found = {}
+        for key, value in self.computed.items():
+            mask = self._mask(key) if key in self else None
+            found["loss", key] = value.detach(), None if mask is None else mask.any(-1)
+        return found
+
     def __contains__(self, key: object) -> bool:
         return key == "joint" or key in self.out.features
 
@@ -131,7 +139,7 @@ class Losses(Mapping[str, Tensor]):
         losses = self._each(logits)
         if mask is None:
             return losses.mean(-1)
-        return (losses * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+        return torch.where(mask, losses, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
     def _each(self, logits: Tensor) -> Tensor:
         """The loss of every sample, (..., B)."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import UnstackableError, point_at, stack_modules
 from mmlab.training.balancer import Balancer
 
@@ -23,11 +22,10 @@ class StackedBalancer:
     """
 
     def __init__(
-        self, balancers: Sequence[Balancer], networks: Sequence[MultimodalNet], like: Tensor
+        self, balancers: Sequence[Balancer], modules: Sequence[nn.Module | None], like: Tensor
     ) -> None:
         self.count, self.originals = len(balancers), list(balancers)
-        made = [b.modules(net) for b, net in zip(balancers, networks, strict=False)]
-        own = [module for module in made if module is not None]
+        own = [module for module in modules if module is not None]
         self.balancer = copy.copy(balancers[0])
         self.numbers: set[str] = set()
         self.module_name: str | None = None
@@ -70,21 +68,8 @@ class StackedBalancer:
         return own
 
     def own(self, balancer: Balancer) -> nn.Module | None:
-        """The module of a balancer that `of` or `pair` gives, or of a copy of it."""
+        """The module of a balancer that `of` gives, or of a copy of it."""
         return vars(balancer)[self.module_name] if self.module_name else None
-
-    def pair(self, first: int, last: int) -> Balancer:
-        """The balancer of a stack of two of the networks."""
-        own, chosen = copy.copy(self.balancer), torch.tensor([first, last])
-        for name, value in vars(self.balancer).items():
-            if name in self.numbers:
-                setattr(own, name, value[chosen])
-            elif name == self.module_name:
-                modules = [vars(self.of(r))[name] for r in (first, last)]
-                setattr(own, name, stack_modules(modules, {}))
-            else:
-                setattr(own, name, _of(value, self.given.get(name), self.count, chosen))
-        return own
 
 
 def _name_of(module: nn.Module, balancer: Balancer) -> str:
@@ -121,7 +106,7 @@ def _snapshot(value: Any) -> Any:
     return [_snapshot(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _of(value: Any, given: Any, count: int, r: int | Tensor) -> Any:
+def _of(value: Any, given: Any, count: int, r: int) -> Any:
     """The part of network r in what a method keeps: what came since its start leads with R."""
     if isinstance(value, dict):
         parts = given if isinstance(given, dict) else {}

@@ -22,6 +22,14 @@ from torch.optim import Optimizer, optimizer
 
 from mmlab.gradients import laid_out
 
+
+def _is_plain(p: object) -> bool:
+    """Whether the fused kernel takes it for what it is."""
+    if not isinstance(p, Tensor) or not p.is_cpu or not p.is_floating_point():
+        return False
+    return p.layout is torch.strided and p.is_contiguous()
+
+
 _bare_step = torch.no_grad()(unwrap(torch.optim.SGD.step))
 _hooked_step = Optimizer.profile_hook_step(_bare_step)
 
@@ -54,11 +62,18 @@ class SGD(torch.optim.SGD):
             for p in group["params"]:
                 p.grad = None
 
-    def __init__(self, params: Iterable[Any], **options: Any) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        **options: Any,
+    ) -> None:
         given = list(params)
-        on_cpu = all(isinstance(p, Tensor) and p.is_cpu for p in given)
-        fused = {"fused": True} if on_cpu and "foreach" not in options else {}
-        super().__init__(given, **fused | options)
+        chosen = options.keys() & {"foreach", "fused", "differentiable"}
+        if not chosen and not options.get("dampening") and all(map(_is_plain, given)):
+            options["fused"] = True
+        super().__init__(given, lr, momentum, **options)
 
     def _init_group(
         self, group: dict[str, Any], params: list, grads: list, momentum_buffer_list: list
@@ -70,6 +85,8 @@ class SGD(torch.optim.SGD):
         """
         sparse = super()._init_group(group, params, grads, momentum_buffer_list)
         if group["fused"]:
+            # as every other way of writing does, so that a graph of before is known to be stale
+            torch.autograd.graph.increment_version(params)
             for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
                 grads[i] = laid_out(grad, p)
                 if group["momentum"] and momentum_buffer_list[i] is None:

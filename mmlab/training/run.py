@@ -139,13 +139,27 @@ class Course(ABC):
         for p in list(self.optimizer.state) if parameters is None else parameters:
             self.optimizer.state.pop(p, None)
 
+    def start(self) -> None:
+        """Let the method begin."""
+        self.balancer.start(self)
+
+    def next_epoch(self) -> None:
+        """Let the method prepare the coming epoch."""
+        self.balancer.epoch(self)
+
     def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
         """Train a deep copy from here on under another balancer; return it.
 
         The copy takes model, buffers and optimiser along. This run is untouched bit for bit: the
         copy draws its data order, noise and dropout from streams of its own.
         """
-        fork = self._forked(balancer, epochs)
+        fork = self._forked(copy.deepcopy(balancer), epochs)
+        if balancer.modules(fork.model) is not None:
+            raise ValueError(
+                f"{balancer.name} has modules of its own, and a branch trains the network's "
+                "parameters alone; train it with fit"
+            )
+        fork.start()
         self.train_on(fork)
         return fork.model
 

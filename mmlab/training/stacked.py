@@ -8,6 +8,7 @@ update together and alone, and the results must agree.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
 from mmlab.seeds import Source, drawing, generator
 from mmlab.training.balancer import Balancer
-from mmlab.training.exact import check_exact
+from mmlab.training.exact import check_exact, check_prepared
 from mmlab.training.loop import (
     MakeOptimizer,
     check_arguments,
@@ -33,6 +34,7 @@ from mmlab.training.loop import (
     find_device,
     fit,
     make_optimizer,
+    own_modules,
     prepare,
     train,
     trained_parameters,
@@ -236,7 +238,9 @@ def _fit_stack(
             "and a stack needs data of one form; train the seeds one by one"
         )
     where = prepare(model, device, precision, compile)
-    methods = StackedBalancer(balancers, networks, next(model.parameters()))
+    trios = zip(balancers, networks, jobs, strict=True)
+    modules = [own_modules(balancer, net, job.seed) for balancer, net, job in trios]
+    methods = StackedBalancer(balancers, modules, next(model.parameters()))
     rates = [job.lr for job in jobs]
     top = max((rate for rate in rates if rate is not None), default=None)
     made = make_optimizer(optimizer, top, trained_parameters(model, methods.modules, where))
@@ -260,7 +264,7 @@ def _fit_stack(
         run.rate_share = torch.tensor(rates, device=where) / top
     run.replicas = [run.alone(r) for r in range(len(jobs))]
     with _unstackable(run.balancer):
-        run.balancer.start(run)
+        run.start()
         train(run, observers)
     check_finite(run)
     return run.replicas
@@ -407,15 +411,69 @@ class StackedRun(Course):
         size = self.size
         draws = self._generators("order", self.epoch)
         order = torch.stack([torch.randperm(size, generator=g) for g in draws]).to(self.device)
-        for i in range(0, size, self.batch_size):
+        looked = not self.stream and _is_looked_at(self.epoch, self.epochs)
+        places = range(0, size, self.batch_size)
+        for number, i in enumerate(places):
             own = order[:, i : i + self.batch_size]
             batch = replace(data[own + offsets], index=own)
-            if i == 0 and not self.stream and _is_looked_at(self.epoch, self.epochs):
-                rate = self.optimizer.param_groups[0]["lr"]
-                check_exact(
-                    self.model, self.methods, self.seeds, batch, self.epoch, rate, self.loss
-                )
+            if looked and number in (0, len(places) - 1):
+                self._check(batch, (self.epoch + number / len(places)) / self.epochs)
             yield batch
+
+    def _check(self, batch: Batch, progress: float) -> None:
+        lr = self.optimizer.param_groups[0]["lr"]
+        check_exact(
+            self.model, self.methods, self.seeds, batch, self.epoch, lr, self.loss, progress
+        )
+
+    def start(self) -> None:
+        own = type(self.balancer).start is not Balancer.start and not self.stream
+        alone = self.apart(len(self.jobs) - 1) if own else None
+        super().start()
+        if alone is not None:
+            alone.start()
+            check_prepared(self.methods, len(self.jobs) - 1, alone.balancer)
+
+    def next_epoch(self) -> None:
+        own = type(self.balancer).epoch is not Balancer.epoch and not self.stream
+        looked = own and _is_looked_at(self.epoch, self.epochs)
+        alone = self.apart(len(self.jobs) - 1) if looked else None
+        super().next_epoch()
+        if alone is not None:
+            alone.next_epoch()
+            check_prepared(self.methods, len(self.jobs) - 1, alone.balancer)
+
+    def apart(self, r: int) -> Run:
+        """A Run of network r in copies, with an optimiser of its own, to try things on."""
+        model = copy.deepcopy(self.model.replica(r))
+        return replace(
+            self.alone(r),
+            model=model,
+            balancer=copy.deepcopy(self.methods.of(r)),
+            optimizer=self._optimizer_of(r, model),
+            epoch=self.epoch,
+        )
+
+    def _optimizer_of(self, r: int, model: MultimodalNet) -> optim.Optimizer:
+        """The optimiser as network r would have it: its rate, and its part of what is kept."""
+        place = dict(zip(self.model.parameters(), model.parameters(), strict=True))
+        groups = [
+            {**group, "params": [place[p] for p in group["params"] if p in place]}
+            for group in self.optimizer.param_groups
+        ]
+        for group in groups:
+            group["lr"] *= 1.0 if self.rate_share is None else float(self.rate_share[r])
+        kind: Any = type(self.optimizer)  # one of ENTRY_BY_ENTRY, which need no more than this
+        own: optim.Optimizer = kind(groups)
+        for stacked, single in place.items():
+            kept = self.optimizer.state.get(stacked, {})
+            own.state[single] = {name: self._part(value, r) for name, value in kept.items()}
+        return own
+
+    def _part(self, value: Any, r: int) -> Any:
+        if isinstance(value, Tensor):
+            return value[r].clone() if value.ndim else value.clone()
+        return value
 
     @cached_property
     def _once(self) -> tuple[Batch, Tensor]:

@@ -7,6 +7,7 @@ modalities. A step carries the result to the parameters.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,7 @@ from mmlab.models.network import LazyFeatures, MultimodalNet, Output
 from mmlab.models.stack import UnstackableError
 from mmlab.seeds import Draws
 from mmlab.training.blend import Rule, blend, filled, gradients_of, owned
-from mmlab.training.factors import linear_layers
+from mmlab.training.factors import Layer, linear_layers
 from mmlab.training.losses import Loss, Losses, default_loss
 from mmlab.training.updates import forget_scaling, scale_next_update
 
@@ -35,8 +36,8 @@ class Parameters:
 
     own: what a method trains beside the network (`Balancer.modules`).
 
-    `separate` says whether each encoder has its parameters for itself: it shares none with another
-    encoder, the fusion, a head or anything else.
+    `shared` names the encoders that share a parameter with another part: their gradient is not
+    theirs alone.
     """
 
     def __init__(self, model: MultimodalNet, own: nn.Module | None = None) -> None:
@@ -51,8 +52,9 @@ class Parameters:
         ]
         named = model.named_parameters(remove_duplicate=False)
         elsewhere = {p for name, p in named if not name.startswith("encoders.")}
-        trained = [p for own in self.encoders.values() for p in own]
-        self.separate = len(trained) == len({*trained} - elsewhere - {*beside})
+        users = Counter(p for own in self.encoders.values() for p in own)
+        users.update(p for p in (*elsewhere, *beside) if p in users)
+        self.shared = {m for m, own in self.encoders.items() if any(users[p] > 1 for p in own)}
 
 
 class Step:
@@ -124,17 +126,18 @@ class Step:
         buffers are left as they were: a difference to `losses` is due to the parameters alone.
         (Heads are read later, so dropout in a head differs.)
         """
-        before = self.out
+        before, features = self.out, self.out.features
         replayed = _replayed(self._random_state, self.batch.target.device)
         with replayed, sparing_buffers(self.model):
-            if isinstance(before.features, LazyFeatures):
-                out = self.model.lazily(self.batch.inputs)
-                for m in before.features.computed:
-                    _ = out.features[m]
-                if before.fused:
-                    _ = out.joint
-            else:
+            if not isinstance(features, LazyFeatures):
                 out = self.model(self.batch.inputs)
+                dict(out.unimodal)  # all heads, while the buffers are spared
+            else:
+                out = self.model.lazily(self.batch.inputs)
+                again = {m: out.features[m] for m in features.computed}
+                joint = out.joint if before.fused else None
+                heads = {m: out.unimodal[m] for m in again if m in before.read}
+                out = Output(again, joint, heads)
         return Losses(out, self.batch, self._loss, graph=False)
 
     @cached_property
@@ -219,7 +222,9 @@ class Step:
         if not encoders:
             gradients_of(loss, [], self._parameters.others)
             return
-        hooks = [] if scale is None else self._scaled_backward(scale)
+        hooks = []
+        if scale is not None and (isinstance(scale, Tensor) or scale != 1):
+            hooks = self._scaled_backward(scale)
         try:
             loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
         finally:
@@ -271,19 +276,20 @@ class Step:
             raise ValueError(
                 f"the numbers of losses are {given}; give each encoder as many, and at least one"
             )
-        encoders = {m: self._encoder(m) for m in losses}
+        encoders = {m: self._own(m) for m in losses}
         # These depend on an encoder by its features alone; a loss of another pass may not.
         own = {key: loss for key, loss in self.losses.computed.items() if key in self.losses}
         rows = [[*row] for row in losses.values()]
-        known = self.model.plain_forward and self._parameters.separate
-        known = known and {id(x) for row in rows for x in row} <= {id(x) for x in own.values()}
+        known = self.model.plain_forward and {id(x) for row in rows for x in row} <= {
+            id(x) for x in own.values()
+        }
         return blend(
             losses,
             rule,
             by,
             encoders=encoders,
             others=self._parameters.others,
-            layers=linear_layers(self.out.features, encoders) if known and by == "encoder" else {},
+            layers=self._layers(encoders) if known and by == "encoder" else {},
             apart=known
             and all(
                 loss is own.get(m) or all(other[k] is loss for other in rows)
@@ -292,6 +298,9 @@ class Step:
             ),
             lead=self._lead,
         )
+
+    def _layers(self, encoders: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, list[Layer]]:
+        return linear_layers(self.out.features, encoders, self._lead)
 
     def grad(self, loss: Tensor, m: str) -> list[Tensor]:
         """The gradient of `loss` for encoder m, one tensor per parameter; leaves `.grad` alone.
@@ -315,7 +324,7 @@ class Step:
                 f"gradient for encoder {m!r} has shapes {given}; its parameters have {expected}"
             )
         for parameter, value in zip(parameters, grads, strict=True):
-            parameter.grad = laid_out(value.detach(), parameter)
+            parameter.grad = laid_out(value.detach().clone(), parameter)  # the giver keeps its own
 
     def scale_grad(
         self, m: str, k: float | Tensor | Sequence[Tensor], only: Only | None = None
@@ -354,7 +363,7 @@ class Step:
         """
         if self.optimizer is None:
             raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
-        scale_next_update(self.optimizer, self._encoder(m), k)
+        scale_next_update(self.optimizer, self._own(m), k)
 
     # --- further passes and random numbers --------------------------------------------------------
 
@@ -414,6 +423,15 @@ class Step:
             raise KeyError(f"unknown modality {m!r}; this model has {list(self.model.encoders)}")
         return self._parameters.encoders[m]
 
+    def _own(self, m: str) -> list[nn.Parameter]:
+        """The same, of an encoder whose gradient is to be changed: it must be its own."""
+        if m in self._parameters.shared:
+            raise ValueError(
+                f"encoder {m!r} shares parameters with another part of the network, so that its "
+                "gradient cannot be changed alone; give each modality an encoder of its own"
+            )
+        return self._encoder(m)
+
     def _with_grad(
         self, m: str, k: float | Tensor | Sequence, only: Only | None
     ) -> tuple[list[Tensor], Any]:
@@ -421,7 +439,7 @@ class Step:
 
         To be changed in place: each gets memory of its own, where autograd gave one to several.
         """
-        parameters = self._encoder(m)
+        parameters = self._own(m)
         each = [k] * len(parameters) if isinstance(k, float | int | Tensor) else list(k)
         chosen, factors = [], []
         taken: set[int] = set()
