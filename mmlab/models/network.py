@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,12 @@ class LazyFeatures(Mapping[str, Tensor]):
         self._network, self._inputs = network, inputs
         self._graph = torch.is_grad_enabled()
         self.computed: dict[str, Tensor] = {}
+        self.reads: list[tuple[str, str]] = []
+        """Which parts have run, in order: "encoder", "head", "heads" or "fusion", and whose."""
 
     def __getitem__(self, m: str) -> Tensor:
         if m not in self.computed:
+            self.reads.append(("encoder", m))
             with torch.set_grad_enabled(self._graph):
                 self.computed[m] = self._network.encoded(m, self._inputs[m])
         return self.computed[m]
@@ -57,8 +60,10 @@ class LazyLogits(Mapping[str, Tensor]):
 
     def __getitem__(self, m: str) -> Tensor:
         if m not in self.known:
+            features = self._features[m]
+            _note(self._features, "head", m)
             with torch.set_grad_enabled(self._graph):
-                self.known[m] = self._network.head(m)(self._features[m])
+                self.known[m] = self._network.head(m)(features)
         return self.known[m]
 
     def together(self) -> dict[str, Tensor]:
@@ -69,8 +74,10 @@ class LazyLogits(Mapping[str, Tensor]):
         """
         plain = type(self._network).head is MultimodalNet.head
         if plain and isinstance(self._network.heads, Linear) and not self.known:
+            features = list(self._features.values())
+            _note(self._features, "heads")
             with torch.set_grad_enabled(self._graph):
-                logits = self._network.heads(torch.stack(list(self._features.values()), dim=-3))
+                logits = self._network.heads(torch.stack(features, dim=-3))
             self.known = dict(zip(self._features, logits.unbind(-3), strict=True))
         return {m: self[m] for m in self}
 
@@ -79,6 +86,11 @@ class LazyLogits(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._features)
+
+
+def _note(features: Mapping[str, Tensor], part: str, m: str = "") -> None:
+    if isinstance(features, LazyFeatures):
+        features.reads.append((part, m))
 
 
 class Output:
@@ -106,17 +118,28 @@ class Output:
         """Whether the joint logits have been computed."""
         return self._joint is not None
 
-    @property
-    def read(self) -> Collection[str]:
-        """The modalities whose unimodal logits have been computed."""
+    def read_again(self, before: LazyFeatures) -> Output:
+        """Run the parts that another pass has run, in its order; an Output of these alone."""
+        for part, m in before.reads:
+            if part == "encoder":
+                _ = self.features[m]
+            elif part == "head":
+                _ = self.unimodal[m]
+            elif part == "heads" and isinstance(self.unimodal, LazyLogits):
+                self.unimodal.together()
+            elif part == "fusion":
+                _ = self.joint
         known = self.unimodal.known if isinstance(self.unimodal, LazyLogits) else self.unimodal
-        return known.keys()
+        features = {m: self.features[m] for m in before.computed}
+        return Output(features, self._joint, {m: z for m, z in known.items() if m in features})
 
     @property
     def joint(self) -> Tensor:
         if self._joint is None:
+            features = dict(self.features)
+            _note(self.features, "fusion")
             with torch.set_grad_enabled(self._graph):
-                self._joint = self._fused()(self.features)
+                self._joint = self._fused()(features)
         return self._joint
 
     @property

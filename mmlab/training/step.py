@@ -121,23 +121,18 @@ class Step:
     def losses_again(self) -> Losses:
         """After a `yield`: the losses of the new parameters on the same batch, without a graph.
 
-        Only losses that this step has already read are computed: read no others. Dropout in
-        encoders and fusion draws the same masks as before, and normalisation statistics and other
-        buffers are left as they were: a difference to `losses` is due to the parameters alone.
-        (Heads are read later, so dropout in a head differs.)
+        Those alone that this step has read before. All parts run once more in the order in which
+        they ran, dropout draws the same masks, and normalisation statistics and other buffers are
+        left as they were: a difference to `losses` is due to the parameters alone.
         """
-        before, features = self.out, self.out.features
+        features = self.out.features
         replayed = _replayed(self._random_state, self.batch.target.device)
         with replayed, sparing_buffers(self.model):
-            if not isinstance(features, LazyFeatures):
+            if isinstance(features, LazyFeatures):
+                out = self.model.lazily(self.batch.inputs).read_again(features)
+            else:
                 out = self.model(self.batch.inputs)
                 dict(out.unimodal)  # all heads, while the buffers are spared
-            else:
-                out = self.model.lazily(self.batch.inputs)
-                again = {m: out.features[m] for m in features.computed}
-                joint = out.joint if before.fused else None
-                heads = {m: out.unimodal[m] for m in again if m in before.read}
-                out = Output(again, joint, heads)
         return Losses(out, self.batch, self._loss, graph=False)
 
     @cached_property

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from mmlab import Batch, Step
 from mmlab.datasets.base import stack_batches
-from mmlab.models import Concat, LazyLogits, MultimodalNet, NetworkStack, Output, fusion
+from mmlab.models import Concat, LazyLogits, MultimodalNet, NetworkStack, Output, Sum, fusion
 from mmlab.training import factors
 from mmlab.training.blend import gradients_of
 from mmlab.training.step import Parameters
@@ -306,12 +306,81 @@ def tied_fusion(net):
 
 @pytest.mark.parametrize("by", MODES)
 @pytest.mark.parametrize("layers", [(nn.Linear(4, 4),), (nn.Linear(4, 4), Normed())])
-@pytest.mark.parametrize("tie", [tied_module, tied_weight, tied_head, tied_within, tied_fusion])
-def test_parameters_that_several_parts_share(tie, layers, by):
+def test_a_parameter_that_an_encoder_uses_twice(layers, by):
     net = make_net(*layers)
-    tie(net)
+    tied_within(net)
     s = Step(net, make_batch())
     assert_blends(s, both(s), by)
+
+
+@pytest.mark.parametrize("tie", [tied_module, tied_weight, tied_head, tied_fusion])
+def test_encoders_whose_gradient_is_not_theirs_alone_are_refused(tie):
+    net = make_net(nn.Linear(4, 4))
+    tie(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    s = Step(net, make_batch(), optimizer)
+    s.backward(s.losses["joint"])
+    for change in (
+        lambda: s.blend(both(s), lambda gram: torch.ones_like(gram[..., 0])),
+        lambda: s.scale_grad("a", 0.5),
+        lambda: s.add_noise("a", s.spread("a")),
+        lambda: s.scale_update("a", 0.5),
+    ):
+        with pytest.raises(ValueError, match=r"encoder 'a' shares parameters .* of its own"):
+            change()
+
+
+class Experts(nn.Module):
+    """Two experts in one tensor, whose outputs are added."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 4, 4))
+
+    def forward(self, x):
+        return torch.bmm(x.expand(2, *x.shape), self.weight.mT).sum(0)
+
+
+class Untransposed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return x @ self.weight.transpose(0, 1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("by", MODES)
+@pytest.mark.parametrize("part", [Experts, Untransposed])
+def test_products_that_are_no_linear_layer(part, by):
+    torch.manual_seed(1)
+    s = make_step(part())
+    assert_blends(s, both(s), by)
+
+
+class Shifts(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.by = nn.Parameter(torch.randn(1, width))
+
+    def forward(self, x):
+        return x + self.by
+
+
+def test_what_is_blended_is_not_the_memory_of_the_rest():
+    """Of one sample autograd may give an encoder and the fusion one gradient in one memory."""
+    net = make_net(Shifts(4))
+    net.fusion = Sum({"a": 4, "b": 4}, 3).double()
+    net.fusion.shift = Shifts(4).double()
+    net.fusion.forward = lambda h: Sum.forward(
+        net.fusion, {m: net.fusion.shift(x) for m, x in h.items()}
+    )
+    s = Step(net, make_batch()[:1])
+    expected = torch.autograd.grad(
+        s.losses["joint"] + s.losses["a"] + s.losses["b"], net.fusion.shift.by, retain_graph=True
+    )[0]
+    s.blend(both(s), lambda gram: torch.full_like(gram[..., 0], 3.0))
+    torch.testing.assert_close(net.fusion.shift.by.grad, expected)
 
 
 # Losses of all kinds

@@ -102,8 +102,8 @@ def test_what_the_factors_cost_more_is_counted_over_all_layers():
     assert not taken(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), rows - 1)
     stack = stacked(2, 64)
     x = torch.randn(2, rows - 1, 64)
-    assert not linear_layers({"a": stack(x)}, {"a": list(stack.parameters())})
-    assert linear_layers({"a": stack(x[:, :50])}, {"a": list(stack.parameters())})
+    assert not linear_layers({"a": stack(x)}, {"a": list(stack.parameters())}, lead=1)
+    assert linear_layers({"a": stack(x[:, :50])}, {"a": list(stack.parameters())}, lead=1)
 
 
 def stacked(count: int, width: int, bias: bool = True) -> nn.Module:
@@ -119,7 +119,7 @@ def test_in_a_stack_every_network_has_its_own_products(bias):
     layer, x = stacked(3, 5, bias).double(), torch.randn(3, 4, 5, dtype=torch.float64)
     h, parameters = layer(x), list(layer.parameters())
     fs = [h.sin().sum(), h.square().sum()]
-    layers = linear_layers({"a": h}, {"a": parameters})["a"]
+    layers = linear_layers({"a": h}, {"a": parameters}, lead=1)["a"]
     each = [gradients(f, parameters) for f in fs]
     rows = torch.stack([torch.cat([g.flatten(1) for g in grads], -1) for grads in each], dim=1)
     edge = layers[0].edge

@@ -59,6 +59,41 @@ def test_it_is_fused_on_a_cpu_and_a_copy_is_too():
     assert not SGD(parameters(), lr=0.1, fused=False).param_groups[0]["fused"]
 
 
+@pytest.mark.parametrize("options", [{"dampening": 0.5}, {"maximize": True}, {"nesterov": True}])
+def test_other_options_are_torchs_too_also_with_late_gradients(options):
+    ours, theirs = parameters(), parameters()
+    optimizers = (
+        SGD(ours, 0.1, 0.9, **options),
+        torch.optim.SGD(theirs, lr=0.1, momentum=0.9, foreach=False, **options),
+    )
+    for step, chosen in enumerate(([0], [0, 1], [0, 1, 2])):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            for i in chosen:
+                params[i].grad = gradients(step)[i].contiguous()
+            optimizer.step()
+    for own, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, reference)
+
+
+def test_parameters_of_an_odd_layout_are_updated_where_they_are():
+    base = torch.arange(12.0).view(3, 4)
+    p = nn.Parameter(base[:, ::2])
+    p.grad = torch.ones_like(p)
+    SGD([p], lr=1.0).step()
+    assert base.tolist() == [[-1, 1, 1, 3], [3, 5, 5, 7], [7, 9, 9, 11]]
+
+
+def test_a_graph_from_before_an_update_is_known_to_be_stale():
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    optimizer = SGD(layers.parameters(), lr=0.1)
+    loss = layers(torch.ones(2, 3)).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_hooks_are_called_in_torchs_order():
     seen = []
     optimizer = SGD(parameters(), lr=0.1)

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from trained import DATA, dropping, same, trained, weights
 
-from mmlab.balancers import ATF, METHODS, GradientBlending, Joint, Uniform
+from mmlab.balancers import ATF, METHODS, Balancer, GradientBlending, Joint, Uniform
+from mmlab.datasets import Batch, MultimodalData
 from mmlab.evaluation import Curves, GradientWatch
 from mmlab.models import MultimodalNet
 from mmlab.seeds import generator
@@ -376,3 +377,78 @@ def test_what_is_left_of_a_fit_does_not_hang_on_the_global_generator():
             assert torch.equal(torch.get_rng_state(), before)
         ends.append((weights(run.model), run.history))
     assert same(ends[0][0], ends[1][0]) and ends[0][1].equals(ends[1][1])
+
+
+# What a method brings along
+
+
+class Owns(Balancer):
+    def modules(self, model):
+        self.scale = nn.Linear(1, 1)
+        return self.scale
+
+    def step(self, s):
+        s.backward(self.scale(s.losses["joint"].reshape(1)).sum())
+        yield
+
+
+def test_modules_of_a_methods_own_start_from_the_seed():
+    torch.manual_seed(0)
+    one = trained(Owns(), seed=3)
+    torch.manual_seed(1)
+    other, third = trained(Owns(), seed=3), trained(Owns(), seed=4)
+    assert torch.equal(one.modules.weight, other.modules.weight)
+    assert not torch.equal(one.modules.weight, third.modules.weight)
+
+
+def test_a_parameter_is_no_module():
+    class Bare(Balancer):
+        def modules(self, model):
+            return nn.Parameter(torch.ones(2))
+
+    with pytest.raises(TypeError, match=r"Bare\.modules gives a Parameter; .* nn\.ParameterList"):
+        trained(Bare())
+
+
+class Begins(Balancer):
+    def start(self, run):
+        self.begun = getattr(self, "begun", 0) + 1
+
+    def step(self, s):
+        s.backward(s.losses["joint"] * self.begun)
+        yield
+
+
+def test_a_branch_starts_a_copy_of_its_balancer():
+    run, given = trained(Uniform()), Begins()
+    run.branch(given, 1)
+    assert not hasattr(given, "begun")
+    with pytest.raises(ValueError, match="Owns has modules of its own, and a branch"):
+        run.branch(Owns(), 1)
+
+
+# What the history says of modalities that are missing
+
+
+def test_batches_without_a_modality_are_left_out_of_its_mean():
+    draw = torch.Generator().manual_seed(0)
+    inputs = {m: torch.randn(40, 5, generator=draw) for m in "ab"}
+    there = torch.zeros(40, dtype=torch.bool)
+    there[7] = True
+    inputs["b"][~there] = 100.0  # whatever stands in for what is missing
+    present = {"a": torch.ones(40, dtype=torch.bool), "b": there}
+    batch = Batch(inputs, torch.arange(40) % 2, present)
+    data = MultimodalData(batch, batch, batch)
+    net = MultimodalNet.build(data, width=8)
+
+    class Own(Balancer):
+        def step(self, s):
+            s.backward(s.losses["a"] + s.losses["b"])
+            yield
+
+    expected = F.cross_entropy(
+        net.heads["b"](net.encoders["b"](inputs["b"][there])), batch.target[there]
+    )
+    run = fit(net, data, Own(), epochs=1, batch_size=5, lr=1e-12, device="cpu")
+    loss = run.history.query("metric == 'loss' and output == 'b'").value.item()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)

@@ -908,7 +908,94 @@ def test_the_trial_is_at_epochs_0_1_2_4_8_and_the_last(monkeypatch):
     seen = []
     monkeypatch.setattr(stacked, "check_exact", lambda *given: seen.append(given[4]))
     train(lambda: GradientBlending("offline"), datasets(), epochs=11)
-    assert seen == [0, 1, 2, 4, 8, 10]
+    assert seen == [e for e in (0, 1, 2, 4, 8, 10) for _ in ("first batch", "last")]
+
+
+class Clipped(Balancer):
+    """Clips the norm of all gradients at once: those of a stack would be clipped together."""
+
+    def step(self, s):
+        s.backward(s.losses["joint"])
+        nn.utils.clip_grad_norm_(s.model.parameters(), 0.1)
+        yield
+
+
+class Whitened(Balancer):
+    """Takes one mean over all samples before an epoch, and so over all networks."""
+
+    def epoch(self, run):
+        self.means = {
+            m: h.reshape(-1, h.shape[-1]).mean(0) for m, h in run.features("train").items()
+        }
+
+    def step(self, s):
+        pull = sum(
+            (s.out.features[m] - mean).square().mean((-1, -2)) for m, mean in self.means.items()
+        )
+        s.backward(s.losses["joint"] + 0.1 * pull)
+        yield
+
+
+class Largest(Balancer):
+    """Weighs the losses by the largest one on the holdout, of whatever network it is."""
+
+    def epoch(self, run):
+        self.top = torch.stack([*run.losses("holdout", *run.model.modalities).values()]).max()
+
+    def step(self, s):
+        s.backward((s.losses.stack() / self.top).sum(-1))
+        yield
+
+
+class Begun(Balancer):
+    """Remembers one norm of all weights from the start."""
+
+    def start(self, run):
+        self.norm = sum(p.detach().square().sum() for p in run.model.parameters()).sqrt()
+
+    def step(self, s):
+        s.backward(s.losses["joint"] * self.norm)
+        yield
+
+
+class Late(Balancer):
+    """Mixes the networks in the last part of the training alone."""
+
+    def step(self, s):
+        losses = s.losses.stack()
+        if s.progress > 0.9:
+            losses = losses / losses.detach().max()
+        s.backward(losses)
+        yield
+
+
+class Tried(Balancer):
+    """Keeps a weight from trials of a balancer that mixes networks."""
+
+    def epoch(self, run):
+        copy = run.branch(Clipped(), 1)
+        self.weight = run.losses("holdout", "joint", model=copy)["joint"]
+
+    def step(self, s):
+        s.backward(s.losses["joint"] * self.weight)
+        yield
+
+
+@pytest.mark.parametrize("method", [Clipped, Whitened, Largest, Begun, Late, Tried])
+def test_whatever_way_a_method_mixes_networks_they_train_one_by_one(method):
+    data = datasets()
+    with pytest.raises(UnstackableError, match=f"under {method.__name__}"):
+        train(method, data, epochs=3)
+    runs = train(method, data, epochs=3, at_once=None)
+    assert [run.together for run in runs] == [1, 1, 1]
+
+
+def test_what_a_method_prepares_for_each_network_stays_at_once():
+    class Per(Whitened):
+        def epoch(self, run):
+            self.means = {m: h.mean(-2, keepdim=True) for m, h in run.features("train").items()}
+
+    assert_same(train(Per, datasets(), epochs=3), alone(Per, datasets(), 1, epochs=3), 1)
 
 
 # What a stack holds

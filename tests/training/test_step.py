@@ -256,7 +256,9 @@ def test_a_pass_has_its_graph_whoever_reads_it_first_and_losses_again_keep_none(
     s = Step(Normalised(net.encoders, net.fusion, net.heads), make_batch())
     with torch.no_grad():
         assert all(h.requires_grad for h in s.out.features.values())
-    for again in (s.losses_again(), make_step().losses_again()):
+    plain = make_step()
+    _ = plain.losses["joint"]
+    for again in (s.losses_again(), plain.losses_again()):
         _ = again["joint"]
         assert not any(h.requires_grad for h in again.out.features.values())
         assert not again.out.joint.requires_grad
@@ -291,7 +293,9 @@ def test_a_step_may_run_one_encoder_alone():
     assert list(alone.out.features.computed) == ["b"]
     again = alone.losses_again()
     assert again["b"] == before  # the same masks
-    assert list(again.out.features.computed) == ["b"] and not again.out.fused
+    assert list(again.out.features) == ["b"] and not again.out.fused
+    with pytest.raises(KeyError, match="no loss 'a'"):
+        again["a"]
     alone.backward(before)
     assert all(p.grad is None for p in alone.model.encoders["a"].parameters())
     with pytest.raises(KeyError, match="no loss 'c'"):
@@ -766,14 +770,38 @@ def test_the_parameters_of_a_method_learn_where_the_encoders_do_not():
     assert all(p.grad is None for p in net.encoders.parameters())
 
 
-def test_whether_the_encoders_have_their_parameters_for_themselves():
-    assert Parameters(make_net()).separate
-    assert Parameters(make_net(fusion=FUSIONS["late"]), nn.Linear(2, 2)).separate
+def test_which_encoders_have_their_parameters_not_for_themselves():
+    assert not Parameters(make_net()).shared
+    assert not Parameters(make_net(fusion=FUSIONS["late"]), nn.Linear(2, 2)).shared
     tied, reread, owned = make_net(), make_net(), make_net()
     tied.encoders["a"][0].weight = tied.encoders["b"][0].weight
     reread.heads["a"].bias = reread.encoders["b"][0].bias
-    assert not Parameters(tied).separate and not Parameters(reread).separate
-    assert not Parameters(owned, owned.encoders["a"]).separate
+    assert Parameters(tied).shared == {"a", "b"} and Parameters(reread).shared == {"b"}
+    assert Parameters(owned, owned.encoders["a"]).shared == {"a"}
+
+
+def test_a_gradient_that_is_set_stays_the_givers():
+    s = make_step()
+    s.backward(s.losses["joint"])
+    given = [torch.ones_like(g) for g in s.stored_grad("a")]
+    s.set_grad("a", given)
+    s.set_grad("b", given)
+    s.scale_grad("a", 0.0)
+    assert all(g.eq(1).all() for g in (*given, *s.stored_grad("b")))
+
+
+def test_losses_again_spare_what_the_heads_hold():
+    net = make_net(nn.Dropout(0.5))
+    net.heads = nn.ModuleDict(
+        {m: nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3)) for m in "ab"}
+    ).double()
+    s = Step(net, make_batch())
+    before = {m: s.losses[m].item() for m in "ab"}
+    held, state = [b.clone() for b in net.buffers()], torch.get_rng_state()
+    again = s.losses_again()
+    assert {m: again[m].item() for m in "ab"} == before
+    assert all(map(torch.equal, held, net.buffers()))
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_log_takes_numbers_and_pairs():
