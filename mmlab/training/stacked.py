@@ -1,8 +1,8 @@
 """Many seeds at once: R networks as one program, where that is exact; else one after the other.
 
 A method uses only the last axis of small tensors, so an extra first axis R does not matter to it.
-Whether this is true of a method is tried, at the first update of some epochs: two networks take the
-update together and alone, and the results must agree.
+Whether this is true of a method is tried at some updates and preparations (`mmlab.training.exact`):
+two networks do within the stack and alone what the method does, and must agree.
 """
 
 from __future__ import annotations
