@@ -80,9 +80,20 @@ def entry_std(grads: Gradient, lead: int = 0) -> list[Tensor]:
 
     A tensor of one entry has no spread: 1e-8. lead=1: one per network, (R,).
     """
-    flat = [_rows(g, lead) for g in grads]
-    stds = [g.std(-1, correction=min(1, g.shape[-1] - 1)) for g in flat]
-    return list(torch._foreach_add(stds, 1e-8))
+    return list(torch._foreach_add([_std(_rows(g, lead)) for g in grads], 1e-8))
+
+
+LARGE = 2**16
+"""Entries from which on torch's own standard deviation takes three times as long as two passes."""
+
+
+def _std(rows: Tensor) -> Tensor:
+    """Sample standard deviation over the last axis; 0 for one entry."""
+    count = rows.shape[-1]
+    if count < LARGE:
+        return rows.std(-1, correction=min(1, count - 1))
+    centred = rows - rows.mean(-1, keepdim=True)
+    return torch.linalg.vector_norm(centred, dim=-1) / (count - 1) ** 0.5
 
 
 def laid_out(grad: Tensor, parameter: Tensor) -> Tensor:

@@ -112,3 +112,12 @@ def test_the_spread_of_each_network_is_its_own():
         strict=True,
     ):
         torch.testing.assert_close(std, torch.stack([one, two]))
+
+
+@pytest.mark.parametrize("lead", [0, 1])
+def test_the_spread_of_large_tensors_is_that_of_small_ones(lead, monkeypatch):
+    grads = [torch.randn(3, 50, 40, dtype=torch.float64) + 7, torch.full((3, 9), 2.0).double()]
+    whole = gradients.entry_std(grads, lead)
+    monkeypatch.setattr(gradients, "LARGE", 8)
+    for large, expected in zip(gradients.entry_std(grads, lead), whole, strict=True):
+        torch.testing.assert_close(large, expected, rtol=1e-12, atol=1e-14)
