@@ -411,12 +411,14 @@ class StackedRun(Course):
         size = self.size
         draws = self._generators("order", self.epoch)
         order = torch.stack([torch.randperm(size, generator=g) for g in draws]).to(self.device)
-        looked = not self.stream and _is_looked_at(self.epoch, self.epochs)
         places = range(0, size, self.batch_size)
+        looked = {0} if _is_looked_at(self.epoch, self.epochs) else set()
+        if self.epoch == self.epochs - 1:
+            looked.add(len(places) - 1)
         for number, i in enumerate(places):
             own = order[:, i : i + self.batch_size]
             batch = replace(data[own + offsets], index=own)
-            if looked and number in (0, len(places) - 1):
+            if number in looked and not self.stream:
                 self._check(batch, (self.epoch + number / len(places)) / self.epochs)
             yield batch
 
