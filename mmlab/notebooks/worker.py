@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -143,7 +144,8 @@ def _tell_result(notebook: nbformat.NotebookNode, folder: Path) -> None:
 
 def end_with_parent(orders: TextIO) -> None:
     """Wait until the parent is gone (its end of our line closes), then take the kernel along."""
-    orders.read()
+    with suppress(ConnectionError):  # what a socket says if the parent left news of ours unread
+        orders.read()
     kill_family(os.getpid())
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -269,6 +270,29 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(["run", "--out", {str(out)!r}, *{options!r}], Path({str(folder)!r})))
 """
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("unread", [b"", b"news"])
+def test_a_worker_ends_with_its_parent_whatever_is_unread(unread):
+    """A socket whose other end closes with data in it says so by an error, not by an end."""
+    ours, theirs = socket.socketpair()
+    code = f"""
+import socket
+from mmlab.notebooks.worker import end_with_parent
+line = socket.socket(fileno={theirs.fileno()})
+line.sendall({unread!r})
+print("ready", flush=True)
+end_with_parent(line.makefile("r", encoding="utf-8"))
+"""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdout=subprocess.PIPE
+    )
+    theirs.close()
+    assert worker.stdout and worker.stdout.readline() == b"ready\n"
+    ours.close()
+    worker.communicate(timeout=60)
+    assert worker.returncode == -signal.SIGKILL  # its whole family was killed, itself last
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
