@@ -119,6 +119,10 @@ class Balancer:
         """The prediction at test time, (B, C); present: masks (B,) of the samples' modalities."""
         return out.joint
 
+    def answers(self, batch: Batch) -> Tensor | None:
+        """Which samples it has a prediction for, booleans (B,); None: all. Scores count these."""
+        return None
+
 
 class Joint(Balancer):
     """One loss on the fused logits: the baseline that the papers set out from."""
