@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(repr=False)
@@ -22,8 +25,9 @@ class Batch:
 
     For a stack of R networks every tensor has a leading axis R (`stack_batches`), and len is R.
 
-    Raises TypeError for what is no tensor, ValueError for no modality, no sample, unequal lengths,
-    or masks that do not fit.
+    Raises TypeError for what is no dict or no tensor, ValueError for no modality, no sample,
+    unequal lengths, or masks that do not fit. Values are not looked at here: a training makes many
+    batches.
     """
 
     inputs: dict[str, Tensor]
@@ -32,11 +36,22 @@ class Batch:
     index: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.inputs, Mapping):
+            raise TypeError(
+                f"inputs is a {type(self.inputs).__name__}; give a dict with one tensor for each "
+                "modality, such as {'audio': ..., 'image': ...}"
+            )
         for name, values in {**self.inputs, "target": self.target}.items():
             if not isinstance(values, Tensor):
+                ragged = "; pad sequences of unlike length (torch.nn.utils.rnn.pad_sequence)"
                 raise TypeError(
                     f"{name!r} is a {type(values).__name__}; a Batch holds torch tensors: "
-                    "use torch.as_tensor(...)"
+                    "use torch.as_tensor(...)" + (ragged if isinstance(values, list) else "")
+                )
+            if not values.ndim:
+                raise ValueError(
+                    f"{name!r} is a single number, tensor({values.item()}); its first axis must be "
+                    "the samples, also where there is only one: use .reshape(1)"
                 )
         if not self.inputs:
             raise ValueError("a Batch needs at least one modality; got inputs={}")
@@ -60,16 +75,27 @@ class Batch:
             )
 
     def _check_present(self, present: Mapping[str, Tensor]) -> None:
+        if not isinstance(present, Mapping):
+            raise TypeError(
+                f"present is a {type(present).__name__}; give a dict with one mask for each "
+                "modality, or None where nothing is missing"
+            )
         if set(present) != set(self.inputs):
             raise ValueError(
-                f"present names {sorted(present)}, inputs name {sorted(self.inputs)}; "
+                f"present names {list(present)}, inputs name {list(self.inputs)}; "
                 "give one mask for each modality, or present=None where nothing is missing"
             )
         for name, mask in present.items():
+            if not isinstance(mask, Tensor):
+                raise TypeError(
+                    f"present[{name!r}] is a {type(mask).__name__}; give a tensor of truth values: "
+                    "use torch.as_tensor(..., dtype=torch.bool)"
+                )
             if mask.dtype != torch.bool or mask.shape != self.target.shape:
                 raise ValueError(
                     f"present[{name!r}] is {mask.dtype} of shape {tuple(mask.shape)}; "
                     f"it must be torch.bool of shape {tuple(self.target.shape)}"
+                    + ("" if mask.dtype == torch.bool else ": use .bool()")
                 )
 
     def __repr__(self) -> str:
@@ -147,6 +173,79 @@ def _all_there(batch: Batch) -> dict[str, Tensor]:
     return dict.fromkeys(batch.modalities, torch.ones_like(batch.target, dtype=torch.bool))
 
 
+REAL = (torch.float32, torch.float64)
+"""The types of real numbers that a data set holds."""
+
+IN_ZEROS = (
+    "clean the data; where a sample lacks the modality, fill in zeros and say so in `present`"
+)
+
+
+def _check_name(name: object) -> None:
+    """The name of a modality: torch's ModuleDict, which holds the encoders, says what it takes."""
+    if name == "joint":
+        raise ValueError(
+            "a modality is called 'joint', which is the name of the joint output in losses and "
+            "histories; rename it"
+        )
+    if not isinstance(name, str):
+        raise TypeError(
+            f"a modality is called {name!r}, a {type(name).__name__}; names are text, such as "
+            "'audio': rename it"
+        )
+    try:
+        nn.ModuleDict({name: nn.Identity()})
+    except KeyError as error:
+        raise ValueError(
+            f"a modality is called {name!r}, and torch's ModuleDict, which holds the encoders, "
+            f"does not take this name ({error.args[0]}); allowed is text without a dot that is no "
+            "attribute of a ModuleDict, such as 'audio': rename it"
+        ) from None
+
+
+def _check_kind(where: str, values: Tensor) -> None:
+    """Inputs are dense real numbers in float32 or float64, and at least one per sample."""
+    _check_plain(where, values)
+    if not values.is_floating_point():
+        raise ValueError(f"{where} is {values.dtype}; networks take real numbers: use .float()")
+    if values.dtype not in REAL:
+        raise ValueError(
+            f"{where} is {values.dtype}, and the networks' weights are not; use .float() (to "
+            "compute in half precision all the same: fit(..., precision='bfloat16'))"
+        )
+    if not values[0].numel():
+        raise ValueError(
+            f"{where} has shape {tuple(values.shape)}, which holds no number for a sample; give at "
+            "least one, or leave the modality out"
+        )
+
+
+def _check_plain(where: str, values: Tensor) -> None:
+    """No tensor of a special kind, which torch's layers and losses would refuse or misread."""
+    if values.layout != torch.strided:
+        raise ValueError(f"{where} is sparse ({values.layout}); use .to_dense()")
+    if values.is_complex():
+        raise ValueError(
+            f"{where} is {values.dtype}; allowed are real numbers: use .abs(), or "
+            "torch.view_as_real(...) for the real and the imaginary part"
+        )
+    if values.requires_grad:
+        raise ValueError(f"{where} requires a gradient, and data are constants here; use .detach()")
+
+
+def _check_finite(where: str, values: Tensor, fix: str) -> None:
+    low, high = values.aminmax()  # one pass, no copy; a NaN anywhere is both
+    if low.isfinite() and high.isfinite():
+        return
+    bad = ~values.isfinite().reshape(len(values), -1).all(1)
+    row = int(bad.nonzero()[0])
+    kind = "NaN" if values[row].isnan().any() else "infinite"
+    raise ValueError(
+        f"{where} is not finite in {int(bad.sum())} of {len(values)} rows, first in row {row}, "
+        f"which is {kind}; {fix}"
+    )
+
+
 @dataclass(eq=False, repr=False)
 class MultimodalData:
     """Three splits of one data set. Only `train` trains, `holdout` chooses, `test` is read last.
@@ -156,8 +255,13 @@ class MultimodalData:
     units:     what one unit of each modality means, for axes and cards.
     card:      provenance, licence and limits, in plain text.
 
-    Raises ValueError for an unknown task, a label out of range, targets of the wrong type, splits
-    of unlike modalities, or a modality called "joint".
+    Every value is looked at once, here: a score of NaN would count as one class, or spoil a mean.
+
+    Raises ValueError for values that are not finite (also where a sample lacks the modality),
+    inputs or targets of the wrong type, a label out of range, splits of unlike modalities, widths
+    or types, an unknown task, or a modality whose name is taken ("joint", and what torch's
+    ModuleDict refuses). TypeError for a split that is no Batch, or a name that is no text. Warns of
+    a modality that no training sample has: that can be meant, as the end of a sweep.
     """
 
     train: Batch
@@ -176,11 +280,21 @@ class MultimodalData:
             if not isinstance(split, Batch):
                 raise TypeError(f"{name} is a {type(split).__name__}; give a Batch(inputs, target)")
         self._check_modalities()
-        self._check_tensors()
+        for name, split in self.splits.items():
+            for m, values in split.inputs.items():
+                where = f"modality {m!r} of {name}"
+                _check_kind(where, values)
+                self._check_form(where, m, values)
+                _check_finite(where, values, IN_ZEROS)
+            self._check_target(name, split.target)
         if self.task == "classification":
             self._check_labels()
-        else:
-            self._check_numbers()
+        elif self.n_classes is not None:
+            raise ValueError(
+                f"n_classes is {self.n_classes!r} in a regression, which has no classes; leave it "
+                "out, or set task='classification'"
+            )
+        self._warn_of_absent_modalities()
 
     def __repr__(self) -> str:
         """One line; `describe` gives the card."""
@@ -188,61 +302,88 @@ class MultimodalData:
         return f"MultimodalData({self.name}: {self.task}, {', '.join(self.modalities)}; {sizes})"
 
     def _check_modalities(self) -> None:
-        if "joint" in self.modalities:
-            raise ValueError(
-                "a modality is called 'joint', which is the name of the joint output in losses and "
-                "histories; rename it"
-            )
+        for m in self.modalities:
+            _check_name(m)
         for name, split in self.splits.items():
             if split.modalities != self.modalities:
                 raise ValueError(
                     f"{name} has the modalities {split.modalities}, train has {self.modalities}; "
                     "all splits need the same ones in the same order"
                 )
+        unknown = [m for m in self.units if m not in self.modalities]
+        if unknown:
+            raise ValueError(
+                f"units names {unknown[0]!r}, which is no modality; allowed are "
+                f"{', '.join(map(repr, self.modalities))}"
+            )
 
-    def _check_tensors(self) -> None:
-        for name, split in self.splits.items():
-            for m, values in split.inputs.items():
-                if not values.is_floating_point():
-                    raise ValueError(
-                        f"modality {m!r} of {name} is {values.dtype}; networks take real numbers: "
-                        "use .float()"
-                    )
-            if split.target.ndim != 1:
-                raise ValueError(
-                    f"the target of {name} has shape {tuple(split.target.shape)}; it must be "
-                    f"({len(split)},): for one column use target.squeeze(1)"
-                )
+    def _check_form(self, where: str, m: str, values: Tensor) -> None:
+        """One network takes all splits."""
+        first = self.train.inputs[m]
+        if values.shape[1:] != first.shape[1:]:
+            raise ValueError(
+                f"{where} has samples of the shape {tuple(values.shape[1:])}, those of train have "
+                f"{tuple(first.shape[1:])}; one network takes all splits: prepare them alike (pad "
+                "sequences to one length)"
+            )
+        if values.dtype != first.dtype:
+            raise ValueError(
+                f"{where} is {values.dtype}, train is {first.dtype}; one network takes all splits: "
+                "use .float() for all of them"
+            )
 
-    def _check_numbers(self) -> None:
-        for name, split in self.splits.items():
-            if not split.target.is_floating_point():
+    def _check_target(self, name: str, target: Tensor) -> None:
+        where = f"the target of {name}"
+        if target.ndim != 1:
+            raise ValueError(
+                f"{where} has shape {tuple(target.shape)}; it must be "
+                f"({len(target)},): for one column use target.squeeze(1)"
+            )
+        _check_plain(where, target)
+        if self.task == "classification":
+            if target.is_floating_point():
                 raise ValueError(
-                    f"{name} has {split.target.dtype} targets; regression needs real numbers (use "
-                    "target.float()), or set task='classification'"
-                )
-
-    def _check_labels(self) -> None:
-        for name, split in self.splits.items():
-            if split.target.is_floating_point():
-                raise ValueError(
-                    f"{name} has {split.target.dtype} targets; classification needs integer labels "
+                    f"{name} has {target.dtype} targets; classification needs integer labels "
                     "(use target.long()), or set task='regression'"
                 )
-            if split.target.dtype not in (torch.int64, torch.uint8):
+            if target.dtype not in (torch.int64, torch.uint8):
                 raise ValueError(
-                    f"{name} has {split.target.dtype} targets, which torch's cross-entropy does "
+                    f"{name} has {target.dtype} targets, which torch's cross-entropy does "
                     "not take; use target.long()"
                 )
+            return
+        if target.dtype not in REAL:
+            raise ValueError(
+                f"{name} has {target.dtype} targets; regression needs real numbers (use "
+                "target.float()), or set task='classification'"
+            )
+        _check_finite(where, target, "leave these samples out")
+
+    def _check_labels(self) -> None:
         if self.n_classes is None:
             self.n_classes = int(self.train.target.max()) + 1
+        whole = isinstance(self.n_classes, Integral) and not isinstance(self.n_classes, bool)
+        if not whole or self.n_classes < 1:
+            raise ValueError(
+                f"n_classes is {self.n_classes!r}; it must be a whole number of at least 1, or "
+                "None for the largest label + 1"
+            )
         for name, split in self.splits.items():
-            low, high = int(split.target.min()), int(split.target.max())
+            low, high = (int(end) for end in split.target.aminmax())
             if low < 0 or high >= self.n_classes:
                 wrong, fix = (low, "") if low < 0 else (high, ", or raise n_classes")
                 raise ValueError(
                     f"label {wrong} in {name} is out of range: with n_classes={self.n_classes} "
                     f"labels run from 0 to {self.n_classes - 1}; renumber them{fix}"
+                )
+
+    def _warn_of_absent_modalities(self) -> None:
+        for m, mask in (self.train.present or {}).items():
+            if not mask.any():
+                warnings.warn(
+                    f"no sample of train has modality {m!r}, so its encoder and its head learn "
+                    "nothing of it; leave it out of the inputs where this is not meant",
+                    stacklevel=4,  # the caller of MultimodalData(...)
                 )
 
     @property
@@ -267,8 +408,9 @@ class MultimodalData:
 
     def to(self, device: torch.device | str) -> MultimodalData:
         """The same data with every split on `device`."""
-        train, holdout, test = (split.to(device) for split in self.splits.values())
-        return replace(self, train=train, holdout=holdout, test=test)
+        moved = copy.copy(self)  # not made anew: its values have been looked at
+        moved.train, moved.holdout, moved.test = (x.to(device) for x in self.splits.values())
+        return moved
 
     def describe(self) -> str:
         """A card: task, modalities, split sizes, provenance."""

@@ -1,9 +1,15 @@
 """Batches and data sets refuse what does not fit together, and say what would."""
 
+import re
+import warnings
+
 import pytest
 import torch
+from torch import Tensor
 
 from mmlab.datasets import Batch, MultimodalData
+from mmlab.models import MultimodalNet
+from mmlab.training import fit
 
 
 def make_batch(size=4, modalities=("a", "b"), **options):
@@ -116,3 +122,97 @@ def test_data_print_as_one_line():
     assert repr(part).endswith("target (4,), some modalities missing)")
     data = MultimodalData(whole, part, whole, name="tiny")
     assert repr(data) == "MultimodalData(tiny: classification, a, b; train 4, holdout 4, test 4)"
+
+
+def spoilt(split, change):
+    """A data set of three splits, one of which has gone through `change` before."""
+    splits = {name: make_batch(6) for name in ("train", "holdout", "test")}
+    change(splits[split])
+    return MultimodalData(**splits, task="classification")
+
+
+@pytest.mark.parametrize("split", ["train", "holdout", "test"])
+@pytest.mark.parametrize(
+    ("value", "kind"), [(float("nan"), "NaN"), (float("inf"), "inf"), (float("-inf"), "inf")]
+)
+def test_inputs_that_are_not_finite_are_named(split, value, kind):
+    def change(batch):
+        batch.inputs["b"][torch.tensor([2, 4]), 1] = value
+
+    message = rf"modality 'b' of {split} is not finite in 2 of 6 rows, first in row 2, which is"
+    with pytest.raises(ValueError, match=rf"{message} {kind}.*; clean the data.*`present`"):
+        spoilt(split, change)
+
+
+def test_inputs_are_finite_also_where_a_sample_lacks_the_modality():
+    def change(batch):
+        batch.inputs["b"][0] = torch.nan
+        batch.present = masks(6)
+
+    assert not masks(6)["b"][0]
+    with pytest.raises(ValueError, match=r"'b' of test is not finite in 1 of 6 rows.*in zeros"):
+        spoilt("test", change)
+
+
+@pytest.mark.parametrize("split", ["train", "holdout", "test"])
+def test_real_targets_are_finite(split):
+    target = {name: torch.rand(4) for name in ("train", "holdout", "test")}
+    target[split][3] = -torch.inf
+    splits = {name: Batch({"a": torch.ones(4, 2)}, t) for name, t in target.items()}
+    message = f"the target of {split} is not finite in 1 of 4 rows, first in row 3, .*leave"
+    with pytest.raises(ValueError, match=message):
+        MultimodalData(**splits, task="regression")
+
+
+def test_a_move_does_not_look_at_the_values_again(monkeypatch):
+    data = make_data()
+    monkeypatch.setattr(Tensor, "aminmax", lambda *_: pytest.fail("looked again"))
+    moved = data.to("cpu")
+    assert moved is not data and moved.train is not data.train
+    with pytest.raises(pytest.fail.Exception, match="looked again"):
+        make_data()
+
+
+@pytest.mark.parametrize("name", ["", "audio.mfcc", "keys", "items", "type", "float", "training"])
+def test_a_name_that_the_encoders_could_not_have_is_refused(name):
+    splits = [make_batch(modalities=("a", name)) for _ in range(3)]
+    message = rf"called '{re.escape(name)}', .*ModuleDict.*allowed is text without a dot.*rename"
+    with pytest.raises(ValueError, match=message):
+        MultimodalData(*splits)
+
+
+@pytest.mark.parametrize("name", [3, None, ("a", "b")])
+def test_a_name_is_text(name):
+    splits = [make_batch(modalities=("a", name)) for _ in range(3)]
+    with pytest.raises(TypeError, match=rf"called {re.escape(repr(name))}, a .*rename it"):
+        MultimodalData(*splits)
+
+
+@pytest.mark.parametrize("name", ["sound of it", "mel-spectrogram", "weight", "holdout", "声音"])
+def test_any_other_name_trains(name):
+    data = MultimodalData(*(make_batch(modalities=(name, "b")) for _ in range(3)))
+    assert fit(MultimodalNet.build(data), data, epochs=1, device="cpu").epoch == 1
+
+
+@pytest.mark.parametrize("split", ["holdout", "test"])
+def test_splits_are_of_one_shape_and_one_type(split):
+    wide = Batch({"a": torch.zeros(4, 4), "b": torch.zeros(4, 3)}, torch.arange(4) % 2)
+    message = (
+        rf"'a' of {split} has samples of the shape \(4,\), those of train have \(3,\); .*alike"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_data(**{split: wide})
+    double = Batch({"a": torch.zeros(4, 3), "b": torch.zeros(4, 3).double()}, torch.arange(4) % 2)
+    message = rf"'b' of {split} is torch\.float64, train is torch\.float32; .*\.float\(\)"
+    with pytest.raises(ValueError, match=message):
+        make_data(**{split: double})
+
+
+def test_a_modality_that_nobody_has_in_training_is_told():
+    nobody = torch.zeros(4, dtype=torch.bool)
+    with pytest.warns(UserWarning, match="no sample of train has modality 'a', so its") as caught:
+        make_data(train=make_batch(present=masks(a=nobody)))
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_data(train=make_batch(present=masks()), test=make_batch(present=masks(a=nobody)))
