@@ -1,13 +1,18 @@
 """The bootstrap, without the network: a stand-in does the installing."""
 
+import contextlib
+import errno
 import importlib.metadata
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mmlab import __main__ as bootstrap
@@ -112,11 +117,18 @@ def test_a_set_up_that_broke_is_done_again(root, installer, step):
     installer.fail_at = step
     with pytest.raises(bootstrap.SetupError):
         bootstrap.interpreter(root)
-    (root / ".venv" / "half-written").touch()
+    assert not (root / ".venv").exists(), "a half-made one would fill the disk"
     installer.fail_at = None
     again(root, installer)
     assert installer.made_fresh()
-    assert not (root / ".venv" / "half-written").exists()
+
+
+def test_what_a_killed_set_up_left_is_removed(root, installer):
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / ".venv" / "bin" / "half-written").touch()
+    bootstrap.interpreter(root)
+    assert installer.made_fresh()
+    assert not (root / ".venv" / "bin" / "half-written").exists()
 
 
 def test_an_update_that_broke_is_not_taken_for_a_good_one(root, installer):
@@ -125,6 +137,7 @@ def test_an_update_that_broke_is_not_taken_for_a_good_one(root, installer):
     installer.fail_at = "pip"
     with pytest.raises(bootstrap.SetupError):
         again(root, installer)
+    assert bootstrap.python_of(root).exists(), "an update takes nothing away"
     installer.fail_at = None
     again(root, installer)
     assert installer.made_fresh()
@@ -145,6 +158,65 @@ def test_two_at_once_set_up_only_once(root, installer, monkeypatch):
     bootstrap.interpreter(root)
     first.join()
     assert sum("venv" in line for line in installer.lines) == 1
+
+
+@pytest.fixture
+def other_set_up(root, monkeypatch):
+    """Another set-up holds the lock; it ends, as `at_the_end` says, when we have waited once."""
+    file = open(root / ".venv.lock", "w")  # noqa: SIM115 (its end closes it)
+    assert not bootstrap.is_held(file)
+
+    class Other:
+        waits = 0
+
+        def at_the_end(self):
+            pass
+
+    other = Other()
+
+    def sleep(seconds):
+        other.waits += 1
+        other.at_the_end()
+        file.close()
+
+    monkeypatch.setattr(bootstrap.time, "sleep", sleep)
+    yield other
+    file.close()
+
+
+def test_nothing_is_installed_while_another_set_up_holds_the_lock(
+    root, installer, other_set_up, capsys
+):
+    other_set_up.at_the_end = lambda: installer.lines.append("the other one ends")
+    bootstrap.interpreter(root)
+    assert installer.lines[0] == "the other one ends" and len(installer.lines) == 3
+    assert other_set_up.waits == 1
+    assert "Another set-up is at work here" in capsys.readouterr().out
+
+
+def test_what_another_set_up_has_finished_is_used(root, installer, other_set_up):
+    def finish():
+        bootstrap.set_up(root)
+        installer.lines.clear()
+
+    other_set_up.at_the_end = finish
+    assert bootstrap.interpreter(root) == str(bootstrap.python_of(root))
+    assert installer.lines == []
+
+
+@posix
+def test_the_steps_hold_the_lock_too(root):
+    """So that it is held as long as anything is at work, whatever has become of us."""
+    lock = root / ".venv.lock"
+    code = (
+        "import os, sys; held = os.stat(sys.argv[1]); "
+        "mine = [f'/dev/fd/{n}' for n in range(99) if os.path.exists(f'/dev/fd/{n}')]; "
+        "sys.exit(not any(os.path.samestat(os.stat(name), held) for name in mine))"
+    )
+    with bootstrap.only_one(lock):
+        bootstrap.execute([sys.executable, "-c", code, str(lock)], dict(os.environ), root)
+    with pytest.raises(bootstrap.SetupError):
+        bootstrap.execute([sys.executable, "-c", code, str(lock)], dict(os.environ), root)
 
 
 def test_uv_is_told_what_pip_would_know(root, installer, monkeypatch):
@@ -311,6 +383,342 @@ def test_a_failing_step_is_reported_with_its_last_words(root):
     assert "run the same command again" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "fix"),
+    [
+        ("OSError: [Errno 28] No space left on device", 1, "free some space"),
+        ("error: Disk quota exceeded (os error 122)", 2, "free some space"),
+        ("", 137, "killed, as a system short of memory does: close other programs"),
+        ("Temporary failure in name resolution", 1, "network is out of reach"),
+    ],
+)
+def test_a_failing_step_gets_the_advice_that_fits(root, words, code, fix):
+    step = [sys.executable, "-c", f"print({words!r}); raise SystemExit({code})"]
+    with pytest.raises(bootstrap.SetupError) as caught:
+        bootstrap.execute(step, dict(os.environ), root)
+    assert fix in str(caught.value)
+    assert ("network" in str(caught.value)) == ("network" in fix)
+
+
+@posix
+def test_a_step_that_was_killed_counts_as_killed(root):
+    step = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    with pytest.raises(bootstrap.SetupError, match=r"exit code 137[^$]*close other programs"):
+        bootstrap.execute(step, dict(os.environ), root)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link"])
+def test_a_dot_venv_that_no_set_up_has_made_is_left_alone(root, installer, kind, tmp_path_factory):
+    theirs = tmp_path_factory.mktemp("theirs")
+    (theirs / "work.txt").write_text("a year of it")
+    if kind == "a file":
+        (root / ".venv").write_text(str(theirs))
+    else:
+        (root / ".venv").symlink_to(theirs)
+    with pytest.raises(bootstrap.SetupError, match=rf"\.venv is {kind}.*[Mm]ove it away or delete"):
+        bootstrap.interpreter(root)
+    assert (root / ".venv").exists() and (theirs / "work.txt").exists()
+    assert installer.lines == []
+
+
+def test_a_link_to_a_finished_one_is_used(root, installer):
+    bootstrap.interpreter(root)
+    shutil.move(root / ".venv", root / "on-a-larger-disk")
+    (root / ".venv").symlink_to(root / "on-a-larger-disk")
+    again(root, installer)
+    assert installer.lines == []
+
+
+def test_a_damaged_stamp_makes_it_anew(root, installer):
+    bootstrap.interpreter(root)
+    (root / ".venv" / "mmlab.stamp").write_bytes(b"\xff\xfe\x00")
+    again(root, installer)
+    assert installer.made_fresh()
+
+
+def remove_it(path):
+    path.unlink()
+
+
+def make_it_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def cut_it(path):
+    path.write_text("[project\n")
+
+
+def empty_it(path):
+    path.write_text("")
+
+
+def garble_it(path):
+    path.write_bytes(b"\xff" * 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "found"),
+    [
+        ("pyproject.toml", remove_it, "No such file"),
+        ("pyproject.toml", make_it_a_folder, "Is a directory|Permission denied"),
+        ("pyproject.toml", cut_it, "at line 1"),
+        ("pyproject.toml", empty_it, "no 'project'"),
+        ("pyproject.toml", garble_it, "can't decode byte 0xff"),
+        ("constraints.txt", remove_it, "No such file"),
+    ],
+)
+def test_a_list_of_what_to_install_that_cannot_be_read(root, installer, capsys, name, spoil, found):
+    """It is said before anything is removed."""
+    bootstrap.interpreter(root)
+    installer.lines.clear()
+    spoil(root / name)
+    with pytest.raises(bootstrap.SetupError, match=rf"{name}: .*({found}).*git checkout"):
+        bootstrap.interpreter(root)
+    assert installer.lines == []
+    assert (root / ".venv" / "mmlab.stamp").exists()
+
+
+def test_an_activated_environment_does_not_hide_that(root, site, no_installing):
+    (root / "pyproject.toml").write_text("[project\n")
+    with pytest.raises(bootstrap.SetupError, match=r"pyproject\.toml: .*at line 1"):
+        bootstrap.interpreter(root)
+
+
+def test_no_folder_for_temporary_files_is_said(root, monkeypatch):
+    def refuse():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/full', '/too']")
+
+    monkeypatch.setattr(bootstrap.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(bootstrap.SetupError, match=r"'/full', '/too'.*set TMPDIR to a folder"):
+        bootstrap.execute([sys.executable, "-c", ""], dict(os.environ), root)
+
+
+def test_a_python_that_does_not_know_where_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "_base_executable", "", raising=False)
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(bootstrap.SetupError, match=r"PATH.*full path, such as `/usr/bin/python3"):
+        bootstrap.base_python()
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), "a folder of your own"),
+        (OSError(errno.ENOTEMPTY, "Directory not empty"), "Close what still runs"),
+    ],
+)
+@pytest.mark.parametrize("place", ["rmtree", "replace"])
+def test_whatever_cannot_be_written_gets_the_remedy_that_fits(
+    root, installer, monkeypatch, error, fix, place
+):
+    def refuse(*arguments, **options):
+        if not options:  # cleaning up ignores errors
+            raise error
+
+    (root / ".venv").mkdir()  # so that there is something to remove
+    monkeypatch.setattr(
+        *{"rmtree": (bootstrap.shutil, "rmtree"), "replace": (os, "replace")}[place], refuse
+    )
+    with pytest.raises(bootstrap.SetupError) as caught:
+        bootstrap.interpreter(root)
+    said = str(caught.value)
+    assert str(root) in said and error.strerror in said and fix in said
+    assert "same command again" in said
+
+
+def test_a_full_disk_leaves_nothing_half_made(root, installer, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(bootstrap.SetupError, match="No space left"):
+        bootstrap.interpreter(root)
+    assert not (root / ".venv").exists()
+
+
+def test_a_lock_that_is_a_folder_is_named(root, installer):
+    (root / ".venv.lock").mkdir()
+    with pytest.raises(bootstrap.SetupError, match=r"\.venv\.lock'.*move away what is in the way"):
+        bootstrap.interpreter(root)
+
+
+def test_a_file_system_without_locks_does_without(root, installer, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    bootstrap.interpreter(root)
+    assert installer.made_fresh()
+
+
+def test_a_finished_one_in_a_folder_that_cannot_be_written_starts(root, installer, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    bootstrap.interpreter(root)
+    monkeypatch.setattr(bootstrap, "only_one", refuse)
+    assert again(root, installer) == str(bootstrap.python_of(root))
+
+
+def test_a_python_that_cannot_be_started_says_how_to_replace_it(root, installer, monkeypatch):
+    python = bootstrap.interpreter(root)  # the stand-in makes an empty file of it
+    monkeypatch.chdir(root)
+    with pytest.raises(bootstrap.SetupError, match=r"cannot start .*python.*delete the folder"):
+        bootstrap.hand_over(bootstrap.command_line("test", python, [], root), root)
+
+
+def test_a_reader_who_is_gone_is_no_reason_to_fail(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    bootstrap.say("still at it")
+
+
+# --- signals -----------------------------------------------------------------------------------
+
+
+FAKE_VENV = """
+import os, pathlib, sys
+place = pathlib.Path(sys.argv[1], "bin")
+place.mkdir(parents=True)
+os.symlink(sys.executable, place / "python")
+"""
+
+FAKE_PIP = '''
+import os, pathlib, subprocess, sys, time
+write = """
+import contextlib, time
+until = time.monotonic() + 60
+while time.monotonic() < until:
+    with contextlib.suppress(OSError):
+        open(f".venv/{time.monotonic_ns() % 99}", "w").close()
+"""
+if os.path.exists("slow"):
+    os.remove("slow")
+    child = subprocess.Popen([sys.executable, "-c", write])
+    pathlib.Path("pids.part").write_text(f"{os.getpid()} {child.pid}")
+    os.rename("pids.part", "pids")
+    time.sleep(600)
+'''
+
+FAKE_PYTEST = "import os; print('ran in', os.getcwd()); raise SystemExit(5)"
+
+
+@pytest.fixture
+def bare(root, tmp_path_factory):
+    """How to call the bootstrap where venv, pip and pytest are stand-ins and PATH is empty."""
+    place = tmp_path_factory.mktemp("bücher und größe") / "my project"
+    shutil.copytree(root, place)
+    modules = tmp_path_factory.mktemp("modules")
+    fakes = {"venv": FAKE_VENV, "ensurepip": "", "pip": FAKE_PIP, "pytest": FAKE_PYTEST}
+    for name, code in fakes.items():
+        (modules / f"{name}.py").write_text(code)
+    environment = {"PATH": "", "HOME": str(root / "nowhere"), "PYTHONPATH": str(modules)}
+
+    made = []
+
+    def call(*before):
+        process = subprocess.Popen(
+            [*before, sys.executable, "-S", "-m", "mmlab", "test"],
+            cwd=place,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        made.append(process)
+        return process
+
+    call.place = place
+    yield call
+    for process in made:
+        process.kill()
+
+
+@posix
+def test_it_works_with_an_empty_path_no_home_and_odd_letters_in_the_folder(bare):
+    process = bare()
+    said, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (5, "")
+    assert f"ran in {bare.place}" in said
+
+
+def begin(bare, *before):
+    """A set-up that is installing, and the two processes that do it."""
+    (bare.place / "slow").touch()
+    process = bare(*before)
+    while not (bare.place / "pids").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return process, [psutil.Process(int(n)) for n in (bare.place / "pids").read_text().split()]
+
+
+def have_ended(processes):
+    """Wait until they have; one that nobody has buried yet has ended, too."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
+                time.sleep(0.02)
+                continue
+        return True
+    return False
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGKILL"])
+def test_a_signal_leaves_nothing_running_and_the_next_call_ends_well(bare, name):
+    number = signal.Signals[name]
+    process, installing = begin(bare)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    second = bare()  # at once
+    said, more = second.communicate(timeout=60)
+    assert have_ended(installing)
+    assert (second.returncode, more) == (5, "")
+    assert "making it anew" in said and "ran in" in said
+    if name in ("SIGQUIT", "SIGKILL"):
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert f"stopped by {name}; the same command begins the set-up afresh" in errors
+
+
+@posix
+def test_under_nohup_a_closed_terminal_does_not_end_it(bare):
+    ignoring = "import os, signal, sys; signal.signal(1, 1); os.execv(sys.argv[1], sys.argv[1:])"
+    process, installing = begin(bare, sys.executable, "-c", ignoring)
+    process.send_signal(signal.SIGHUP)
+    for each in installing:
+        each.kill()  # as a system short of memory does
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "exit code 137" in errors
+
+
+def test_signals_mean_afterwards_what_they_meant_before():
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(bootstrap.Stopped), bootstrap.stoppable():
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_signal_does_not_end_the_cleaning():
+    cleaned = []
+    with pytest.raises(bootstrap.Stopped) as caught, bootstrap.stoppable():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            cleaned.append(True)
+    assert caught.value.args == (signal.SIGTERM,) and cleaned == [True]
+
+
 # --- handing over ------------------------------------------------------------------------------
 
 
@@ -323,6 +731,41 @@ def test_further_arguments_go_to_the_command_line(root):
     assert line("test") == ["py", "-m", "pytest", "-k", "a b"]
     assert f"--ServerApp.root_dir={root}" in line("lab")
     assert "--LabApp.default_url=/lab/tree/notebooks" in line("lab")
+
+
+def test_freed_memory_is_kept_where_the_c_library_is_glibc():
+    told = bootstrap.keeping_memory({"A": "1"}, "glibc")
+    assert told.pop("A") == "1"
+    assert set(told) == {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
+    # above 32 MiB an older glibc refuses the first; the second must be larger to be of use
+    assert int(told["MALLOC_MMAP_THRESHOLD_"]) <= 2**25 < int(told["MALLOC_TRIM_THRESHOLD_"])
+
+
+@pytest.mark.parametrize("libc", ["", "musl"])
+def test_elsewhere_the_environment_stays_as_it_is(libc):
+    assert bootstrap.keeping_memory({"A": "1"}, libc) == {"A": "1"}
+
+
+@pytest.mark.parametrize("name", ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"])
+def test_what_the_user_has_set_stays(name):
+    assert bootstrap.keeping_memory({name: "65536"}, "glibc")[name] == "65536"
+
+
+@posix
+@pytest.mark.parametrize("command", bootstrap.COMMANDS)
+def test_every_command_starts_with_that_environment(root, monkeypatch, command):
+    class Became(Exception):
+        pass
+
+    def become(path, line, environment):
+        raise Became(environment)
+
+    monkeypatch.setattr(os, "execve", become)
+    monkeypatch.setattr(bootstrap.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.chdir(root)
+    with pytest.raises(Became) as caught:
+        bootstrap.hand_over(bootstrap.command_line(command, "py", [], root), root)
+    assert "MALLOC_TRIM_THRESHOLD_" in caught.value.args[0]
 
 
 PRETEND_UV = """#!/bin/sh
