@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmlab.checks import check_number
 from mmlab.models.network import Output
-from mmlab.training.balancer import Balancer
+from mmlab.training.balancer import Balancer, Batch
 from mmlab.training.step import Step
 
 
@@ -33,7 +33,8 @@ class Uniform(Balancer):
 class Unimodal(Balancer):
     """Modality `m` alone: its encoder and its own head; it also predicts with them alone.
 
-    The other encoders do not even run.
+    The other encoders do not even run. It answers for the samples that have `m`, and is scored on
+    these.
 
     Raises:
         KeyError: at the first step, if the model has no modality `m`.
@@ -52,3 +53,6 @@ class Unimodal(Balancer):
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
         return out.unimodal[self.m]
+
+    def answers(self, batch: Batch) -> Tensor | None:
+        return batch.has(self.m)

@@ -5,7 +5,13 @@ Of the three unimodal accuracies, which are not comparable, see `mmlab.evaluatio
 
 from mmlab.evaluation.conflict import GradientWatch, gradient_conflict, gradient_norms
 from mmlab.evaluation.curves import Curves, overfitting
-from mmlab.evaluation.metrics import accuracy, regression_metrics, test_accuracy, test_scores
+from mmlab.evaluation.metrics import (
+    accuracy,
+    answered_share,
+    regression_metrics,
+    test_accuracy,
+    test_scores,
+)
 from mmlab.evaluation.passes import forward
 from mmlab.evaluation.shares import modality_gap, shapley_shares
 from mmlab.evaluation.unimodal import (
@@ -19,6 +25,7 @@ __all__ = [
     "Curves",
     "GradientWatch",
     "accuracy",
+    "answered_share",
     "forward",
     "gradient_conflict",
     "gradient_norms",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from mmlab import gradients
+from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch
 from mmlab.evaluation.passes import to_model
 from mmlab.models.modes import evaluating
@@ -18,11 +20,14 @@ class GradientWatch:
 
     For every encoder, on one fixed batch of training data: the norm of the joint loss's gradient
     ("joint norm"), of its own unimodal loss's ("unimodal norm"), and the cosine between the two.
+
+    Raises ValueError for a size that is no whole number of at least 1.
     """
 
     only_looks = True
 
     def __init__(self, size: int = 256) -> None:
+        check_whole("size", size, least=1)
         self.size = size
 
     def __call__(self, run: Run) -> None:
@@ -38,6 +43,8 @@ def gradient_conflict(
     """Norms and cosine of the joint and the unimodal gradient in each encoder; `.grad` is kept.
 
     Frozen encoders, which have no gradient, are left out.
+
+    Raises FloatingPointError for gradients that are not finite.
     """
     s = Step(model, to_model(model, batch), loss=loss)
     rows: dict[str, Mapping[str, float]] = {}
@@ -51,6 +58,12 @@ def gradient_conflict(
                 "unimodal norm": gradients.norm(u).item(),
                 "cosine": gradients.cosine(g, u).item(),
             }
+            for norm in ("joint norm", "unimodal norm"):
+                if not math.isfinite(rows[m][norm]):
+                    raise FloatingPointError(
+                        f"the {norm} of the gradients in encoder {m!r} is {rows[m][norm]}; lower "
+                        "lr, or look for NaN in the inputs"
+                    )
     return rows
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmlab.evaluation.metrics import accuracy
+from mmlab.checks import check_choice
+from mmlab.evaluation.metrics import accuracy, check_finite
 from mmlab.evaluation.passes import forward
 from mmlab.training import Run
 from mmlab.training.losses import Losses, default_loss
@@ -18,12 +20,19 @@ class Curves:
 
     splits: which ones. Epoch 0 is the untrained network. Reading the test split here is looking,
     not choosing: choose by "holdout".
+
+    Raises TypeError for one name in place of several, ValueError for the name of no split; while it
+    observes, FloatingPointError for logits that are not finite.
     """
 
     only_looks = True
 
-    def __init__(self, splits: tuple[str, ...] = ("train", "holdout")) -> None:
-        self.splits = splits
+    def __init__(self, splits: Sequence[str] = ("train", "holdout")) -> None:
+        if isinstance(splits, str):
+            raise TypeError(f"splits is {splits!r}; give a tuple of names, such as ({splits!r},)")
+        for split in splits:
+            check_choice("split", split, ("train", "holdout", "test"))
+        self.splits = tuple(splits)
 
     def __call__(self, run: Run) -> None:
         for split in self.splits:
@@ -32,9 +41,10 @@ class Curves:
             losses = Losses(out, batch, run.loss or default_loss(batch.target), graph=False)
             for output in losses:
                 run.record(split, output, "mean loss", losses[output].item())
+                logits = out.joint if output == "joint" else out.unimodal[output]
+                mask = None if output == "joint" else batch.has(output)
+                check_finite(f"the {output!r} logits of {split}", logits, mask)
                 if run.data.task == "classification":
-                    logits = out.joint if output == "joint" else out.unimodal[output]
-                    mask = None if output == "joint" else batch.has(output)
                     run.record(split, output, "accuracy", accuracy(logits, batch.target, mask))
 
 
@@ -44,6 +54,8 @@ def overfitting(history: pd.DataFrame, start: int = 0) -> pd.DataFrame:
     history: of a run observed by `Curves` (splits train and holdout). Columns: epoch, output,
     gain (the fall of the held-out loss: positive is good), overfit (the growth of held-out minus
     training loss), ogr = |overfit / gain|. Gradient-Blending (Wang et al. 2020), section 3.1.
+
+    Raises ValueError where a curve, or epoch `start`, is missing.
     """
     curves = history[history.metric == "mean loss"].pivot_table(
         index=["output", "epoch"], columns="split", values="value"
@@ -53,6 +65,12 @@ def overfitting(history: pd.DataFrame, start: int = 0) -> pd.DataFrame:
         raise ValueError(
             f"the history has no curves for {sorted(missing)}; "
             "train with fit(..., observers=[Curves()])"
+        )
+    epochs = curves.index.unique("epoch")
+    if start not in epochs:
+        raise ValueError(
+            f"the history has no epoch {start!r} to start from; it has {epochs.min()} to "
+            f"{epochs.max()}"
         )
     first = curves.xs(start, level="epoch")
     later = curves[curves.index.get_level_values("epoch") > start]

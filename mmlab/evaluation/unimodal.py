@@ -2,19 +2,23 @@
 
 Three unimodal accuracies exist, and they are not comparable: `own_head_accuracy` (the modality's
 own head), `share_accuracy` (the modality's part of the joint logits) and `probe_accuracy` (a linear
-probe on the frozen encoder). Name the one you quote.
+probe on the frozen encoder). Name the one you quote. Each is NaN where no sample has the modality.
+
+All raise ValueError for real-valued targets, FloatingPointError for what is not finite.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch, MultimodalData
-from mmlab.evaluation.metrics import accuracy
+from mmlab.evaluation.metrics import accuracy, check_finite, check_labels
 from mmlab.evaluation.passes import forward, to_model
 from mmlab.models.network import MultimodalNet
 
@@ -25,14 +29,19 @@ if TYPE_CHECKING:
 def joint_accuracy(model: MultimodalNet, batch: Batch) -> float:
     """Accuracy of the joint logits."""
     batch = to_model(model, batch)
-    return accuracy(forward(model, batch).joint, batch.target)
+    return accuracy(forward(model, batch).joint, batch.target, what="the 'joint' logits")
 
 
 def own_head_accuracy(model: MultimodalNet, batch: Batch) -> dict[str, float]:
     """Accuracy of each modality's head. At chance where the method has never trained the heads."""
     batch = to_model(model, batch)
     unimodal = forward(model, batch).unimodal
-    return {m: accuracy(unimodal[m], batch.target, batch.has(m)) for m in model.modalities}
+    return {
+        m: accuracy(
+            unimodal[m], batch.target, batch.has(m), what=f"the logits of the head of {m!r}"
+        )
+        for m in model.modalities
+    }
 
 
 @torch.no_grad()
@@ -40,7 +49,12 @@ def share_accuracy(model: MultimodalNet, batch: Batch) -> dict[str, float]:
     """Accuracy of each modality's part of the joint logits (`Output.contributions`)."""
     batch = to_model(model, batch)
     parts = forward(model, batch).contributions
-    return {m: accuracy(parts[m], batch.target, batch.has(m)) for m in model.modalities}
+    return {
+        m: accuracy(
+            parts[m], batch.target, batch.has(m), what=f"the parts of {m!r} in the joint logits"
+        )
+        for m in model.modalities
+    }
 
 
 def probe_accuracy(
@@ -49,7 +63,11 @@ def probe_accuracy(
     """Accuracy on `split` of a linear probe (multinomial logistic regression, scikit-learn).
 
     The probe learns on the training features of the frozen encoder, standardised; so it tells what
-    the encoder has learnt, whatever the joint head makes of it.
+    the encoder has learnt, whatever the joint head makes of it. NaN where no sample of `split` has
+    the modality.
+
+    Raises ValueError for the name of no split, or where the training samples that have the modality
+    are of one class.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -57,20 +75,32 @@ def probe_accuracy(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
+    check_choice("split", split, data.splits)
+    check_labels("probe_accuracy", data.train.target)
     train, test = data.train, data.splits[split]
     seen, unseen = forward(model, train).features, forward(model, test).features
     scores = {}
     for m in model.modalities:
+        x, y = _known(f"the features of {m!r} in train", seen[m], train, m)
+        x_new, y_new = _known(f"the features of {m!r} in {split}", unseen[m], test, m)
+        if len({*y.tolist()}) < 2:
+            raise ValueError(
+                f"a probe of {m!r} needs training samples of two classes that have it; there are "
+                f"{len(y)} samples, of the classes {sorted({*y.tolist()})}"
+            )
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
         # one thread: for features this small, several only wait for each other
         with warnings.catch_warnings(), threadpool_limits(limits=1):
             warnings.simplefilter("ignore", ConvergenceWarning)
-            probe.fit(*_known(seen[m], train, m))
-        scores[m] = float(probe.score(*_known(unseen[m], test, m)))
+            probe.fit(x, y)
+        scores[m] = float(probe.score(x_new, y_new)) if len(y_new) else math.nan
     return scores
 
 
-def _known(features: Tensor, batch: Batch, m: str) -> tuple[np.ndarray, np.ndarray]:
+def _known(what: str, features: Tensor, batch: Batch, m: str) -> tuple[np.ndarray, np.ndarray]:
     """Features and targets, as arrays, of the samples that have modality m."""
+    check_finite(
+        what, features, None if batch.present is None else batch.present[m].to(features.device)
+    )
     mask = slice(None) if batch.present is None else batch.present[m].cpu()
     return features.cpu()[mask].numpy(), batch.target.cpu()[mask].numpy()

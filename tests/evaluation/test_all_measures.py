@@ -38,6 +38,37 @@ MEASURES = {
     "shapley": lambda net: evaluation.shapley_shares(net, DATA.test),
 }
 
+WHERE = {
+    "own head": r"the logits of the head of 'b'",
+    "share": r"the parts of 'b' in the joint logits",
+    "joint": r"the 'joint' logits",
+    "probe": r"the features of 'b' in test",
+    "conflict": r"the joint norm of the gradients in encoder 'a' is nan",
+    "gap": r"the features of 'b'",
+    "shapley": r"the parts of 'b' in the joint logits",
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_what_is_not_finite_has_no_measure(measure, monkeypatch):
+    net = MultimodalNet.build(DATA)
+    split = DATA.train if measure == "conflict" else DATA.test
+    values = split.inputs["b"].clone()
+    values[7] = torch.nan
+    monkeypatch.setitem(split.inputs, "b", values)
+    rows = "" if measure == "conflict" else " are not finite in 1 of 20 samples, first in row 7"
+    with pytest.raises(FloatingPointError, match=WHERE[measure] + rows + ".*; lower lr, or look"):
+        MEASURES[measure](net)
+
+
+@pytest.mark.parametrize("measure", [m for m in MEASURES if m not in ("conflict", "gap")])
+def test_measures_of_labels_refuse_real_targets(measure, monkeypatch):
+    net = MultimodalNet.build(DATA)
+    for split in (DATA.train, DATA.test):
+        monkeypatch.setattr(split, "target", split.target.float())
+    with pytest.raises(ValueError, match=r"needs class labels, and the targets are torch\.float32"):
+        MEASURES[measure](net)
+
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("measure", MEASURES)

@@ -51,6 +51,12 @@ def test_the_watch_records_the_conflict_of_each_encoder():
     assert set(rows["output"]) == {"a", "b"} and rows["value"].abs().max() <= 1
 
 
+@pytest.mark.parametrize("size", [0, -1, 2.5, "all"])
+def test_the_watch_looks_at_a_number_of_samples(size):
+    with pytest.raises(ValueError, match=r"size is .*; it must be a whole number of at least 1"):
+        evaluation.GradientWatch(size)
+
+
 def test_the_watch_takes_a_fixed_batch_of_the_training_data():
     rows = observed(epochs=0, observers=[evaluation.GradientWatch(size=16)])
     expected = evaluation.gradient_conflict(MultimodalNet.build(DATA), DATA.train[:16])

@@ -17,6 +17,33 @@ def table(rows):
     return pd.DataFrame([(*row[:3], "mean loss", row[3]) for row in rows], columns=columns)
 
 
+@pytest.mark.parametrize("real", [False, True])
+def test_curves_stop_at_logits_that_are_not_finite(real):
+    split = Batch({m: torch.randn(8, 3) for m in "ab"}, torch.arange(8) % 2)
+    split.target = split.target.float() if real else split.target
+    task = "regression" if real else "classification"
+    data = MultimodalData(split, split[:], split[:], task=task)
+    data.holdout.inputs = {**split.inputs, "b": torch.full((8, 3), torch.nan)}
+    with pytest.raises(
+        FloatingPointError, match=r"the '(joint|b)' logits of holdout are not finite"
+    ):
+        observed(data, observers=[evaluation.Curves()])
+    assert len(observed(data, observers=[evaluation.Curves(["train"])]))
+
+
+def test_curves_are_of_splits():
+    with pytest.raises(TypeError, match=r"splits is 'train'; give a tuple of names, such as \('tr"):
+        evaluation.Curves("train")
+    with pytest.raises(ValueError, match="split is 'val'; allowed are 'train', 'holdout', 'test'"):
+        evaluation.Curves(("train", "val"))
+
+
+def test_overfitting_starts_from_an_epoch_that_is_there():
+    rows = [(epoch, split, "joint", 1.0) for epoch in (1, 2) for split in ("train", "holdout")]
+    with pytest.raises(ValueError, match="no epoch 0 to start from; it has 1 to 2"):
+        evaluation.overfitting(table(rows))
+
+
 def test_overfitting_by_hand():
     history = table(
         [

@@ -1,14 +1,17 @@
 """A prediction is scored as it was made, on numbers known by hand."""
 
 import math
+import re
+import warnings
 
 import pytest
 import torch
 from known import make_known
 
 from mmlab import evaluation
-from mmlab.balancers import Unimodal
+from mmlab.balancers import Joint, Unimodal
 from mmlab.datasets import Batch, MultimodalData
+from mmlab.models import MultimodalNet
 from mmlab.training import fit
 
 
@@ -31,3 +34,141 @@ def test_regression_metrics_by_hand():
     expected = torch.corrcoef(torch.stack([prediction[:, 0], target]))[0, 1].item()
     assert scores["pearson"] == pytest.approx(expected)
     assert math.isnan(evaluation.regression_metrics(torch.zeros(4), target)["pearson"])
+
+
+LABELS = torch.arange(6) % 3
+LOGITS = torch.eye(3)[LABELS]
+
+
+@pytest.mark.parametrize(
+    ("logits", "target"),
+    [
+        (LOGITS, LABELS[:, None]),  # would broadcast to (6, 6)
+        (LOGITS, LABELS[:1]),
+        (LOGITS[:, :1].expand(6, 6), LABELS[None]),
+        (LOGITS.argmax(-1), LABELS),
+        (LOGITS[0], LABELS[0]),
+        (LOGITS[None], LABELS),
+    ],
+)
+def test_logits_that_do_not_fit_the_target_are_refused(logits, target):
+    shapes = (
+        rf"{re.escape(str((*logits.shape,)))}, the target has {re.escape(str((*target.shape,)))}"
+    )
+    with pytest.raises(ValueError, match=rf"logits have the shape {shapes}; give logits \(B, C\)"):
+        evaluation.accuracy(logits, target)
+
+
+def test_a_stack_of_logits_is_scored_as_one():
+    wrong = torch.eye(3)[(LABELS + 1) % 3]
+    both = torch.stack([LOGITS, wrong])
+    assert evaluation.accuracy(both, LABELS.expand(2, 6)) == 0.5
+
+
+@pytest.mark.parametrize("mask", [LABELS, torch.ones(6, 1).bool(), torch.ones(5).bool()])
+def test_a_mask_is_one_boolean_per_sample(mask):
+    with pytest.raises(ValueError, match=r"mask is torch\..* must be torch\.bool of shape \(6,\)"):
+        evaluation.accuracy(LOGITS, LABELS, mask)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_not_finite_are_no_class(value):
+    logits = LOGITS.clone()
+    logits[[2, 5], 1] = value
+    message = "the logits are not finite in 2 of 6 samples, first in row 2; lower lr, or"
+    with pytest.raises(FloatingPointError, match=message):
+        evaluation.accuracy(logits, LABELS)
+    counts = torch.tensor([True, True, False, True, True, False])
+    assert evaluation.accuracy(logits, LABELS, counts) == 1.0  # those that count are finite
+
+
+def test_regression_metrics_need_one_finite_number_per_sample():
+    target = torch.tensor([1.0, 2.0, 3.0])
+    for wrong in (torch.zeros(3, 3), torch.zeros(4), torch.zeros(1), torch.zeros(1, 3)):
+        with pytest.raises(ValueError, match=r"predictions have the shape .*one number per sample"):
+            evaluation.regression_metrics(wrong, target)
+    with pytest.raises(FloatingPointError, match="not finite in 1 of 3 samples, first in row 1"):
+        evaluation.regression_metrics(torch.tensor([1.0, torch.nan, 0.0]), target)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_samples_have_no_correlation(count):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = evaluation.regression_metrics(torch.ones(count), torch.zeros(count))
+    assert math.isnan(scores["pearson"])
+    assert math.isnan(scores["mae"]) if count == 0 else scores["mae"] == 1.0
+
+
+def trained(method=Joint, task="classification", present=None):
+    """A run of one epoch on eight samples in each split."""
+    draw = torch.Generator().manual_seed(0)
+
+    def make():
+        inputs = {m: torch.randn(8, 4, generator=draw) for m in "ab"}
+        target = torch.arange(8) % 2
+        return Batch(inputs, target.float() if task == "regression" else target, present)
+
+    data = MultimodalData(make(), make(), make(), task=task)
+    return fit(MultimodalNet.build(data), data, method(), epochs=1, device="cpu")
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("split", ["holdout", "test"])
+def test_predictions_that_are_not_finite_name_split_row_and_modality(task, split):
+    run = trained(task=task)
+    run.data.splits[split].inputs["b"][5:] = torch.nan
+    message = (
+        f"the predictions of Joint for {split} .of its outputs: 'joint', 'b'. are not finite in "
+        "3 of 8 samples, first in row 5"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        evaluation.test_scores(run, split)
+    other = {"holdout": "test", "test": "holdout"}[split]
+    assert all(map(math.isfinite, evaluation.test_scores(run, other).values()))
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_run_is_scored_on_the_samples_that_it_has_an_answer_for(task):
+    there = torch.arange(8) < 3
+    present = {"a": there, "b": torch.ones(8, dtype=torch.bool)}
+    run = trained(lambda: Unimodal("a"), task, present)
+    batch = run.data.test
+    batch.inputs["a"][~there] = torch.nan  # nothing of these samples counts
+    prediction = run.predict(batch)[there]
+    if task == "classification":
+        expected = {"accuracy": evaluation.accuracy(prediction, batch.target[there])}
+        assert evaluation.test_accuracy(run) == expected["accuracy"]
+    else:
+        expected = evaluation.regression_metrics(prediction, batch.target[there])
+    assert evaluation.test_scores(run) == pytest.approx(expected)
+    assert evaluation.answered_share(run) == 3 / 8
+    assert evaluation.answered_share(trained(task=task, present=present)) == 1
+
+
+@pytest.mark.parametrize("answers", [[True] * 8, torch.ones(8), torch.ones(8, 1).bool()])
+def test_what_a_method_answers_is_one_boolean_per_sample(answers):
+    class Some(Joint):
+        def answers(self, batch):
+            return answers
+
+    with pytest.raises(
+        (TypeError, ValueError), match=r"Some\.answers\(batch\) is .* per sample|as"
+    ):
+        evaluation.test_scores(trained(Some))
+
+
+@pytest.mark.parametrize(
+    "score", [evaluation.test_scores, evaluation.test_accuracy, evaluation.answered_share]
+)
+def test_there_are_three_splits(score):
+    with pytest.raises(ValueError, match="split is 'val'; allowed are 'train', 'holdout', 'test'"):
+        score(trained(), "val")
+
+
+def test_a_modality_alone_answers_for_the_samples_that_have_it():
+    whole = make_known()[1].test
+    assert Unimodal("a").answers(whole) is None and Joint().answers(whole) is None
+    masks = {"a": whole.target < 3, "b": torch.ones(80, dtype=torch.bool)}
+    part = Batch(whole.inputs, whole.target, masks)
+    assert torch.equal(Unimodal("a").answers(part), masks["a"])

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from known import make_known
 
@@ -42,6 +43,22 @@ def test_a_share_counts_only_the_samples_that_have_the_modality():
     assert evaluation.share_accuracy(net, data.test)["a"] == 0.5
     data.test.present = {"a": mask, "b": torch.ones(80, dtype=torch.bool)}
     assert evaluation.share_accuracy(net, data.test) == {"a": 1.0, "b": 0.25}
+
+
+def test_a_probe_needs_samples_that_have_the_modality():
+    net, data = make_known()
+    nobody, everybody = torch.zeros(80, dtype=torch.bool), torch.ones(80, dtype=torch.bool)
+    data.test = Batch(data.test.inputs, data.test.target, {"a": nobody, "b": everybody})
+    scores = evaluation.probe_accuracy(net, data)
+    assert math.isnan(scores["a"]) and not math.isnan(scores["b"])
+    one_class = data.train.target == 2
+    data.train = Batch(data.train.inputs, data.train.target, {"a": one_class, "b": everybody})
+    with pytest.raises(
+        ValueError, match=r"a probe of 'a' needs .*20 samples, of the classes \[2\]"
+    ):
+        evaluation.probe_accuracy(net, data)
+    with pytest.raises(ValueError, match="split is 'val'; allowed are 'train', 'holdout', 'test'"):
+        evaluation.probe_accuracy(net, data, "val")
 
 
 def test_probes_learn_nothing_from_the_split_they_are_measured_on():
