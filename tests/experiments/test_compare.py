@@ -8,7 +8,7 @@ from torch import nn
 from mmlab.balancers import MLA, Joint, Uniform, Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
-from mmlab.evaluation import Curves, GradientWatch
+from mmlab.evaluation import Curves, GradientWatch, share_accuracy
 from mmlab.evaluation import test_accuracy as accuracy_of
 from mmlab.experiments import compare, train_once
 from mmlab.models import LazyLogits, MultimodalNet, Output
@@ -24,13 +24,18 @@ def compared(methods=METHODS, data=DATA, **options):
 
 def test_one_row_a_method_and_seed():
     table = compared(measure=lambda run: {"epochs": run.epoch})
-    assert list(table) == ["method", "seed", "accuracy", "share a", "share b", "epochs"]
+    scores = ["accuracy", "holdout accuracy", "share a", "share b"]
+    assert list(table) == ["method", "seed", *scores, "epochs"]
     assert table[["method", "seed"]].values.tolist() == [
         [name, seed] for seed in (0, 1) for name in METHODS
     ]
     once = train_once(Uniform(), DATA, seed=1, epochs=1, device="cpu")
     row = table.query("method == 'uniform' and seed == 1")
     assert row["accuracy"].item() == accuracy_of(once)
+    assert row["holdout accuracy"].item() == accuracy_of(once, "holdout")
+    shares = share_accuracy(once.model, DATA.test)
+    assert {m: row[f"share {m}"].item() for m in "ab"} == shares
+    assert shares != share_accuracy(once.model, DATA.holdout)  # the test would see it
     assert table["epochs"].eq(1).all()
 
 
@@ -122,7 +127,12 @@ def test_regression_gets_its_own_columns():
     batch = Batch({m: torch.randn(30, 4) for m in "ab"}, torch.randn(30))
     data = MultimodalData(batch, batch, batch, task="regression")
     table = compared({"joint": Joint}, data)
-    assert list(table)[2:] == ["mae", "pearson", "accuracy 2", "accuracy 7"]
+    own = ["mae", "pearson", "accuracy 2", "accuracy 7"]
+    assert list(table)[2:] == [*own, *(f"holdout {name}" for name in own)]
+    assert set(table.attrs["units"].items()) == {
+        *((name, "%") for name in list(table) if "accuracy" in name),
+        *((name, "") for name in ("mae", "pearson", "holdout mae", "holdout pearson")),
+    }
 
 
 def test_at_once_or_one_by_one_the_table_is_the_same():
@@ -144,9 +154,227 @@ def test_the_table_says_how_many_went_at_once_at_most(monkeypatch):
     assert compared({"joint": Joint}, seeds=range(3)).attrs["at once"] == {"joint": 2}
 
 
-def test_one_seed_may_come_twice():
-    table = compared({"joint": Joint}, seeds=[1, 1])
-    assert table.seed.tolist() == [1, 1] and table.accuracy.nunique() == 1
+@pytest.mark.parametrize("at_once", [None, False])
+def test_more_seeds_than_go_at_once_keep_their_own_data(monkeypatch, at_once):
+    monkeypatch.setattr(stacked, "AT_ONCE", 2)
+    data = {seed: synthetic(n=(80, 20, 40), dims=5, seed=seed) for seed in (9, 4, 7, 2)}
+    table = compared({"joint": Joint}, data.get, seeds=[*data], at_once=at_once)
+    expected = [
+        accuracy_of(train_once(Joint(), one, seed=seed, epochs=1, device="cpu"))
+        for seed, one in data.items()
+    ]
+    assert table.accuracy.tolist() == expected and len({*expected}) > 2
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_each_run_has_a_balancer_of_its_own(at_once):
+    made = []
+
+    class Own(Joint):
+        def __init__(self):
+            made.append(self)
+
+        def start(self, run):
+            assert not hasattr(self, "started"), "used before"
+            self.started = True
+
+    balancers = []
+    compared(
+        {"own": Own},
+        seeds=range(3),
+        at_once=at_once,
+        measure=lambda run: balancers.append(run.balancer) or {},
+    )
+    assert len({id(balancer) for balancer in balancers}) == 3
+    assert len(made) == 1 + 3  # one more before anything trains
+
+
+def test_what_an_observer_keeps_stays_with_its_run():
+    class Best:
+        only_looks = True
+
+        def __init__(self):
+            self.seen = []
+
+        def __call__(self, run):
+            self.seen.append((run.balancer.name, run.seed, run.epoch))
+
+    given = Best()
+    for observers in ([Best], [given]):
+        for at_once in (True, False):
+            seen = []
+            compared(
+                {"joint": Joint, "uniform": Uniform},
+                observers=observers,
+                at_once=at_once,
+                measure=lambda run, seen=seen: seen.append(run.observers[0].seen) or {},
+            )
+            assert seen == [
+                [(name, seed, epoch) for epoch in (0, 1)]
+                for name in ("Joint", "Uniform")
+                for seed in (0, 1)
+            ]
+    assert given.seen == []
+
+
+class Failing(Joint):
+    """Fails at its first step, as a method that cannot do a task."""
+
+    def step(self, s):
+        raise ValueError("not for these data")
+        yield
+
+
+def diverging_at(*seeds):
+    """A data set per seed, of which some make the training diverge."""
+
+    def data(seed):
+        found = synthetic(n=(80, 20, 40), dims=5, seed=seed)
+        if seed in seeds:
+            found.train.inputs["a"].mul_(1e30)
+        return found
+
+    return data
+
+
+def test_a_method_that_fails_costs_its_own_rows_alone():
+    methods = {"fails": Failing, "joint": Joint}
+    with pytest.warns(UserWarning, match=r"method 'fails' failed at 2 of 2 seeds \(0, 1\): Value"):
+        table = compared(methods, measure=lambda run: {"epochs": run.epoch})
+    failed, rest = table[table.method == "fails"], table[table.method == "joint"]
+    assert list(table)[-2:] == ["epochs", "error"]
+    assert failed.error.tolist() == ["ValueError: not for these data"] * 2
+    assert failed.drop(columns=["method", "seed", "error"]).isna().all(axis=None)
+    assert rest.error.tolist() == [None, None]
+    alone = compared({"joint": Joint}, measure=lambda run: {"epochs": run.epoch})
+    assert list(alone) == list(table)[:-1]  # no such column where nothing failed
+    assert rest.accuracy.tolist() == alone.accuracy.tolist()
+    assert table.attrs["at once"] == {"fails": 0, "joint": 2}
+
+
+@pytest.mark.parametrize("at_once", [None, True, False])
+def test_a_seed_that_diverges_costs_its_own_row_alone(at_once):
+    with pytest.warns(UserWarning, match=r"'joint' failed at 1 of 3 seeds \(1\): FloatingPointErr"):
+        table = compared({"joint": Joint}, diverging_at(1), seeds=range(3), at_once=at_once)
+    assert table.error.notna().tolist() == [False, True, False]
+    for seed in (0, 2):
+        once = train_once(Joint(), diverging_at()(seed), seed=seed, epochs=1, device="cpu")
+        assert table.accuracy[seed] == accuracy_of(once)
+    assert table.attrs["at once"] == {"joint": 1}
+
+
+def test_each_seed_keeps_its_rate_where_the_seeds_go_on_one_by_one():
+    rates = [0.1, 0.2, 0.3]
+    table = compared(
+        {"joint": Joint},
+        diverging_at(1),
+        seeds=range(3),
+        lr=rates,
+        measure=lambda run: {"rate": run.optimizer.param_groups[0]["lr"]},
+    )
+    assert table.rate.dropna().tolist() == [0.1, 0.3]
+
+
+def test_a_measure_that_fails_leaves_the_scores():
+    def measure(run):
+        if run.seed == 1:
+            raise KeyError("no such thing")
+        return {"found": 1}
+
+    with pytest.warns(UserWarning, match=r"method 'joint' failed at 1 of 2 seeds \(1\): KeyError"):
+        table = compared({"joint": Joint}, measure=measure)
+    assert table.error.tolist() == [None, "KeyError: 'no such thing'"]
+    assert table.found.tolist()[0] == 1 and pd.isna(table.found[1])
+    assert table.accuracy.tolist() == compared({"joint": Joint}).accuracy.tolist()
+
+
+def test_where_no_run_has_a_score_the_first_error_is_raised():
+    with (
+        pytest.warns(UserWarning, match="failed at 2 of 2 seeds"),
+        pytest.raises(ValueError, match="not for these data"),
+    ):
+        compared({"fails": Failing, "too": Failing})
+
+
+@pytest.mark.parametrize("where", ["training", "measure"])
+def test_the_keyboard_ends_a_comparison(where):
+    class Interrupted(Joint):
+        def step(self, s):
+            raise KeyboardInterrupt
+            yield
+
+    def measure(run):
+        raise KeyboardInterrupt
+
+    methods = {"joint": Joint} | ({"stop": Interrupted} if where == "training" else {})
+    with pytest.raises(KeyboardInterrupt):
+        compared(methods, measure=measure if where == "measure" else None)
+
+
+def test_one_program_that_was_asked_for_and_cannot_be_is_an_error_of_its_method():
+    class Halved(Joint):
+        def order(self, run):
+            return range(40)
+
+    with pytest.warns(UserWarning, match="'halved' failed at 2 of 2 seeds .*UnstackableError"):
+        table = compared({"joint": Joint, "halved": Halved}, at_once=True)
+    assert table.error.str.startswith("UnstackableError").tolist() == [None, True] * 2
+
+
+def test_a_method_has_settings_of_its_own():
+    table = compared(
+        METHODS,
+        lr=0.05,
+        settings={"uniform": {"lr": 0.2, "epochs": 3, "build": {"width": 8}}},
+        measure=lambda run: {
+            "epochs": run.epochs,
+            "width": run.model.fusion.widths["a"],
+            "score": accuracy_of(run),
+        },
+    )
+    own = table[table.method == "uniform"]
+    assert own.epochs.eq(3).all() and own.width.eq(8).all()
+    rest = table[table.method != "uniform"]
+    assert rest.epochs.eq(1).all() and rest.width.eq(64).all()
+    once = train_once(Uniform(), DATA, seed=1, epochs=3, lr=0.2, device="cpu", build={"width": 8})
+    assert own.accuracy.tolist()[1] == accuracy_of(once)
+    pd.testing.assert_frame_equal(
+        rest.reset_index(drop=True),
+        compared(
+            {name: METHODS[name] for name in ("joint", "a alone")},
+            lr=0.05,
+            measure=lambda run: {"epochs": run.epochs, "width": 64, "score": accuracy_of(run)},
+        ),
+    )
+
+
+def test_a_modality_alone_is_scored_on_the_samples_that_have_it():
+    there = torch.arange(40) < 10
+    masks = {"a": there, "b": torch.ones(40, dtype=torch.bool)}
+    inputs = {**DATA.test.inputs, "a": DATA.test.inputs["a"] * there[:, None]}
+    data = MultimodalData(DATA.train, DATA.holdout, Batch(inputs, DATA.test.target, masks))
+    table = compared(METHODS, data)
+    assert list(table)[-1] == "answered" and table.attrs["units"]["answered"] == "%"
+    shares = table.groupby("method").answered.unique()
+    assert shares["a alone"].tolist() == [0.25]
+    assert shares["joint"].tolist() == shares["uniform"].tolist() == [1.0]
+    once = train_once(Unimodal("a"), DATA, seed=0, epochs=1, device="cpu")
+    right = once.predict(data.test[:10]).argmax(-1) == data.test.target[:10]
+    row = table[(table.method == "a alone") & (table.seed == 0)]
+    assert row.accuracy.item() == pytest.approx(right.double().mean().item())
+
+
+def test_columns_know_their_units():
+    table = compared(
+        {"joint": Joint},
+        measure=lambda run: {"rmse": 1.5, "seconds": torch.tensor(2.0), "other": 3},
+        units={"rmse": "cm", "seconds": "s"},
+    )
+    shares = ["accuracy", "holdout accuracy", "share a", "share b"]
+    assert table.attrs["units"] == dict.fromkeys(shares, "%") | {"rmse": "cm", "seconds": "s"}
+    assert table.seconds.tolist() == [2.0, 2.0]  # a tensor of one number is a number
+    with pytest.warns(UserWarning, match="units names 'rsme', which is no column; the table has"):
+        compared({"joint": Joint}, units={"rsme": "cm"})
 
 
 def test_bad_comparisons_are_refused():

@@ -69,6 +69,40 @@ def test_one_number_is_no_set_of_runs():
         interval(0.02)
 
 
+def with_a_failure(method):
+    """`TABLE`, where the run of a method at seed 4 failed."""
+    table = TABLE.assign(error=None)
+    here = (table.method == method) & (table.seed == 4)
+    table.loc[here, ["accuracy", "share a"]] = np.nan
+    table.loc[here, "error"] = "ValueError: not for these data"
+    return table
+
+
+@pytest.mark.parametrize("method", ["joint", "other"])
+def test_a_difference_to_a_failed_run_is_named(method):
+    with pytest.warns(
+        UserWarning, match=rf"'{method}' failed at 1 of 6 seeds \(4\): Val"
+    ) as caught:
+        paired = difference(with_a_failure(method), "other")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert [*paired.index[paired.isna()]] == [4]
+    whole = difference(TABLE, "other")
+    assert paired.dropna().tolist() == whole.drop(4).tolist()
+    assert paired.attrs["failed"].startswith(f"'{method}' failed") and not whole.attrs["failed"]
+
+
+def test_a_summary_has_no_numbers_of_a_method_that_failed_somewhere():
+    numbers = ["mean", "low", "high", "difference", "difference low", "difference high"]
+    whole = summary(TABLE)
+    assert "failed" not in whole
+    table = summary(with_a_failure("other"))
+    assert table.loc["other", numbers].isna().all() and table.loc["other", "seeds"] == 5
+    assert table.failed["other"] == "failed at 1 of 6 seeds (4): ValueError: not for these data"
+    assert table.loc["joint", numbers[:3]].tolist() == whole.loc["joint", numbers[:3]].tolist()
+    table = summary(with_a_failure("joint"))
+    assert table.loc["other", numbers].isna().tolist() == [False] * 3 + [True] * 3
+
+
 def test_what_cannot_be_paired_is_refused():
     with pytest.raises(ValueError, match=r"no method 'mine' to compare .* \['joint', 'other'\]"):
         difference(TABLE, "mine")

@@ -1,0 +1,150 @@
+"""The arguments of a comparison: what cannot be right for any run ends before anything trains."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+from torch import Tensor
+
+from mmlab.checks import check_whole
+from mmlab.datasets.base import MultimodalData
+from mmlab.training import Balancer, Joint, fit, fit_seeds, train_once
+
+MakeBalancer = Callable[[], Balancer]
+
+
+def check_methods(methods: object) -> None:
+    if not isinstance(methods, Mapping):
+        raise TypeError(
+            f"methods is a {type(methods).__name__}; give names and makers, such as "
+            "{'joint': Joint, 'OGM-GE': OGM}"
+        )
+    if not methods:
+        raise ValueError("no method to compare; give e.g. methods={'joint': Joint}")
+    for name, make in methods.items():
+        if not callable(make):
+            raise TypeError(
+                f"method {name!r} is {make!r}; give something that makes a fresh balancer for each "
+                "run, such as OGM or lambda: OGM(alpha=0.1)"
+            )
+
+
+def whole_numbers(seeds: Any) -> list[int]:
+    if isinstance(seeds, int):
+        raise TypeError(f"seeds is {seeds}; give the seeds themselves, such as range({seeds})")
+    found = list(seeds) if isinstance(seeds, Iterable) else []
+    if not isinstance(seeds, Iterable) or not all(
+        isinstance(seed, Integral) and not isinstance(seed, bool) for seed in found
+    ):
+        raise TypeError(f"seeds is {seeds!r}; give whole numbers, such as range(5) or [3, 5, 8]")
+    if not found:
+        raise ValueError("seeds is empty; give at least one whole number")
+    twice = [seed for place, seed in enumerate(found) if seed in found[:place]]
+    if twice:
+        raise ValueError(
+            f"seeds names {twice[0]} more than once; the same run again is no evidence, and pairs "
+            "need one row per seed: give each once"
+        )
+    return [int(seed) for seed in found]
+
+
+def datasets_of(data: object, seeds: Sequence[int]) -> list[MultimodalData]:
+    if isinstance(data, MultimodalData):
+        return [data] * len(seeds)
+    if not callable(data):
+        raise TypeError(
+            f"data is a {type(data).__name__}; give one MultimodalData, or a callable seed -> data "
+            "set, such as lambda seed: load('av-digits', seed=seed)"
+        )
+    datasets = [data(seed) for seed in seeds]
+    for seed, one in zip(seeds, datasets, strict=True):
+        if not isinstance(one, MultimodalData):
+            raise TypeError(f"data({seed}) is a {type(one).__name__}; it must be a MultimodalData")
+    return datasets
+
+
+def check_units(units: Mapping[str, str]) -> None:
+    if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
+        raise TypeError(f"units is {units!r}; give column -> text, such as {{'seconds': 's'}}")
+    for column, unit in units.items():
+        if unit == "points":
+            raise ValueError(
+                f"units[{column!r}] is 'points', the unit of a difference of shares; give '%' for "
+                "shares from 0 to 1, or '' for plain numbers"
+            )
+
+
+def options_of(
+    common: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], methods: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """The arguments of each method for `fit_seeds`."""
+    if not isinstance(settings, Mapping):
+        raise TypeError(
+            f"settings is a {type(settings).__name__}; give method -> arguments, such as "
+            "{'OGM': {'lr': 0.1}}"
+        )
+    for name, own in settings.items():
+        if name not in methods:
+            raise ValueError(f"settings names {name!r}, which is no method; they are {[*methods]}")
+        if not isinstance(own, Mapping):
+            raise TypeError(f"settings[{name!r}] is {own!r}; give arguments, such as {{'lr': 0.1}}")
+    allowed = {*inspect.signature(fit_seeds).parameters, *inspect.signature(fit).parameters}
+    allowed -= {"model", "data", "balancer", "seed", "seeds", "training"}
+    for given in (common, *settings.values()):
+        unknown = [name for name in given if name not in allowed]
+        if unknown:
+            raise TypeError(
+                f"{unknown[0]!r} is no argument of a training; allowed are "
+                f"{', '.join(sorted(allowed))}"
+            )
+    options = {name: {**common, **settings.get(name, {})} for name in methods}
+    for own in options.values():
+        if isinstance(own.get("lr"), Tensor):
+            own["lr"] = own["lr"].tolist()
+    return options
+
+
+def try_before(
+    name: str,
+    make: MakeBalancer,
+    data: MultimodalData,
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+) -> None:
+    """What a training does before its first epoch: what fails here fails at every seed."""
+    lr = options.get("lr")
+    try:
+        if isinstance(lr, list | tuple) and len(lr) != len(seeds):
+            raise ValueError(
+                f"lr has {len(lr)} entries for {len(seeds)} seeds; give one lr, or a list with one "
+                "for each seed"
+            )
+        balancer = make()
+        if not isinstance(balancer, Balancer):
+            raise TypeError(
+                f"method {name!r} makes a {type(balancer).__name__}; it must make a Balancer, such "
+                "as Joint()"
+            )
+        check_whole("epochs", options["epochs"])
+        observers = options.get("observers", ())
+        if not isinstance(observers, Sequence) or not all(map(callable, observers)):
+            raise TypeError(f"observers is {observers!r}; give a list of callables Run -> None")
+        asked = {"epochs": 0, "lr": rate_of(options, 0), "observers": ()}
+        asked["build"] = {**balancer.network, **(options["build"] or {})}
+        trial = {key: value for key, value in options.items() if key != "at_once"} | asked
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training itself will say it
+            train_once(Joint(), data, seed=seeds[0], **trial)
+    except Exception as error:
+        error.add_note(f"in compare, before anything was trained, of method {name!r}")
+        raise
+
+
+def rate_of(options: Mapping[str, Any], place: int) -> Any:
+    """The learning rate of one seed, where each has its own."""
+    lr = options.get("lr")
+    return lr[place] if isinstance(lr, list | tuple) else lr
