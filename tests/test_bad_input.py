@@ -20,7 +20,7 @@ from mmlab import (
     fit_seeds,
 )
 from mmlab.evaluation import accuracy
-from mmlab.experiments import compare, summary
+from mmlab.experiments import claims, compare, difference, fold_means, interval, report, summary
 from mmlab.models import NetworkStack
 from mmlab.training import find_device
 
@@ -321,3 +321,311 @@ def test_an_order_names_samples(order, message):
 
     with pytest.raises(ValueError, match=message):
         train(Chosen())
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "target", "error", "message"),
+    [
+        (
+            [torch.zeros(3, 2)],
+            torch.arange(3),
+            TypeError,
+            r"inputs is a list; give a dict with one",
+        ),
+        (
+            torch.zeros(3, 2),
+            torch.arange(3),
+            TypeError,
+            r"inputs is a Tensor; give a dict with one",
+        ),
+        ({"a": [[1.0], [1.0, 2.0]]}, torch.arange(2), TypeError, r"'a' is a list; .*pad_sequence"),
+        (
+            {"a": torch.tensor(1.0)},
+            torch.arange(1),
+            ValueError,
+            r"'a' is a single number, tensor\(1",
+        ),
+        ({"a": torch.zeros(1, 2)}, torch.tensor(3), ValueError, r"'target' is a single .*reshape"),
+    ],
+)
+def test_a_batch_holds_one_tensor_per_modality(inputs, target, error, message):
+    with pytest.raises(error, match=message):
+        Batch(inputs, target)
+
+
+@pytest.mark.parametrize(
+    ("present", "error", "message"),
+    [
+        ([True] * 12, TypeError, r"present is a list; give a dict with one mask for each modality"),
+        (
+            {m: [True] * 12 for m in "ab"},
+            TypeError,
+            r"present\['a'\] is a list; .*dtype=torch\.bool",
+        ),
+        (
+            {m: torch.ones(12).long() for m in "ab"},
+            ValueError,
+            r"\['a'\] is torch\.int64 .*\.bool\(\)",
+        ),
+        ({m: torch.ones(12, 1).bool() for m in "ab"}, ValueError, r"shape \(12, 1\); .* \(12,\)$"),
+        ({3: torch.ones(12).bool()}, ValueError, r"present names \[3\], inputs name \['a', 'b'\]"),
+    ],
+)
+def test_masks_are_booleans(present, error, message):
+    with pytest.raises(error, match=message):
+        batch(present=present)
+
+
+NUMBERS = torch.ones(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (NUMBERS.half(), r"'a' of train is torch\.float16, .*\.float\(\).*precision='bfloat16'"),
+        (NUMBERS.bfloat16(), r"'a' of train is torch\.bfloat16, .*\.float\(\)"),
+        (NUMBERS.bool(), r"'a' of train is torch\.bool; networks take real numbers: use \.float"),
+        (NUMBERS.cfloat(), r"is torch\.complex64; allowed are real numbers: use \.abs\(\), or"),
+        (NUMBERS.to_sparse(), r"is sparse \(torch\.sparse_coo\); use \.to_dense\(\)"),
+        (NUMBERS.clone().requires_grad_(), r"requires a gradient, .*constants.*use \.detach\(\)"),
+        (torch.ones(3, 0), r"has shape \(3, 0\), which holds no number for a sample; .*or leave"),
+        (torch.full((3, 2), torch.nan), r"is not finite in 3 of 3 rows, first in row 0, .*NaN"),
+    ],
+)
+def test_inputs_are_dense_real_numbers(values, message):
+    split = Batch({"a": values}, torch.arange(3))
+    with pytest.raises(ValueError, match=message):
+        MultimodalData(split, split, split)
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "message"),
+    [
+        (
+            torch.ones(3).half(),
+            "regression",
+            r"train has torch\.float16 targets; .*target\.float\(\)",
+        ),
+        (torch.ones(3).cfloat(), "regression", r"target of train is torch\.complex64; allowed are"),
+        (torch.ones(3).to_sparse(), "regression", r"the target of train is sparse .*\.to_dense"),
+        (torch.ones(3).requires_grad_(), "regression", r"target of train requires a gradient"),
+        (
+            torch.tensor([0.0, 1.0, torch.inf]),
+            "regression",
+            r"1 of 3 rows, first in row 2, .*infin",
+        ),
+        (torch.ones(3).bool(), "classification", r"torch\.bool targets, .*use target\.long\(\)"),
+        (torch.ones(3, 1).float(), "regression", r"target of train has shape \(3, 1\); .*squeeze"),
+    ],
+)
+def test_targets_are_labels_or_real_numbers(target, task, message):
+    split = Batch({"a": NUMBERS}, target)
+    with pytest.raises(ValueError, match=message):
+        MultimodalData(split, split, split, task=task)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, "3", True])
+def test_classes_are_counted_in_whole_numbers(count):
+    with pytest.raises(ValueError, match=rf"n_classes is {count!r}; .*whole number .* or None"):
+        MultimodalData(batch(), batch(), batch(), n_classes=count)
+
+
+def test_a_regression_has_no_classes():
+    split = Batch({"a": NUMBERS}, torch.rand(3))
+    with pytest.raises(ValueError, match=r"n_classes is 7 in a regression.*leave it out, or set"):
+        MultimodalData(split, split, split, task="regression", n_classes=7)
+
+
+def test_units_are_of_modalities():
+    with pytest.raises(ValueError, match=r"units names 'c', which is no modality; .* 'a', 'b'"):
+        MultimodalData(batch(), batch(), batch(), units={"a": "volts", "c": "metres"})
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+
+class Untrained(Joint):
+    """A method that must not come to be trained."""
+
+    def start(self, run):
+        raise AssertionError("something was trained")
+
+
+def comparing(**options):
+    methods = options.pop("methods", {"joint": Untrained, "OGM": Untrained})
+    data = options.pop("data", DATA)
+    return compare(methods, data, **{"seeds": range(2), "epochs": 1, "device": "cpu"} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"learning_rate": 1}, TypeError, r"'learning_rate' is no argument of a training; .*lr,"),
+        ({"seed": 3}, TypeError, r"'seed' is no argument .*allowed are at_once, batch_size"),
+        ({"seeds": [0, 1, 0]}, ValueError, r"seeds names 0 more than once; .*give each once"),
+        ({"seeds": []}, ValueError, r"seeds is empty; give at least one"),
+        ({"seeds": [0.5]}, TypeError, r"seeds is \[0\.5\]; give whole numbers"),
+        ({"seeds": None}, TypeError, r"seeds is None; give whole numbers, such as range\(5\)"),
+        ({"epochs": 2.5}, ValueError, r"epochs is 2\.5; it must be a whole number"),
+        ({"epochs": "3"}, ValueError, r"epochs is '3'; it must be a whole number"),
+        (
+            {"batch_size": 0},
+            ValueError,
+            r"batch_size is 0; it must be a whole number of at least 1",
+        ),
+        ({"lr": -1.0}, ValueError, r"lr is -1\.0; allowed is a number above 0"),
+        ({"lr": {"OGM": 0.1}}, TypeError, r"lr is \{'OGM': 0\.1\}; give a number"),
+        ({"lr": [0.1, 0.2, 0.3]}, ValueError, r"lr has 3 entries for 2 seeds; give one lr, or"),
+        ({"lr": torch.tensor([0.1])}, ValueError, r"lr has 1 entries for 2 seeds"),
+        ({"optimizer": "Adam"}, TypeError, r"optimizer is 'str'; give what makes one"),
+        ({"device": "cuda:99"}, ValueError, r"'cuda:99' is not available; this machine has"),
+        (
+            {"observers": print},
+            TypeError,
+            r"observers is <.*>; give a list of callables Run -> Non",
+        ),
+        (
+            {"observers": ["curves"]},
+            TypeError,
+            r"observers is \['curves'\]; give a list of callables",
+        ),
+        ({"build": {"encoders": "mlpp"}}, ValueError, r"'mlpp'.*; allowed are|known .*mlp"),
+        ({"measure": {"a": 1}}, TypeError, r"measure is \{'a': 1\}; give a callable Run -> \{col"),
+        ({"units": "cm"}, TypeError, r"units is 'cm'; give column -> text, such as"),
+        ({"units": {"rmse": 2}}, TypeError, r"units is \{'rmse': 2\}; give column -> text"),
+        ({"units": {"rmse": "points"}}, ValueError, r"units\['rmse'\] is 'points', .*give '%' for"),
+        ({"settings": {"ogm": {}}}, ValueError, r"settings names 'ogm', .*\['joint', 'OGM'\]"),
+        ({"settings": ["OGM"]}, TypeError, r"settings is a list; give method -> arguments"),
+        ({"settings": {"OGM": 0.1}}, TypeError, r"settings\['OGM'\] is 0\.1; give arguments, such"),
+        ({"settings": {"OGM": {"rate": 1}}}, TypeError, r"'rate' is no argument of a training"),
+        ({"settings": {"OGM": {"lr": "1"}}}, TypeError, r"lr is '1'; give a number"),
+        ({"settings": {"OGM": {"epochs": -1}}}, ValueError, r"epochs is -1; it must be a whole"),
+        (
+            {"data": lambda seed: None},
+            TypeError,
+            r"data\(0\) is a NoneType; it must be a Multimodal",
+        ),
+        ({"methods": {"a": Joint, "b": dict}}, TypeError, r"method 'b' makes a dict; .*a Balancer"),
+        (
+            {"methods": {"a": Untrained, "b": lambda: OGM(alpha=-1)}},
+            ValueError,
+            r"alpha is -1; allo",
+        ),
+    ],
+)
+def test_what_is_right_for_no_run_ends_before_anything_trains(options, error, message):
+    with pytest.raises(error, match=message):
+        comparing(**options)
+
+
+def test_what_ends_a_comparison_names_the_method():
+    with pytest.raises(TypeError, match=r"lr is '1'") as caught:
+        comparing(settings={"OGM": {"lr": "1"}})
+    assert caught.value.__notes__ == ["in compare, before anything was trained, of method 'OGM'"]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (0.5, r"TypeError: measure gives a float; give {column: value}"),
+        (
+            {"accuracy": 1},
+            r"ValueError: measure gives 'accuracy', a column of compare's own; rename",
+        ),
+        ({"share a": 1}, r"ValueError: measure gives 'share a', a column of compare's own"),
+        ({"seed": 1}, r"ValueError: measure gives 'seed', a column of compare's own"),
+        ({"error": 1}, r"ValueError: measure gives 'error', a column of compare's own"),
+    ],
+)
+def test_what_a_measure_gives_are_columns_of_its_own(found, message):
+    with pytest.warns(UserWarning, match="method 'joint' failed at 2 of 2 seeds"):
+        table = comparing(methods={"joint": Joint}, measure=lambda run: found)
+    assert table.error.str.startswith(message).all() and table.accuracy.notna().all()
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+TABLE = pd.DataFrame(
+    {
+        "method": ["joint", "joint", "OGM", "OGM"],
+        "seed": [0, 1, 0, 1],
+        "accuracy": [0.1, 0.2, 0.3, 0.5],
+    }
+)
+
+
+@pytest.mark.parametrize("show", [summary, report, lambda table: difference(table, "OGM")])
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        ([0.1, 0.2], TypeError, r"table is a list; give the table that compare returns"),
+        (TABLE.drop(columns="seed"), ValueError, r"no column 'seed'; .*\['method', 'accuracy'\]"),
+        (TABLE.drop(columns="method"), ValueError, r"no column 'method'; it needs one row per"),
+        (
+            TABLE.assign(accuracy="0.1"),
+            ValueError,
+            r"column 'accuracy' is .* holds no numbers; the",
+        ),
+        (
+            pd.concat([TABLE, TABLE]),
+            ValueError,
+            r"method '(joint|OGM)' has 2 rows at seed 0; .*leave out",
+        ),
+        (
+            TABLE[TABLE.method == "OGM"],
+            ValueError,
+            r"no method 'joint' to compare with; .*\['OGM'\]",
+        ),
+        (TABLE[:3], ValueError, r"method 'OGM' has no accuracy at seed 1; pairs need every seed"),
+    ],
+)
+def test_a_table_has_a_row_per_method_and_seed(show, table, error, message):
+    with pytest.raises(error, match=message):
+        show(table)
+
+
+@pytest.mark.parametrize("column", ["method", "seed", "error", "rmse"])
+def test_a_column_holds_results(column):
+    with pytest.raises(ValueError, match=rf"no column '{column}'; its results are \['accuracy'\]"):
+        report(TABLE.assign(error=None), column=column)
+
+
+@pytest.mark.parametrize("confidence", [95, 1, 0, -0.5, float("nan")])
+def test_a_confidence_lies_between_0_and_1(confidence):
+    with pytest.raises(
+        ValueError, match=rf"confidence is {confidence}; allowed is a number above 0"
+    ):
+        interval([0.1, 0.2], confidence)
+    with pytest.raises(ValueError, match=r"confidence is "):
+        summary(TABLE, confidence=confidence)
+
+
+def test_an_interval_is_of_one_number_per_run():
+    with pytest.raises(
+        ValueError, match=r"values have the shape \(2, 2\); give one number per run"
+    ):
+        interval([[0.1, 0.2], [0.3, 0.4]])
+
+
+@pytest.mark.parametrize("folds", [0, 1, 2.5, "3"])
+def test_there_are_two_folds_or_more(folds):
+    message = rf"folds is {folds!r}; it must be a whole number of at least 2"
+    paired = difference(TABLE, "OGM")
+    for show in (
+        lambda: fold_means(paired, folds),
+        lambda: report(TABLE, folds=folds),
+        lambda: claims([("better", "us", paired)], folds=folds),
+    ):
+        with pytest.raises(ValueError, match=message):
+            show()
+
+
+@pytest.mark.parametrize(
+    "row", ["better", ("better", "us"), {"text": "better"}, ("a", "b", 1, 2, 3)]
+)
+def test_a_claim_has_a_text_its_author_and_values(row):
+    with pytest.raises(TypeError, match=r"a claim is .*; give \(text, who, values\) or"):
+        claims([row])

@@ -98,11 +98,11 @@ def report(
     step = "points" if known == "%" else known or ""
     rows = {}
     for method in table["method"].unique():
+        paired = pairs(table, method, baseline, column)
         own = table.loc[table["method"] == method, column]
         why = failed(table, method, column)
         row = {heading: why or spell(own, known or "", signed=False)}
         if method != baseline:
-            paired = pairs(table, method, baseline, column)
             row[_headed(f"minus {baseline}", step)] = "–" if why else spell(paired, step)
             if folds is not None:
                 row["over folds"] = _over_folds(paired, folds, step)
