@@ -43,6 +43,36 @@ def check_number(
         raise ValueError(f"{name} is {value!r}; allowed is a number {' and '.join(ends)}")
 
 
+def check_values(
+    name: str, value: float | Tensor, *, above: float = -inf, least: float = -inf
+) -> None:
+    """Check a coefficient of a formula: a number, or a tensor, all of whose entries are in range.
+
+    Only a plain tensor on the CPU is read: a GPU would make the CPU wait.
+
+    Raises:
+        ValueError: out of range, or NaN.
+    """
+    if isinstance(value, Tensor):
+        unread = type(value) is not Tensor or not value.is_cpu
+        if unread or bool(((value > above) & (value >= least)).all()):
+            return
+    elif value > above and value >= least:
+        return
+    end = f"above {above:g}" if above > -inf else f"≥ {least:g}"
+    raise ValueError(f"{name} is {value!r}; allowed is a number {end}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Check a switch.
+
+    Raises:
+        TypeError: neither True nor False, as "no", which would count as true.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; give True or False")
+
+
 def check_whole(name: str, value: int, *, least: int = 0) -> None:
     """Check a count.
 

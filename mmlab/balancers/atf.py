@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmlab.checks import check_choice, check_number, check_shapes
+from mmlab.checks import check_choice, check_flag, check_number, check_shapes, check_values
 from mmlab.training.balancer import Balancer, Training
 from mmlab.training.step import Step
 
@@ -39,7 +39,7 @@ def ace_update(factors: Tensor, losses: Tensor, rate: float | Tensor) -> Tensor:
     Source: a description of the paper's ACE; the moving average is derived.
     """
     check_shapes(factors=(factors, "M"), losses=(losses, "M"))
-    _check_rate(rate)
+    check_values("rate", rate, least=0)
     return _simplex(_plus(factors, rate, losses))
 
 
@@ -69,7 +69,7 @@ def bdo_update(
         losses_before=(losses_before, "M"),
         losses_after=(losses_after, "M"),
     )
-    _check_rate(rate)
+    check_values("rate", rate, least=0)
     return _simplex(_plus(preliminary, rate, losses_after - losses_before).clamp(min=0))
 
 
@@ -84,11 +84,6 @@ def _plus(factors: Tensor, rate: float | Tensor, change: Tensor) -> Tensor:
     if isinstance(rate, Tensor):
         return factors + rate * change
     return torch.add(factors, change, alpha=rate)
-
-
-def _check_rate(rate: float | Tensor) -> None:
-    if not isinstance(rate, Tensor) and rate < 0:
-        raise ValueError(f"rate is {rate!r}; allowed is a number ≥ 0, in 1/loss.")
 
 
 class ATF(Balancer):
@@ -133,6 +128,7 @@ class ATF(Balancer):
         check_choice("update", update, ("ace", "bdo"))
         check_choice("total", total, ("modalities", "one"))
         check_number("rate", rate, least=0)
+        check_flag("decoupled", decoupled)
         self.update, self.rate, self.total, self.decoupled = update, rate, total, decoupled
         self.factors: Tensor | None = None
 

@@ -10,13 +10,15 @@ between its held-out and its training loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from mmlab.balancers.joint import Unimodal
 from mmlab.checks import check_choice, check_number, check_shapes, check_whole
+from mmlab.models.network import Output
 from mmlab.training.balancer import Balancer, Joint, Training
 from mmlab.training.step import Step
 
@@ -138,6 +140,10 @@ def _over_largest(x: Tensor) -> Tensor:
     return x / torch.where(largest == 0, 1, largest)
 
 
+STARVED = 0.1
+"""Part of an equal share below which the joint loss counts as starved."""
+
+
 class GradientBlending(Balancer):
     """A weighted sum of the joint loss and the unimodal ones, the weights estimated by trial.
 
@@ -153,6 +159,10 @@ class GradientBlending(Balancer):
             estimates once, and is offline.
         super_epoch: epochs of each later one (online).
         floor: see `blend_weights`.
+        fuse: what predicts at test time: "joint", the fused logits; or "heads", the mean of all
+            heads' log-probabilities (for regression, of their numbers) with the weights of the
+            blend [ours]. The blend may leave the joint loss almost no weight: then the fusion is
+            hardly trained, a warning says so, and the heads are the better answer.
 
     Raises:
         ValueError: an argument out of range.
@@ -173,13 +183,20 @@ class GradientBlending(Balancer):
     """
 
     def __init__(
-        self, mode: str = "online", warmup: int = 10, super_epoch: int = 5, floor: float = 0.1
+        self,
+        mode: str = "online",
+        warmup: int = 10,
+        super_epoch: int = 5,
+        floor: float = 0.1,
+        fuse: str = "joint",
     ) -> None:
         check_choice("mode", mode, ("online", "offline"))
+        check_choice("fuse", fuse, ("joint", "heads"))
         check_whole("warmup", warmup, least=1)
         check_whole("super_epoch", super_epoch, least=1)
         check_number("floor", floor, least=0, most=1)
         self.mode, self.warmup, self.super_epoch, self.floor = mode, warmup, super_epoch, floor
+        self.predictor = fuse
         self.weights: dict[str, Tensor] = {}
         self._next = 0  # the epoch of the next estimate
 
@@ -212,8 +229,11 @@ class GradientBlending(Balancer):
             after = [run.losses(split, key, model=copy) for split in ("train", "holdout")]
             rows.append(torch.stack([losses[key] for losses in (*before, *after)]))
         overfit, gain = overfit_and_gain(*torch.stack(rows, dim=-1))
-        w = blend_weights(overfit, gain, floor=self.floor, previous=self.stacked_weights())
+        previous = self.stacked_weights() if self.weights else None
+        w = blend_weights(overfit, gain, floor=self.floor, previous=previous)
         self.weights = dict(zip(trials, w.unbind(-1), strict=True))
+        if self.predictor == "joint":
+            self._warn_if_starved(run.epoch)
         largest = overfit.abs().amax(-1, keepdim=True)
         guarded = (gain <= 0) | (overfit.abs() < self.floor * largest)
         for metric, values in (
@@ -225,12 +245,51 @@ class GradientBlending(Balancer):
             for key, value in zip(trials, values.unbind(-1), strict=True):
                 run.record("holdout", key, metric, value)
 
+    def _warn_if_starved(self, epoch: int) -> None:
+        """Say so where the loss of what predicts has next to no weight."""
+        least = float(self.weights["joint"].min())
+        equal = 1 / len(self.weights)
+        if least < STARVED * equal:
+            warnings.warn(
+                f"Gradient-Blending gives the joint loss a weight of {least:.2g} from epoch "
+                f"{epoch} on (equal ones: {equal:.2g}); the fusion, which predicts, is hardly "
+                "trained. GradientBlending(fuse='heads') predicts by the heads and their weights",
+                stacklevel=2,
+            )
+
     def step(self, s: Step) -> Iterator[None]:
         losses = s.losses.stack("joint", *s.modalities)
-        w = self.stacked_weights()
-        s.backward(losses.mean(-1) if w is None else (w * losses).sum(-1))
+        if not self.weights:
+            warnings.warn(
+                "Gradient-Blending estimates its weights before an epoch, from the run that `fit` "
+                "makes; driven by hand it takes equal ones. Set .weights = {'joint': ..., m: ...}",
+                stacklevel=2,
+            )
+            equal = torch.full_like(losses[..., 0].detach(), 1 / losses.shape[-1])
+            self.weights = dict.fromkeys(("joint", *s.modalities), equal)
+        s.backward((self.stacked_weights() * losses).sum(-1))
         yield
 
-    def stacked_weights(self) -> Tensor | None:
-        """The weights, (…, K), the joint loss first; None before the first estimate."""
-        return torch.stack(list(self.weights.values()), dim=-1) if self.weights else None
+    def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        if self.predictor == "joint" or not self.weights:
+            return out.joint
+        w = self.stacked_weights()
+        names = list(self.weights)
+        heads = [out.joint if key == "joint" else out.unimodal[key] for key in names]
+        logits = torch.stack(heads, dim=-2)  # (…, B, K, C)
+        if logits.shape[-1] > 1:
+            logits = logits.log_softmax(-1)
+        w = w.unsqueeze(-2).expand(logits.shape[:-1])
+        if present is not None:  # the joint head reads whatever is there
+            everywhere = torch.ones_like(next(iter(present.values())))
+            masks = [everywhere if key == "joint" else present[key] for key in names]
+            w = w * torch.stack(masks, dim=-1)
+        total = w.sum(-1, keepdim=True)
+        joint = torch.zeros_like(w)
+        joint[..., names.index("joint")] = 1
+        w = torch.where(total > 0, w / total, joint)  # of heads without any weight: the joint one
+        return (w[..., None] * logits).sum(-2)
+
+    def stacked_weights(self) -> Tensor:
+        """The weights, (…, K), the joint loss first."""
+        return torch.stack(list(self.weights.values()), dim=-1)

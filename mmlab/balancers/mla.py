@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmlab.checks import check_choice, check_number, check_shapes
+from mmlab.checks import check_choice, check_number, check_shapes, check_values
 from mmlab.models.linear import Linear
 from mmlab.models.network import LazyLogits, Output
 from mmlab.training.balancer import Balancer, NetworkOptions, Training
@@ -127,6 +127,7 @@ def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
 
 def _checked(alpha: float | Tensor) -> float | Tensor:
     """α ready to meet matrices: a number, or (…, 1, 1)."""
+    check_values("alpha", alpha, above=0)
     if isinstance(alpha, Tensor) and alpha.ndim:
         if alpha.shape[-1] != 1:
             raise ValueError(
@@ -134,8 +135,6 @@ def _checked(alpha: float | Tensor) -> float | Tensor:
                 "alpha[..., None]"
             )
         return alpha[..., None]
-    if not isinstance(alpha, Tensor) and not alpha > 0:
-        raise ValueError(f"alpha is {alpha!r}; allowed is a number above 0.")
     return alpha
 
 
@@ -177,6 +176,9 @@ class MLA(Balancer):
 
     heads = "shared"
     fusion = "late"
+    lost_if_adaptive = (
+        "does not keep the head's update off the features that the projector spares; use SGD"
+    )
 
     def __init__(
         self, projector: str = "restarted", alpha: float = 0.1, fusion: str = "entropy"

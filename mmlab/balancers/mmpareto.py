@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmlab.checks import check_choice, check_number, check_shapes
+from mmlab.checks import check_choice, check_flag, check_number, check_shapes, check_values
 from mmlab.gradients import grams
 from mmlab.training.balancer import Balancer
 from mmlab.training.step import Step
@@ -82,11 +82,12 @@ def pareto_weights(
         (…, 2), ≥ 0, no unit.
 
     Raises:
-        ValueError: the shape does not fit.
+        ValueError: the shape does not fit; gamma is not above 0 (of a tensor on a GPU unread).
 
     Source: the paper, whole-vector rescale; the zero for opposite gradients is ours.
     """
     check_shapes(gram=(gram, "GG"))
+    check_values("gamma", gamma, above=0)
     gram = gram / _largest(gram, (-2, -1))  # third powers of small ones would underflow
     aligned, pulls = gram[..., 0, 1] >= 0, min_norm_pulls(gram)  # a NaN is not aligned: it shows
     square = (pulls[..., None, :] @ gram @ pulls[..., None])[..., 0, 0]  # of the min-norm point
@@ -264,11 +265,17 @@ class MMPareto(Balancer):
     (True, ['audio', 'image'])
     """
 
+    lost_if_adaptive = (
+        "keeps the direction of its gradients and loses their length (gamma, rescale); compare it "
+        "with Uniform() under the same optimiser, or use SGD"
+    )
+
     def __init__(
         self, gamma: float = 1.5, rescale: str = "encoder", gamma_on_aligned: bool = True
     ) -> None:
         check_number("gamma", gamma, above=0)
         check_choice("rescale", rescale, ("encoder", "tensor"))
+        check_flag("gamma_on_aligned", gamma_on_aligned)
         self.gamma, self.rescale, self.gamma_on_aligned = gamma, rescale, gamma_on_aligned
 
     def step(self, s: Step) -> Iterator[None]:

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmlab.checks import check_choice, check_number, check_shapes
+from mmlab.checks import (
+    check_choice,
+    check_flag,
+    check_number,
+    check_shapes,
+    check_values,
+)
 from mmlab.training.balancer import Balancer
 from mmlab.training.step import Step
 
@@ -65,13 +71,13 @@ def modulation_coefficients(
         k, (…, M), in (0, 1], no unit.
 
     Raises:
-        ValueError: ``ratios`` has no axis of modalities, or ``alpha`` is a negative number.
+        ValueError: ``ratios`` has no axis of modalities, or ``alpha`` is negative or NaN (a tensor
+            on a GPU is not read).
 
     Source: the paper; ``continuous`` is a variant seen in public code of 2022.
     """
     check_shapes(ratios=(ratios, "M"))
-    if not isinstance(alpha, Tensor) and alpha < 0:
-        raise ValueError(f"alpha is {alpha!r}; allowed is a number ≥ 0.")
+    check_values("alpha", alpha, least=0)
     if not isinstance(alpha, Tensor) and alpha == 0:
         return torch.ones_like(ratios)  # 0 · ∞ would be NaN
     if isinstance(alpha, Tensor):
@@ -100,6 +106,8 @@ class OGM(Balancer):
             tensors, as the released code does, and so not at all an MLP's.
         window: first and last epoch of modulation, counted from 0, both included.
         continuous: see `modulation_coefficients`.
+        on: "gradient", as the paper says; or "update", which damps what the optimiser makes of the
+            gradient, noise and all [ours]: Adam and the like divide a factor on the gradient out.
 
     Raises:
         ValueError: an argument out of range; in `step`: real-valued targets, because the score is
@@ -124,16 +132,23 @@ class OGM(Balancer):
         scope: str = "encoder",
         window: tuple[int, int] = (0, 50),
         continuous: bool = False,
+        on: str = "gradient",
     ) -> None:
         check_number("alpha", alpha, least=0)
+        check_flag("enhance", enhance)
+        check_flag("continuous", continuous)
         check_choice("scope", scope, ("encoder", "conv"))
-        first, last = window
-        if first > last:
+        check_choice("on", on, ("gradient", "update"))
+        if on == "update" and scope == "conv":
             raise ValueError(
-                f"window is {window!r}; allowed are a first epoch and a later last one"
+                "on='update' damps an encoder's whole update, and scope is 'conv'; allowed with it "
+                "is scope='encoder'"
             )
-        self.alpha, self.enhance, self.scope = alpha, enhance, scope
+        check_window(window)
+        self.alpha, self.enhance, self.scope, self.on = alpha, enhance, scope, on
         self.window, self.continuous = window, continuous
+        if on == "gradient":
+            self.lost_if_adaptive = "hardly damps an encoder; use OGM(on='update'), or SGD"
 
     def step(self, s: Step) -> Iterator[None]:
         first, last = self.window
@@ -149,6 +164,13 @@ class OGM(Balancer):
 
     def modulate(self, s: Step, k: Tensor) -> None:
         """The joint gradient, each encoder's times its k (…, M), then the noise."""
+        if self.on == "update":
+            s.backward(s.losses["joint"])
+            for m, own in s.each(k):
+                if self.enhance:
+                    s.add_noise(m, s.spread(m))
+                s.scale_update(m, own)
+            return
         if self.scope == "encoder" and not self.enhance:
             s.backward(s.losses["joint"], scale=k)  # the backward pass is linear: the same, cheaper
             return
@@ -182,6 +204,16 @@ class OGM(Balancer):
         if s.batch.present is None:
             return scores
         return torch.where(s.seen, scores, scores.nanmean(-1, keepdim=True))
+
+
+def check_window(window: tuple[int, int]) -> None:
+    """Raise ValueError for what is no first and last epoch."""
+    whole = isinstance(window, tuple | list) and all(type(epoch) is int for epoch in window)
+    if not whole or len(window) != 2 or not 0 <= window[0] <= window[1]:
+        raise ValueError(
+            f"window is {window!r}; allowed are a first epoch, counted from 0, and a last one that "
+            "is no earlier, such as (0, 50)"
+        )
 
 
 def is_convolution(shape: tuple[int, ...]) -> bool:

@@ -37,3 +37,20 @@ def sparing_buffers(module: nn.Module) -> Iterator[None]:
     finally:
         for part, name, buffer in old:
             part._buffers[name] = buffer
+
+
+def training_mode(module: nn.Module) -> None:
+    """All parts in training mode, but for frozen ones that are in evaluation mode: they stay in it.
+
+    Frozen: it has parameters, and none of them is trained. So BatchNorm's statistics in an encoder
+    that somebody has put aside stay as they are.
+    """
+    kept = [part for part in module.modules() if not part.training and _is_frozen(part)]
+    module.train()
+    for part in kept:
+        part.eval()
+
+
+def _is_frozen(part: nn.Module) -> bool:
+    trained = [p.requires_grad for p in part.parameters()]
+    return bool(trained) and not any(trained)

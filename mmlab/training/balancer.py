@@ -74,11 +74,14 @@ class NetworkOptions(TypedDict):
 class Balancer:
     """Base of every method: write `step`; the rest has a default.
 
-    heads, fusion: the network the method assumes; `MultimodalNet.build(data, **balancer.network)`.
+    heads, fusion:    the network the method assumes, see `MultimodalNet.build`.
+    lost_if_adaptive: what Adam and the like take from the method, as the end of a sentence; a
+                      training under one then warns. Empty where they take nothing.
     """
 
     heads = "own"
     fusion = "concat"
+    lost_if_adaptive = ""
 
     @property
     def network(self) -> NetworkOptions:

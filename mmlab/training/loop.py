@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from mmlab.checks import check_choice, check_number, check_whole
 from mmlab.datasets.base import MultimodalData
+from mmlab.models.modes import training_mode
 from mmlab.models.network import MultimodalNet
 from mmlab.seeds import AHEAD, Draws, seeded
 from mmlab.training.balancer import Balancer, Joint
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import SGD
-from mmlab.training.run import Course, Run
+from mmlab.training.run import Course, Observer, Run
 from mmlab.training.step import Parameters, Step
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 """Parameters -> an optimiser."""
-
-Observer = Callable[[Run], None]
-"""Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`."""
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -57,7 +57,7 @@ def fit(
             saves time for big ones on a GPU.
         seed: sets data order, noise and dropout, each its own stream. (Initial weights are set by
             `MultimodalNet.build(seed=...)`.)
-        loss: loss(prediction, target, reduction=...); cross-entropy for labels, L1 for numbers.
+        loss: loss(prediction, target) -> one number; cross-entropy for labels, L1 for numbers.
         observers: called with the Run before the first epoch and after each.
         compile: True, or a backend of torch.compile such as "cudagraphs": compile the encoders.
             Needs a C++ compiler on a CPU, and saves time only in long runs.
@@ -72,13 +72,15 @@ def fit(
         TypeError, ValueError: arguments of the wrong kind or out of range.
     """
     balancer = Joint() if balancer is None else balancer
-    check_arguments(model, data, balancer, epochs, batch_size)
+    check_arguments(model, data, balancer, epochs, batch_size, loss)
+    check_observers(observers)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
     if model.replicas is not None:
         raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
     where, modules = prepare(model, device, precision, compile), own_modules(balancer, model, seed)
     made = make_optimizer(optimizer, lr, trained_parameters(model, modules, where))
+    warn_of_adaptive(balancer, made)
     run = Run(
         model=model,
         data=data,
@@ -91,10 +93,10 @@ def fit(
         train_on=train,
         loss=loss,
         modules=modules,
+        observers=list(observers),
     )
     run.start()
-    train(run, observers)
-    check_finite(run)
+    train(run)
     return run
 
 
@@ -118,7 +120,7 @@ def prepare(
     """Put a network where and into the form that it is to be trained in."""
     check_choice("precision", precision, PRECISIONS)
     found = find_device(device)
-    model.to(found).train()
+    training_mode(model.to(found))
     model.autocast = PRECISIONS[precision]
     if compile:
         for encoder in model.encoders.values():
@@ -158,7 +160,56 @@ def make_optimizer(
             f"optimizer=lambda parameters: torch.optim.Adam(parameters, lr={lr})",
             stacklevel=3,
         )
-    return make(parameters)
+    made = make(parameters)
+    _check_optimizer(made, parameters)
+    return made
+
+
+def _check_optimizer(optimizer: object, parameters: Sequence[nn.Parameter]) -> None:
+    """Refuse what is no optimiser, or would not train the network."""
+    kind = type(optimizer).__name__
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer(parameters) gives a {kind}; it must give a torch.optim.Optimizer, such as "
+            "torch.optim.Adam(parameters, lr=1e-3)"
+        )
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"{kind}.step needs a function that computes the loss anew, and a balancer fills the "
+            "gradients once per step; allowed is any optimiser without it, such as SGD or Adam"
+        )
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    wanted = [p for p in parameters if p.requires_grad]
+    left = [p for p in wanted if p not in held]
+    if wanted and len(left) == len(wanted):
+        raise ValueError(
+            f"this {kind} holds none of the network's parameters, so nothing would be trained; "
+            "make it from what it is given: optimizer=lambda parameters: ...(parameters)"
+        )
+    if left:
+        warnings.warn(
+            f"this {kind} leaves out {len(left)} of {len(wanted)} trained parameters of the "
+            "network, which stay as they are; set requires_grad_(False) on what is meant to",
+            stacklevel=4,
+        )
+
+
+ADAPTIVE = (
+    *(optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.SparseAdam),
+    *(optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Rprop, optim.Adafactor),
+)
+"""Optimisers that divide the gradient by its usual size, and so take a constant factor out."""
+
+
+def warn_of_adaptive(balancer: Balancer, optimizer: optim.Optimizer) -> None:
+    """Say so where this optimiser undoes what the method does."""
+    if balancer.lost_if_adaptive and isinstance(optimizer, ADAPTIVE):
+        warnings.warn(
+            f"{type(optimizer).__name__} divides each gradient by its usual size, so under it "
+            f"{balancer.name} {balancer.lost_if_adaptive}",
+            stacklevel=3,
+        )
 
 
 def trained_parameters(
@@ -169,17 +220,18 @@ def trained_parameters(
     return list(dict.fromkeys([*model.parameters(), *own]))
 
 
-def train(run: Course, observers: Sequence[Observer] = ()) -> None:
+def train(run: Course) -> None:
     """Train a run to its last epoch."""
     if run.epoch == 0:
-        run.observe(observers)
+        run.observe()
     while run.epoch < run.epochs:
         run.next_epoch()
         with run.drawing("dropout", run.epoch):
             logged = _train_epoch(run)
         run.epoch += 1
         _record(run, logged)
-        run.observe(observers)
+        check_finite(run)
+        run.observe()
 
 
 def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | None]]]:
@@ -191,10 +243,24 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
     for i, batch in enumerate(run.batches()):
         progress = (epoch + min(1.0, i / steps)) / run.epochs
         s = Step(run.model, batch, run.optimizer, epoch, progress, run.loss, draws, parameters)
-        _take(run, s)
-        values = {key: (value, None) for key, value in s.logged.items()}
-        logged.append(s.losses.recorded() | values)
+        with _told_of_a_single_sample(run):
+            _take(run, s)
+        logged.append(s.recorded())
     return logged
+
+
+@contextlib.contextmanager
+def _told_of_a_single_sample(run: Course) -> Iterator[None]:
+    """Say which batch it is where torch's BatchNorm meets one sample."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"BatchNorm needs two samples or more, and a batch holds 1 ({run.size} samples in "
+            f"batches of {run.batch_size}); choose another batch_size, or leave out a sample"
+        ) from error
 
 
 def _take(run: Course, s: Step) -> None:
@@ -221,10 +287,13 @@ def _take(run: Course, s: Step) -> None:
 
 
 def check_finite(run: Course) -> None:
-    """No loss is computed after the last update, so check the parameters."""
-    if not torch.stack([p.isfinite().all() for p in run.model.parameters()]).all():
+    """Refuse parameters that are not finite, such as by the last update or a loss of one's own."""
+    finite = [p.isfinite().reshape(*run.shape, -1).all(-1) for p in run.model.parameters()]
+    lost = (~torch.stack(finite).all(0)).nonzero()
+    if len(lost):
         raise FloatingPointError(
-            f"parameters are not finite after epoch {run.epoch} under {run.balancer.name}; lower lr"
+            f"parameters{run.whose(lost[0].tolist())} are not finite after epoch {run.epoch} under "
+            f"{run.balancer.name}; lower lr"
         )
 
 
@@ -240,12 +309,13 @@ def _record(run: Course, logged: list[dict[tuple[str, str], tuple[Any, Tensor | 
                 f"or a dict with one per modality: s.log({metric}={{m: ...}})"
             )
         values = values.cpu()
-        if metric == "loss" and not values.isfinite().all():
+        if metric in ("loss", "objective") and not values.isfinite().all():
             first = (~values.isfinite()).nonzero()[0]
+            what = f"the {output!r} loss" if metric == "loss" else "the loss given to `backward`"
             raise FloatingPointError(
-                f"the {output!r} loss{run.whose(first[1:].tolist())} is {values[tuple(first)]} in "
+                f"{what}{run.whose(first[1:].tolist())} is {values[tuple(first)]} in "
                 f"batch {entries[int(first[0])][0]} of epoch {run.epoch} under "
-                f"{run.balancer.name}; lower lr, or look for NaN in the inputs"
+                f"{run.balancer.name}; lower lr, or look for a division by 0 or the log of 0 in it"
             )
         run.record("train", output, metric, _mean(values, [seen for *_, seen in entries]))
 
@@ -291,7 +361,9 @@ def check_arguments(
     balancer: Balancer,
     epochs: int,
     batch_size: int,
+    loss: Loss | None,
 ) -> None:
+    """Refuse what a training cannot do, before it starts."""
     if not isinstance(balancer, Balancer):
         raise TypeError(
             f"balancer is {balancer!r}; it must be a Balancer instance, such as Joint() "
@@ -322,3 +394,19 @@ def check_arguments(
         )
     check_whole("epochs", epochs)
     check_whole("batch_size", batch_size, least=1)
+    if loss is not None and not callable(loss):
+        raise TypeError(
+            f"loss is {loss!r}; give a function loss(prediction, target) -> one number, such as "
+            "torch.nn.functional.mse_loss"
+        )
+
+
+def check_observers(observers: Sequence[Observer]) -> None:
+    """Refuse what `fit` cannot call with the run."""
+    for i, observer in enumerate(observers):
+        if isinstance(observer, type) or not callable(observer):
+            what = f"the class {observer.__name__}" if isinstance(observer, type) else observer
+            raise TypeError(
+                f"observers[{i}] is {what!s}; give what can be called with the run: an instance, "
+                "such as Curves() (with the brackets), or a function"
+            )

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmlab.datasets.base import Batch
 from mmlab.models.network import LazyLogits, Output
 
-Loss = Callable[..., Tensor]
-"""loss(prediction, target, reduction="mean" | "none"), as in torch.nn.functional.
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""loss(prediction, target) -> one number for these samples, such as a mean, weighted or not.
 
-Where modalities are missing the mean is taken over the samples that have the modality, so the loss
-must be a plain mean over samples: class weights would change their meaning there.
+For a modality that samples lack it is given those alone that have it: loss(z[mask], y[mask]).
 """
 
+PLAIN_MEANS = (F.cross_entropy, F.l1_loss, F.mse_loss, F.smooth_l1_loss)
+"""Losses known to be plain means over samples, which may be averaged in any grouping.
+
+A mask is then a product. For other losses the samples must be picked, and a GPU waited for.
+"""
 
 FEW = 4
 """Losses of one network that are cheaper one by one than stacked."""
@@ -29,7 +37,7 @@ class Losses(Mapping[str, Tensor]):
 
     A scalar each, the mean over the samples that have the modality; (R,) in a stack of R networks.
 
-    out, batch, loss: the forward pass, its samples, and loss(prediction, target, reduction=...).
+    out, batch, loss: the forward pass, its samples, and loss(prediction, target).
     graph: whether they may be differentiated.
     """
 
@@ -37,6 +45,7 @@ class Losses(Mapping[str, Tensor]):
         self.out, self.batch, self.loss = out, batch, loss
         self.graph = graph
         self.computed: dict[str, Tensor] = {}
+        self._stacks: list[Tensor] = []
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self.computed:
@@ -61,14 +70,21 @@ class Losses(Mapping[str, Tensor]):
         known = any(key in self.computed or key not in self for key in keys)
         few = len(keys) <= FEW and self.batch.present is None and self.batch.target.ndim == 1
         if known or few or not self._is_plain_mean():
-            return torch.stack([self[key] for key in keys], dim=-1)
+            losses = torch.stack([self[key] for key in keys], dim=-1)
+            self._stacks.append(losses)
+            return losses
         with contextlib.nullcontext() if self.graph else torch.no_grad():
             for key in keys:
                 self._check_logits(key)
             logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
             losses = self._mean(torch.stack(logits, dim=-3), self._masks(keys))
         self.computed |= dict(zip(keys, losses.unbind(-1), strict=True))
+        self._stacks.append(losses)
         return losses
+
+    def knows(self, loss: Tensor) -> bool:
+        """Whether this is one of these losses, or a stack of them: the history has it then."""
+        return any(loss is own for own in (*self.computed.values(), *self._stacks))
 
     def of(self, name: str, logits: Tensor) -> Tensor:
         """The mean loss of other logits (…, B, C), such as those of a second pass of the fusion.
@@ -86,7 +102,11 @@ class Losses(Mapping[str, Tensor]):
         return self.computed[name]
 
     def samples(self, logits: Tensor) -> Tensor:
-        """The loss of every sample on its own, (…, B), of logits (…, B, C); it is not recorded."""
+        """The loss of every sample on its own, (…, B), of logits (…, B, C); it is not recorded.
+
+        Raises ValueError for a loss that does not say what each sample's part is, as those of torch
+        do by reduction="none".
+        """
         return self._each(logits)
 
     def recorded(self) -> dict[tuple[str, str], tuple[Tensor, Tensor | None]]:
@@ -114,8 +134,7 @@ class Losses(Mapping[str, Tensor]):
             )
 
     def _is_plain_mean(self) -> bool:
-        """Whether the loss is known to be one, so that samples may be averaged in any grouping."""
-        return self.loss in (F.cross_entropy, F.l1_loss)
+        return self.loss in PLAIN_MEANS
 
     def _mask(self, key: str) -> Tensor | None:
         return None if key == "joint" else self.batch.has(key)
@@ -130,16 +149,35 @@ class Losses(Mapping[str, Tensor]):
 
     def _mean(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """Mean loss over the samples, (...), of logits (..., B, C); mask (..., B): who counts."""
-        target = self.batch.target
+        if not self._is_plain_mean():
+            return self._picked(logits, self.batch.target, mask)
         if mask is None and logits.ndim == 2:
-            return self.loss(as_prediction(logits, target), target)
-        if mask is None and not self._is_plain_mean():
-            pairs = zip(logits, target, strict=True)
-            return torch.stack([self.loss(as_prediction(z, y), y) for z, y in pairs])
+            return self._called(logits, self.batch.target)
         losses = self._each(logits)
         if mask is None:
             return losses.mean(-1)
         return torch.where(mask, losses, 0).sum(-1) / mask.sum(-1).clamp(min=1)
+
+    def _picked(self, logits: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """The loss of the samples that count; for the networks of a stack one after the other."""
+        if logits.ndim > 2:
+            masks = [None] * len(logits) if mask is None else mask
+            triples = zip(logits, target, masks, strict=True)
+            return torch.stack([self._picked(*triple) for triple in triples])
+        if mask is not None:
+            logits, target = logits[mask], target[mask]
+        return self._called(logits, target) if len(logits) else logits.sum()  # none: 0
+
+    def _called(self, logits: Tensor, target: Tensor) -> Tensor:
+        loss = self.loss(as_prediction(logits, target), target)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+            raise ValueError(
+                f"the loss of {len(logits)} samples is a {type(loss).__name__}{shape}; "
+                "loss(prediction, target) must give one number as a tensor of shape (), such as "
+                "their mean"
+            )
+        return loss
 
     def _each(self, logits: Tensor) -> Tensor:
         """The loss of every sample, (..., B)."""
@@ -147,9 +185,38 @@ class Losses(Mapping[str, Tensor]):
         if logits.ndim - target.ndim == 2:  # outputs stand before the samples
             target = target.unsqueeze(-2)
         rows = target.expand(logits.shape[:-1]).reshape(-1)
-        losses = self.loss(as_prediction(logits.flatten(0, -2), rows), rows, reduction="none")
+        plain = self._is_plain_mean()
+        single = functools.partial(self.loss, reduction="none") if plain else by_sample(self.loss)
+        losses = single(as_prediction(logits.flatten(0, -2), rows), rows)
         losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        if losses.shape != rows.shape:
+            raise ValueError(
+                f"reduction='none' gives a loss of shape {tuple(losses.shape)} for {len(rows)} "
+                "samples; it must give one number per sample"
+            )
         return losses.view(logits.shape[:-1])
+
+
+def by_sample(loss: Loss) -> Loss:
+    """The same loss, of every sample on its own.
+
+    Raises ValueError for one that cannot be told so by `reduction`.
+    """
+    if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
+        single: Any = copy.copy(loss)
+        single.reduction = "none"
+        return single
+    try:
+        asked = inspect.signature(loss).parameters
+    except ValueError:  # of what is written in C
+        asked = {}
+    if "reduction" not in asked:
+        raise ValueError(
+            f"{getattr(loss, '__name__', type(loss).__name__)} has no argument `reduction`, so the "
+            "loss of one sample is not known; give loss(prediction, target, reduction='mean') that "
+            "also takes 'none'"
+        )
+    return functools.partial(loss, reduction="none")
 
 
 def default_loss(target: Tensor) -> Loss:

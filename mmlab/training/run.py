@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 EVALUATED = 1024
 """Samples that go through a network at once where nothing is trained."""
 
+Observer = Callable[["Run"], None]
+"""Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`."""
+
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -92,8 +95,8 @@ class Course(ABC):
         """In this block the global generators draw the stream called `names`."""
 
     @abstractmethod
-    def observe(self, observers: Sequence[Callable[[Run], None]]) -> None:
-        """Show each network's own Run to the observers."""
+    def observe(self) -> None:
+        """Show each network's own Run to its observers."""
 
     @abstractmethod
     def before_update(self) -> None:
@@ -181,11 +184,13 @@ class Course(ABC):
 class Run(Course):
     """The training of one network.
 
-    rows:     the history as tuples; `history` is the tidy table.
-    together: how many networks were trained in the same program.
+    rows:      the history as tuples; `history` is the tidy table.
+    observers: what looks at it after each epoch.
+    together:  how many networks were trained in the same program.
     """
 
     rows: list[tuple[int, str, str, str, float]] = field(default_factory=list)
+    observers: Sequence[Observer] = ()
     together: int = 1
 
     def __repr__(self) -> str:
@@ -229,8 +234,8 @@ class Run(Course):
     def drawing(self, *names: str | int) -> AbstractContextManager[None]:
         return drawing(self.seed, *self.stream, *names, device=self.device)
 
-    def observe(self, observers: Sequence[Callable[[Run], None]]) -> None:
-        for observer in observers:
+    def observe(self) -> None:
+        for observer in self.observers:
             observer(self)
 
     def before_update(self) -> None:
@@ -273,7 +278,7 @@ class Run(Course):
         return order.long()  # torch takes bytes for a mask
 
     def _forked(self, balancer: Balancer, epochs: int) -> Self:
-        return replace(super()._forked(balancer, epochs), rows=[])
+        return replace(super()._forked(balancer, epochs), rows=[], observers=())
 
 
 def copied(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from mmlab.training.exact import check_exact, check_prepared
 from mmlab.training.loop import (
     MakeOptimizer,
     check_arguments,
-    check_finite,
+    check_observers,
     find_device,
     fit,
     make_optimizer,
@@ -38,10 +39,11 @@ from mmlab.training.loop import (
     prepare,
     train,
     trained_parameters,
+    warn_of_adaptive,
 )
 from mmlab.training.merged import StackedBalancer
 from mmlab.training.optimizers import SGD
-from mmlab.training.run import Course, Run
+from mmlab.training.run import Course, Observer, Run
 from mmlab.training.updates import has_other_hooks, scale_next_update
 
 AT_ONCE = 32
@@ -83,8 +85,10 @@ def fit_seeds(
         at_once: None: as one program where that is exact and saves time (linear layers on a CPU,
             anything on a GPU; observers with the attribute `only_looks = True`). True: as one
             program, or an error. False: one after the other.
-        training: further arguments for `fit`. Observers see each seed's own Run in turn; in one
-            program what they change in a network does not reach the training.
+        training: further arguments for `fit`. Each run has its own observers (`run.observers`): of
+            a class an instance, of an instance a copy; a function serves all. In one program what
+            they change in a network does not reach the training; and where one program is given up
+            midway, functions see the first epochs twice.
 
     Returns:
         A Run per seed, in order. `run.together` says how many were trained in one program.
@@ -163,6 +167,7 @@ class Job:
         return self.network.build(self.data, **{**balancer.network, **self.build}, seed=self.seed)
 
     def train(self, options: Mapping[str, Any]) -> Run:
+        observers = own_observers(options.get("observers", ()))
         return train_once(
             self.make(),
             self.data,
@@ -170,8 +175,28 @@ class Job:
             lr=self.lr,
             network=self.network,
             build=self.build,
-            **options,
+            **{**options, "observers": observers},
         )
+
+
+def own_observers(observers: Sequence[Observer | type]) -> list[Observer]:
+    """The observers of one run: instances of classes, copies of instances, functions themselves.
+
+    So what one keeps of a run does not reach the next.
+
+    Raises TypeError for an instance that cannot be copied.
+    """
+    found: list[Observer] = []
+    for observer in observers:
+        try:
+            found.append(observer() if isinstance(observer, type) else copy.deepcopy(observer))
+        except Exception as error:
+            raise TypeError(
+                f"observer {observer!r} cannot be made anew for each seed: {error}. Give a class "
+                "that needs no arguments, or a function"
+            ) from error
+    check_observers(found)
+    return found
 
 
 def train_once(
@@ -206,9 +231,10 @@ def _one_program(
         if slow and at_once is None:
             return None
         return _fit_stack(model, networks, jobs, balancers, **options)
-    except UnstackableError:
+    except UnstackableError as error:
         if at_once:
             raise
+        warnings.warn(f"the seeds are trained one after the other: {error}", stacklevel=3)
         return None
 
 
@@ -224,13 +250,13 @@ def _fit_stack(
     device: str | torch.device = "auto",
     precision: str = "float32",
     loss: Callable[..., Tensor] | None = None,
-    observers: Sequence[Callable[[Run], None]] = (),
+    observers: Sequence[Observer | type] = (),
     compile: bool | str = False,
 ) -> list[Run]:
     """What `fit` does, for a stack."""
     datasets = [job.data for job in jobs]
     for data, balancer in zip(datasets, balancers, strict=True):
-        check_arguments(model, data, balancer, epochs, batch_size)
+        check_arguments(model, data, balancer, epochs, batch_size, loss)
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
     if len(sizes) > 1 or len({data.n_outputs for data in datasets}) > 1:
         raise UnstackableError(
@@ -243,8 +269,10 @@ def _fit_stack(
     methods = StackedBalancer(balancers, modules, next(model.parameters()))
     rates = [job.lr for job in jobs]
     top = max((rate for rate in rates if rate is not None), default=None)
-    made = make_optimizer(optimizer, top, trained_parameters(model, methods.modules, where))
-    _check_entry_by_entry(made)
+    alone = trained_parameters(copy.deepcopy(networks[0]).to(where), modules[0], where)
+    together = trained_parameters(model, methods.modules, where)
+    made = _stacked_optimizer(make_optimizer(optimizer, top, alone), alone, together)
+    warn_of_adaptive(methods.balancer, made)
     run = StackedRun(
         model=model,
         data=cast(MultimodalData, Shared("data", "a method that reads its data")),
@@ -262,11 +290,12 @@ def _fit_stack(
     )
     if optimizer is None and top is not None and len(set(rates)) > 1:
         run.rate_share = torch.tensor(rates, device=where) / top
-    run.replicas = [run.alone(r) for r in range(len(jobs))]
+    run.replicas = [
+        replace(run.alone(r), observers=own_observers(observers)) for r in range(len(jobs))
+    ]
     with _unstackable(run.balancer):
         run.start()
-        train(run, observers)
-    check_finite(run)
+        train(run)
     return run.replicas
 
 
@@ -281,6 +310,28 @@ def _unstackable(balancer: Balancer) -> Iterator[None]:
         raise UnstackableError(
             f"under {balancer.name} a stack of networks fails: {error}"
         ) from error
+
+
+def _stacked_optimizer(
+    one: optim.Optimizer, alone: Sequence[Tensor], together: Sequence[Tensor]
+) -> optim.Optimizer:
+    """The optimiser of one network for all: in the same groups, whatever these are chosen by.
+
+    A group chosen by the number of axes, such as weight decay for matrices alone, would be another
+    one if the parameters with their additional axis were asked.
+    """
+    _check_entry_by_entry(one)
+    place = dict(zip(alone, together, strict=True))
+    if any(p not in place for group in one.param_groups for p in group["params"]):
+        raise UnstackableError(
+            "the optimiser holds other parameters than it was given, and a stack would have to "
+            "know whose they are; train the seeds one by one"
+        )
+    groups = [
+        {**group, "params": [place[p] for p in group["params"]]} for group in one.param_groups
+    ]
+    kind: Any = type(one)  # one of ENTRY_BY_ENTRY, whose settings are all in the groups
+    return kind(groups)
 
 
 def _check_entry_by_entry(optimizer: optim.Optimizer) -> None:
@@ -385,12 +436,11 @@ class StackedRun(Course):
         """No part of a stack draws from the global generators; what does leaves no trace."""
         return drawing(self.seeds[0], *self.stream, *names, device=self.device)
 
-    def observe(self, observers: Sequence[Callable[[Run], None]]) -> None:
+    def observe(self) -> None:
         for r, replica in enumerate(self.replicas):
             replica.epoch, replica.balancer = self.epoch, self.methods.of(r)
-        for observer in observers:
-            for replica in self.replicas:
-                observer(replica)
+        for replica in self.replicas:
+            replica.observe()
 
     def before_update(self) -> None:
         if self.rate_share is not None:
@@ -494,7 +544,7 @@ class StackedRun(Course):
         return replace(
             super()._forked(balancer, epochs),
             methods=StackedBalancer(same, (), next(self.model.parameters())),
-            replicas=[replace(replica, rows=[]) for replica in self.replicas],
+            replicas=[replace(replica, rows=[], observers=()) for replica in self.replicas],
         )
 
 

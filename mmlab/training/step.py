@@ -10,6 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class Parameters:
     own: what a method trains beside the network (`Balancer.modules`).
 
     `shared` names the encoders that share a parameter with another part: their gradient is not
-    theirs alone.
+    theirs alone. `hooked`: whether somebody hung a hook on a parameter's gradient.
     """
 
     def __init__(self, model: MultimodalNet, own: nn.Module | None = None) -> None:
@@ -55,6 +56,11 @@ class Parameters:
         users = Counter(p for own in self.encoders.values() for p in own)
         users.update(p for p in (*elsewhere, *beside) if p in users)
         self.shared = {m for m, own in self.encoders.items() if any(users[p] > 1 for p in own)}
+        self.hooked = any(map(_is_hooked, (*inside, *self.others)))
+
+
+def _is_hooked(p: nn.Parameter) -> bool:
+    return bool(p._backward_hooks or p._post_accumulate_grad_hooks)
 
 
 class Step:
@@ -67,7 +73,7 @@ class Step:
         model, batch, optimizer: what is trained, on what, by what.
         epoch: counts from 0.
         progress: part of the training that is over, 0 to 1.
-        loss: loss(prediction, target, reduction=...); by default cross-entropy for integer targets
+        loss: loss(prediction, target) -> one number; by default cross-entropy for integer targets
             and the mean absolute error for real ones.
         draws: the random numbers of the run; by default from torch's global generator.
         parameters: `Parameters(model)`, where many steps share it.
@@ -90,10 +96,14 @@ class Step:
         self.model, self.batch, self.optimizer = model, batch, optimizer
         self.epoch, self.progress = epoch, progress
         self.logged: dict[tuple[str, str], object] = {}
+        self.objectives: list[Tensor] = []
+        """What `backward` was given and `losses` does not have, such as weighted sums of these."""
         self._loss = loss or default_loss(batch.target)
         self._draws = draws or Draws()
         self._known_parameters = parameters
         forget_scaling(optimizer)
+        self._stale = self._holds_gradients()
+        """Whether encoders hold gradients of batches before this one."""
 
     # --- what a method reads ----------------------------------------------------------------------
 
@@ -206,6 +216,8 @@ class Step:
     ) -> None:
         """Add the gradient of `loss` to `.grad` of every parameter that it depends on.
 
+        The history records a loss that is none of `losses` as the metric "objective".
+
         Args:
             loss: a scalar; several, as `losses.stack()` gives, count as their sum.
             encoders: False stops at the features: the fusion and the heads learn, the encoders do
@@ -214,7 +226,17 @@ class Step:
                 the encoder, and so on the encoder's own gradient. It multiplies a tensor of the
                 size of the features; `scale_grad` multiplies tensors of the size of the parameters.
         """
+        if not isinstance(loss, Tensor):
+            raise TypeError(
+                f"backward was given {loss!r}; give a tensor that hangs on the parameters, such as "
+                's.losses["joint"]'
+            )
+        losses = vars(self).get("losses")  # unread, they would cost a forward pass
+        if losses is None or not losses.knows(loss):
+            self.objectives.append(loss.detach())
+        self._stale = self._stale and self._holds_gradients()  # or were they cleared since?
         if not encoders:
+            self._check_hooks("backward(encoders=False)")
             gradients_of(loss, [], self._parameters.others)
             return
         hooks = []
@@ -266,6 +288,8 @@ class Step:
             KeyError: an unknown modality.
         """
         check_choice("by", by, ("encoder", "tensor"))
+        self._stale = self._stale and self._holds_gradients()
+        self._check_hooks("blend")
         given = {m: len(row) for m, row in losses.items()}
         if len({*given.values()}) != 1 or 0 in given.values():
             raise ValueError(
@@ -312,6 +336,7 @@ class Step:
     def set_grad(self, m: str, grads: Sequence[Tensor]) -> None:
         """Replace the gradient of encoder m. Raises ValueError where the shapes do not fit."""
         parameters = self._encoder(m)
+        self._check_alone()
         expected = [tuple(p.shape) for p in parameters]
         given = [tuple(g.shape) for g in grads]
         if given != expected:
@@ -399,9 +424,57 @@ class Step:
         for name, value in values.items():
             parts = value if isinstance(value, Mapping) else {"": value}
             for output, part in parts.items():
-                self.logged[name, output] = part.detach() if isinstance(part, Tensor) else part
+                # a copy: what becomes of the tensor later does not show
+                self.logged[name, output] = (
+                    part.detach().clone() if isinstance(part, Tensor) else part
+                )
+
+    def recorded(self) -> dict[tuple[str, str], tuple[Any, Tensor | None]]:
+        """(metric, output) -> the value for the history, and whether any sample had the modality.
+
+        None: all had.
+        """
+        losses = vars(self).get("losses")
+        found = {} if losses is None else losses.recorded()
+        found |= {key: (value, None) for key, value in self.logged.items()}
+        if self.objectives:
+            # (…,), whatever axes a sum over the last one still has
+            given = [
+                x.flatten(self._lead).sum(-1) if x.ndim > self._lead else x for x in self.objectives
+            ]
+            found["objective", ""] = torch.stack(given).sum(0), None
+        return found
 
     # --- internal ---------------------------------------------------------------------------------
+
+    def _check_hooks(self, who: str) -> None:
+        """Refuse to fill gradients past hooks that wait for autograd to do it."""
+        if self._parameters.hooked:
+            raise ValueError(
+                f"a parameter has a gradient hook (register_hook or register_post_accumulate_grad_"
+                f"hook), and {who} fills gradients where it is not called, or once per loss; use "
+                "optimizer.register_step_pre_hook, which sees the gradients of the update"
+            )
+
+    def _check_alone(self) -> None:
+        """Refuse to change gradients that earlier batches have left their part in."""
+        if self._stale:
+            raise RuntimeError(
+                "`.grad` held gradients before this step, and what scales, replaces or disturbs "
+                "this batch's would do so to theirs. Call optimizer.zero_grad() before each step; "
+                "to accumulate batches, take a method that only adds: backward, backward(scale=), "
+                "blend"
+            )
+
+    def _holds_gradients(self) -> bool:
+        """Whether an encoder has a gradient."""
+        known = self._known_parameters
+        inside = (
+            chain.from_iterable(known.encoders.values())
+            if known
+            else self.model.encoders.parameters()  # which of them are trained may still change
+        )
+        return any(p.grad is not None and bool(p.grad.any()) for p in inside)
 
     @property
     def _lead(self) -> int:
@@ -432,9 +505,11 @@ class Step:
     ) -> tuple[list[Tensor], Any]:
         """The gradients of encoder m that are there, and the factor of each (or one for all).
 
-        To be changed in place: each gets memory of its own, where autograd gave one to several.
+        Raises RuntimeError where they hold more than this step's. To be changed in place: each gets
+        memory of its own, where autograd gave one to several.
         """
         parameters = self._own(m)
+        self._check_alone()
         each = [k] * len(parameters) if isinstance(k, float | int | Tensor) else list(k)
         chosen, factors = [], []
         taken: set[int] = set()

@@ -2,6 +2,9 @@
 
 By the learning rate where the update is proportional to it, and no parameter is touched; else by
 interpolation between the parameters before and after the step.
+
+Hooks of others see the optimiser's real `param_groups`: ours are the last before a step and the
+first after it, whenever the others come.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ Waiting = list[tuple[list[nn.Parameter], float | Tensor]]
 
 _waiting: WeakKeyDictionary[optim.Optimizer, Waiting] = WeakKeyDictionary()
 """Groups of parameters whose next update is to be scaled, each with its factor."""
+
+_hooks: WeakKeyDictionary[optim.Optimizer, tuple[int, int]] = WeakKeyDictionary()
+"""The numbers of our hooks before and after the step."""
 
 LINEAR_IN_LR = (
     *(SGD, optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
@@ -40,8 +46,12 @@ def scale_next_update(
         return  # a frozen encoder
     if optimizer not in _waiting:
         _waiting[optimizer] = []
-        optimizer.register_step_pre_hook(_before_step)
-        optimizer.register_step_post_hook(_after_step)
+        before = optimizer.register_step_pre_hook(_before_step)
+        after = optimizer.register_step_post_hook(_after_step)
+        _hooks[optimizer] = before.id, after.id
+    number_before, number_after = _hooks[optimizer]
+    optimizer._optimizer_step_pre_hooks.move_to_end(number_before)
+    optimizer._optimizer_step_post_hooks.move_to_end(number_after, last=False)
     _waiting[optimizer].append((list(parameters), k))
 
 

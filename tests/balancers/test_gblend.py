@@ -1,6 +1,7 @@
 """Gradient-Blending: the blended gradient, and estimates that are right and leave no trace."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -38,9 +39,14 @@ def test_the_gradient_is_the_weighted_sum(modalities):
     assert_gradients(net, ByHand(net, samples).total(weights))
 
 
-def test_without_an_estimate_the_weights_are_equal():
+def test_without_an_estimate_the_weights_are_equal_and_it_says_so_once():
     net, samples = network("avt"), batch("avt")
-    next(GradientBlending().step(Step(net, samples)))
+    balancer = GradientBlending()
+    with pytest.warns(UserWarning, match=r"driven by hand it takes equal ones\. Set \.weights"):
+        next(balancer.step(Step(net, samples)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(balancer.step(Step(network("avt"), samples)))
     assert_gradients(net, ByHand(net, samples).total(dict.fromkeys(["joint", *"avt"], 0.25)))
 
 
@@ -423,3 +429,77 @@ def test_arguments_out_of_range_are_refused(options):
     value = next(iter(options.values()))
     with pytest.raises(ValueError, match=str(value)):
         GradientBlending(**options)
+
+
+# What predicts
+
+
+def starved(joint, fuse="joint"):
+    """A balancer whose next estimate leaves the joint loss this weight."""
+    balancer = GradientBlending(warmup=1, super_epoch=1, fuse=fuse)
+
+    def weights(overfit, gain, **_):
+        rest = (1 - joint) / (overfit.shape[-1] - 1)
+        return torch.cat([torch.full_like(gain[..., :1], joint), gain[..., 1:] * 0 + rest], dim=-1)
+
+    return balancer, weights
+
+
+@pytest.mark.parametrize(
+    ("joint", "fuse", "told"), [(0.03, "joint", 1), (0.04, "joint", 0), (0, "heads", 0)]
+)
+def test_a_joint_loss_without_weight_is_said_where_it_predicts(monkeypatch, joint, fuse, told):
+    balancer, weights = starved(joint, fuse)
+    monkeypatch.setattr(gblend, "blend_weights", weights)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        train(balancer, data(), epochs=1)
+    messages = [str(w.message) for w in seen if "joint loss a weight of" in str(w.message)]
+    assert len(messages) == told
+    if told:
+        assert "weight of 0.03 from epoch 0 on (equal ones: 0.33)" in messages[0]
+        assert "GradientBlending(fuse='heads')" in messages[0]
+
+
+@pytest.mark.parametrize("outputs", [3, 1])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_heads_predict_by_their_weights(outputs, masked):
+    net, samples = network("avt", outputs=outputs), batch("avt")
+    balancer = GradientBlending(fuse="heads")
+    out = net(samples.inputs)
+    assert balancer.fuse(out) is out.joint  # before there are weights
+    w = {"joint": 0.5, "a": 0.3, "v": 0.0, "t": 0.2}
+    balancer.weights = {key: torch.tensor(x, dtype=torch.float64) for key, x in w.items()}
+    count = len(samples)
+    present = {
+        "a": torch.arange(count) % 2 == 0,
+        "v": torch.ones(count, dtype=torch.bool),
+        "t": torch.arange(count) % 3 > 0,
+    }
+    found = balancer.fuse(out, present if masked else None).detach().numpy()
+    heads = {"joint": out.joint, **out.unimodal}
+    for i in range(count):
+        own = {k: x for k, x in w.items() if not masked or k == "joint" or present[k][i]}
+        expected = 0
+        for key, x in own.items():
+            z = heads[key][i].detach().numpy()
+            if outputs > 1:
+                z = z - np.log(np.exp(z).sum())
+            expected = expected + x / sum(own.values()) * z
+        np.testing.assert_allclose(found[i], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_where_no_head_with_weight_has_its_modality_the_joint_one_predicts():
+    net, samples = network(), batch()
+    balancer = GradientBlending(fuse="heads")
+    balancer.weights = {"joint": torch.tensor(0.0), "a": torch.tensor(1.0), "v": torch.tensor(0.0)}
+    out, count = net(samples.inputs), len(samples)
+    present = {"a": torch.arange(count) > 0, "v": torch.ones(count, dtype=torch.bool)}
+    found = balancer.fuse(out, present)
+    torch.testing.assert_close(found[0], out.joint[0].log_softmax(-1))
+    torch.testing.assert_close(found[1:], out.unimodal["a"][1:].log_softmax(-1))
+
+
+def test_what_predicts_is_joint_or_heads():
+    with pytest.raises(ValueError, match="fuse is 'mean'; allowed are 'joint', 'heads'"):
+        GradientBlending(fuse="mean")

@@ -363,6 +363,11 @@ def test_regression_is_refused_with_a_reason():
         {"alpha": float("nan")},
         {"scope": "convolution"},
         {"window": (5, 1)},
+        {"window": (-1, 3)},
+        {"window": 5},
+        {"window": (0, None)},
+        {"window": (0, 2.5)},
+        {"on": "step"},
     ],
 )
 def test_arguments_out_of_range_are_refused(options):
@@ -421,3 +426,80 @@ def test_adam_hides_what_sgd_shows():
 def test_helper_sizes_are_what_the_reference_assumes():
     assert all(x.shape[1] == SIZES[m] for m, x in batch("avt").inputs.items())
     assert ByHand(network(), batch()).features["a"].shape == (6, WIDTH)
+
+
+@pytest.mark.parametrize("flag", ["enhance", "continuous"])
+def test_a_flag_is_true_or_false(flag):
+    with pytest.raises(TypeError, match=f"{flag} is 'no'; give True or False"):
+        OGM(**{flag: "no"})
+
+
+def test_a_whole_update_is_damped_and_a_conv_scope_is_not():
+    with pytest.raises(ValueError, match="scope is 'conv'; allowed with it is scope='encoder'"):
+        OGM(on="update", scope="conv")
+
+
+# On the update
+
+
+def driven(balancer, make, steps=3):
+    """Where a network ends after some steps, and the coefficients of each step."""
+    net, k = network(), []
+    optimizer = make(net.parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        s = Step(net, batch(), optimizer, draws=Draws())
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for _ in balancer.step(s):
+                optimizer.step()
+        k.append({m: s.logged["coefficient", m].item() for m in net.modalities})
+    return net, k
+
+
+@pytest.mark.parametrize("enhance", [False, True])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_on_the_update_what_the_optimiser_makes_of_the_gradient_is_damped(kind, enhance):
+    """By hand: the plain update of each step, noise and all, times k for the encoders."""
+    make = lambda p: kind(p, lr=0.05)  # noqa: E731
+    balancer = OGM(on="update", enhance=enhance)
+    net, k = driven(balancer, make)
+    assert any(own < 1 for step in k for own in step.values())
+    other = network()
+    optimizer = make(other.parameters())
+    for coefficient in k:
+        optimizer.zero_grad()
+        s = Step(other, batch(), optimizer, draws=Draws())
+        s.backward(s.losses["joint"])
+        if enhance:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                for m in other.modalities:
+                    s.add_noise(m, s.spread(m))
+        before = {
+            m: [p.detach().clone() for p in e.parameters()] for m, e in other.encoders.items()
+        }
+        optimizer.step()
+        for m, encoder in other.encoders.items():
+            for p, old in zip(encoder.parameters(), before[m], strict=True):
+                p.data.lerp_(old, 1 - coefficient[m])
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-9, atol=1e-12)
+
+
+def test_under_adam_a_factor_on_the_gradient_hardly_damps_and_one_on_the_update_does():
+    distance = {}
+    for on in ("gradient", "update"):
+        net, _ = driven(
+            OGM(alpha=3.0, enhance=False, on=on), lambda p: torch.optim.Adam(p, lr=1e-3), steps=1
+        )
+        start = dict(network().named_parameters())
+        k = driven(OGM(alpha=3.0), lambda p: torch.optim.SGD(p, lr=0.0), steps=1)[1][0]
+        slow = min(k, key=k.get)
+        assert k[slow] < 0.1
+        distance[on] = sum(
+            (p - start[name]).square().sum().item()
+            for name, p in net.named_parameters()
+            if name.startswith(f"encoders.{slow}.")
+        )
+    assert distance["update"] < 0.02 * distance["gradient"]

@@ -146,3 +146,6 @@ def test_what_is_not_allowed_is_named():
         discrepancy_ratios(torch.tensor(1.0))
     with pytest.raises(ValueError, match="alpha is -1; allowed"):
         modulation_coefficients(torch.rand(4, 2), -1)
+    for alpha in (torch.tensor(-1.0), torch.tensor([[0.5], [-0.1]]), torch.tensor(torch.nan)):
+        with pytest.raises(ValueError, match=r"alpha is tensor[\s\S]*; allowed is a number ≥ 0"):
+            modulation_coefficients(torch.rand(2, 2), alpha)

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from trained import DATA, dropping, same, trained, weights
 
 from mmlab import load
-from mmlab.balancers import METHODS, Balancer, Joint, Uniform, Unimodal
+from mmlab.balancers import ATF, METHODS, MLA, OGM, Balancer, Joint, MMPareto, Uniform, Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
+from mmlab.evaluation import Curves
 from mmlab.models import Concat, MultimodalNet
 from mmlab.seeds import drawing, generator
 from mmlab.training import Step, find_device, fit
@@ -533,3 +534,144 @@ def test_compiled_encoders_train_to_the_same_weights(method, encoders, compiler)
         ends.append([*weights(net), torch.tensor(run.history.value.tolist())])
     for one, other in zip(*ends, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+# What goes wrong outside the losses
+
+
+class Breaking(Balancer):
+    """Its loss, which is none of the step's, is NaN from the third epoch on."""
+
+    def step(self, s):
+        bad = torch.nan if s.epoch == 2 else 1e-3
+        self.backward(s, s.out.joint.sum() * bad)
+        yield
+
+    def backward(self, s, loss):
+        s.backward(loss)
+
+
+class BreakingPastTheStep(Breaking):
+    def backward(self, s, loss):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("balancer", "message"),
+    [
+        (Breaking(), r"the loss given to `backward` is nan in batch 0 of epoch 3 under Breaking"),
+        (BreakingPastTheStep(), "parameters are not finite after epoch 3 under BreakingPast"),
+    ],
+)
+def test_a_loss_of_ones_own_that_is_nan_is_found_in_its_epoch(balancer, message):
+    seen = []
+    with pytest.raises(FloatingPointError, match=message):
+        trained(balancer, epochs=5, observers=[lambda run: seen.append(run.epoch)])
+    assert seen == [0, 1, 2]
+
+
+def test_a_loss_of_ones_own_is_in_the_history():
+    class Halved(Balancer):
+        def step(self, s):
+            s.backward(0.5 * s.losses["joint"])
+            yield
+
+    history = trained(Halved(), epochs=2).history.pivot(
+        index="epoch", columns="metric", values="value"
+    )
+    torch.testing.assert_close(
+        torch.tensor(history.objective.values), torch.tensor(0.5 * history.loss.values)
+    )
+    assert "objective" not in set(trained(Uniform()).history.metric)
+
+
+def normalised():
+    encoders = {m: nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)) for m in "ab"}
+    return MultimodalNet.build(DATA, encoders=encoders, width=8)
+
+
+def test_a_frozen_encoder_in_evaluation_mode_stays_in_it():
+    net = normalised()
+    net.eval()
+    net.encoders["a"].requires_grad_(False)
+    before = net.encoders["a"][1].running_mean.clone()
+    fit(net, DATA, epochs=1, device="cpu")
+    assert not any(part.training for part in net.encoders["a"].modules())
+    assert torch.equal(net.encoders["a"][1].running_mean, before)
+    # what is trained is in training mode, whatever it was before
+    assert all(part.training for part in (net, *net.encoders["b"].modules(), *net.heads.modules()))
+    assert net.encoders["b"][1].running_mean.any()
+
+
+def test_a_frozen_encoder_in_training_mode_is_left_there():
+    net = normalised()
+    net.encoders["a"].requires_grad_(False)
+    fit(net, DATA, epochs=1, device="cpu")
+    assert net.encoders["a"][1].running_mean.any() and net.encoders["a"][2].training
+
+
+def test_a_last_batch_of_one_sample_under_batchnorm_is_named():
+    data = synthetic(n=(97, 20, 20), dims=5)
+    for size in (32, 1):
+        message = rf"a batch holds 1 \(97 samples in batches of {size}\); choose another batch_size"
+        with pytest.raises(ValueError, match=message):
+            fit(normalised(), data, epochs=1, batch_size=size, device="cpu")
+    fit(normalised(), data, epochs=1, batch_size=33, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"loss": "mse"}, TypeError, "loss is 'mse'; give a function loss.prediction, target"),
+        ({"observers": [Curves]}, TypeError, r"observers\[0\] is the class Curves;.*Curves\(\)"),
+        ({"observers": [len, "loss"]}, TypeError, r"observers\[1\] is loss; give what can be call"),
+        (
+            {"optimizer": lambda p: torch.optim.LBFGS(p)},
+            ValueError,
+            r"LBFGS\.step needs a function that computes the loss.*such as SGD or Adam",
+        ),
+        (
+            {"optimizer": lambda p: torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)},
+            ValueError,
+            r"holds none of the network's parameters.*optimizer=lambda parameters",
+        ),
+        ({"optimizer": lambda p: 0.1}, TypeError, "gives a float; it must give a torch.optim"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_anything_trains(options, kind, message):
+    seen = []
+    with pytest.raises(kind, match=message):
+        trained(observers=[*options.pop("observers", []), seen.append], **options)
+    assert not seen
+
+
+def test_an_optimiser_that_leaves_parameters_out_says_so():
+    def most(parameters):
+        return torch.optim.SGD(list(parameters)[:-2], lr=0.1)
+
+    with pytest.warns(UserWarning, match=r"leaves out 2 of \d+ trained parameters"):
+        trained(optimizer=most)
+
+
+ADAPTIVE = {
+    "OGM": (OGM(), "OGM hardly damps an encoder; use OGM.on='update'., or SGD"),
+    "MMPareto": (MMPareto(), "MMPareto keeps the direction of its gradients and loses their"),
+    "MLA": (MLA(), "MLA does not keep the head's update off"),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
+def test_what_an_adaptive_optimiser_undoes_is_said(name, kind):
+    balancer, message = ADAPTIVE[name]
+    net = MultimodalNet.build(DATA, **balancer.network)
+    with pytest.warns(UserWarning, match=rf"{kind.__name__} divides each.*under it {message}"):
+        fit(net, DATA, balancer, epochs=1, optimizer=lambda p: kind(p, lr=1e-3), device="cpu")
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_what_no_optimiser_undoes_is_not_warned_of(kind, recwarn):
+    for balancer in (Joint(), ATF(), OGM(on="update"), *[OGM()] * (kind is torch.optim.SGD)):
+        net = MultimodalNet.build(DATA, **balancer.network)
+        fit(net, DATA, balancer, epochs=1, optimizer=lambda p: kind(p, lr=1e-3), device="cpu")
+    assert not [w for w in recwarn if "divides each gradient" in str(w.message)]

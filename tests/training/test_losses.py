@@ -1,8 +1,21 @@
 """A step's losses are the means written out by hand, each computed when it is first read."""
 
+import functools
+
 import pytest
 import torch
-from steps import EVERYONE, MASK, NOBODY, assert_equal, make_batch, make_net, make_stack, make_step
+from steps import (
+    EVERYONE,
+    MASK,
+    NOBODY,
+    assert_equal,
+    gradients,
+    make_batch,
+    make_net,
+    make_stack,
+    make_step,
+    trained,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -250,3 +263,102 @@ def test_a_loss_of_several_outputs_is_averaged_over_them():
     torch.testing.assert_close(
         s.losses["a"], squared(s.out.unimodal["a"][MASK], s.batch.target[MASK])
     )
+
+
+# Any loss
+
+
+WEIGHT = torch.tensor([1.0, 9.0, 0.2], dtype=torch.float64)
+
+
+def weighted(prediction, target):
+    return F.cross_entropy(prediction, target, weight=WEIGHT)
+
+
+OWN = {
+    "class weights": weighted,
+    "bound class weights": functools.partial(F.cross_entropy, weight=WEIGHT),
+    "a module with class weights": nn.CrossEntropyLoss(weight=WEIGHT),
+    "a sum": lambda z, y: F.cross_entropy(z, y, reduction="sum"),
+    "of all samples at once": lambda z, y: (z.logsumexp(-1).square().mean() - z.std()) * len(y),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_under_a_mask_any_loss_sees_the_samples_that_are_there(name):
+    loss, target = OWN[name], make_batch().target
+    for present in ({"a": MASK, "b": EVERYONE}, {"a": MASK, "b": ~MASK}):
+        s = Step(make_net(), make_batch(present), loss=loss)
+        for m in "ab":
+            expected = loss(s.out.unimodal[m][present[m]], target[present[m]])
+            torch.testing.assert_close(s.losses[m], expected, rtol=0, atol=0)
+        torch.testing.assert_close(s.losses["joint"], loss(s.out.joint, target), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_mask_of_everyone_changes_no_loss(name):
+    everyone = {"a": EVERYONE, "b": EVERYONE}
+    plain, masked = (Step(make_net(), make_batch(p), loss=OWN[name]) for p in (None, everyone))
+    for key in plain.losses:
+        assert torch.equal(plain.losses[key], masked.losses[key])
+    assert torch.equal(plain.losses.stack(), masked.losses.stack())
+
+
+def test_under_a_mask_of_nobody_a_loss_of_ones_own_is_0_and_moves_nothing():
+    s = Step(make_net(), make_batch({"a": NOBODY, "b": EVERYONE}), loss=weighted)
+    assert s.losses["a"] == 0
+    assert all(not g.any() for g in gradients(s.losses["a"], trained(s, "a")))
+    value, there = s.losses.recorded()["loss", "a"]
+    assert value == 0 and not there
+
+
+def test_in_a_stack_each_network_picks_its_own_samples():
+    masks = [{"a": MASK, "b": EVERYONE}, {"a": NOBODY, "b": MASK}, {"a": EVERYONE, "b": ~MASK}]
+    nets, batches, s = make_stack(present=masks)
+    s = Step(s.model, s.batch, loss=weighted)
+    alone = [Step(n, b, loss=weighted).losses for n, b in zip(nets, batches, strict=True)]
+    for key in s.losses:
+        torch.testing.assert_close(s.losses[key], torch.stack([x[key] for x in alone]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (lambda z, y: F.cross_entropy(z, y, reduction="none"), r"Tensor of shape \(6,\)"),
+        (lambda z, y: F.cross_entropy(z, y).item(), "float"),
+        (lambda z, y: None, "NoneType"),
+    ],
+)
+def test_a_loss_that_is_not_one_number_is_refused(loss, what):
+    s = Step(make_net(), make_batch(), loss=loss)
+    with pytest.raises(ValueError, match=rf"the loss of 6 samples is a.*{what}.*must give one"):
+        _ = s.losses["joint"]
+
+
+@pytest.mark.parametrize("name", ["bound class weights", "a module with class weights"])
+def test_weights_stay_in_the_loss_of_each_sample(name):
+    s = Step(make_net(), make_batch(), loss=OWN[name])
+    expected = F.cross_entropy(s.out.joint, s.batch.target, weight=WEIGHT, reduction="none")
+    torch.testing.assert_close(s.losses.samples(s.out.joint), expected)
+    if isinstance(OWN[name], nn.Module):
+        assert OWN[name].reduction == "mean"  # the user's own is left as it was
+
+
+def test_a_loss_without_parts_has_none_for_a_sample():
+    s = Step(make_net(), make_batch(), loss=weighted)
+    with pytest.raises(ValueError, match=r"weighted has no argument `reduction`.*takes 'none'"):
+        s.losses.samples(s.out.joint)
+
+    def ignores(prediction, target, reduction=None):
+        return F.cross_entropy(prediction, target)
+
+    s = Step(make_net(), make_batch(), loss=ignores)
+    with pytest.raises(ValueError, match=r"of shape \(\) for 6 samples; it must give one number"):
+        s.losses.samples(s.out.joint)
+
+
+def test_a_stack_of_losses_is_known_and_a_sum_of_them_is_not():
+    s = make_step()
+    losses = s.losses.stack()
+    assert s.losses.knows(losses) and s.losses.knows(s.losses["a"])
+    assert not s.losses.knows(losses.sum())

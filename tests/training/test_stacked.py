@@ -1110,3 +1110,128 @@ def test_in_float64_under_every_optimiser(optimizer):
     options = {"epochs": 1, "lr": None, "optimizer": OPTIMISERS[optimizer]}
     for method in ("BDO", "G-Blend again"):
         assert_same_in_float64(METHODS[method], **options)
+
+
+# What each run has of its own
+
+
+class Best:
+    """Keeps the best accuracy of what it sees, and whose runs it saw."""
+
+    only_looks = True
+
+    def __init__(self):
+        self.best, self.seen = -1.0, set()
+
+    def __call__(self, run):
+        self.seen.add(run.seed)
+        self.best = max(self.best, test_accuracy(run, "holdout"))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("given", [Best, Best()])
+def test_each_run_has_observers_of_its_own(given, at_once):
+    runs = train(Joint, datasets(), observers=[given], at_once=at_once)
+    for r, run in enumerate(runs):
+        (own,) = run.observers
+        assert own is not given and own.seen == {SEEDS[r]}
+        one = alone(Joint, datasets(), r, observers=[Best()])
+        assert own.best == one.observers[0].best
+    if given is not Best:
+        assert given.seen == set()
+
+
+def test_an_observer_that_cannot_be_made_anew_is_refused():
+    class Needs:
+        def __init__(self, path):
+            self.path = path
+
+        def __call__(self, run):
+            pass
+
+    with pytest.raises(TypeError, match=r"Needs.*cannot be made anew for each seed.*Give a class"):
+        train(Joint, datasets(), observers=[Needs], at_once=False)
+    with pytest.raises(TypeError, match=r"observers\[0\] is loss; give what can be called"):
+        train(Joint, datasets(), observers=["loss"], at_once=False)
+
+
+def matrices_decay(parameters):
+    """The usual way to spare biases: groups by the number of axes."""
+    parameters = list(parameters)
+    few, many = ([p for p in parameters if (p.ndim > 1) == big] for big in (False, True))
+    assert few and many
+    groups = [{"params": many, "weight_decay": 2.0}, {"params": few, "lr": 0.3}]
+    return torch.optim.AdamW(groups, lr=1e-2)
+
+
+class Shifted(Balancer):
+    """With a bias of its own, which the optimiser must put with the biases."""
+
+    def modules(self, model):
+        self.own = nn.Linear(model.heads["a"].out_features, 2)
+        return self.own
+
+    def step(self, s):
+        s.backward(s.losses.of("shifted", self.own(s.out.joint)))
+        yield
+
+
+@pytest.mark.parametrize("method", [Joint, Shifted])
+def test_groups_by_the_number_of_axes_are_those_of_one_network(method):
+    data = datasets()
+    runs = train(method, data, optimizer=matrices_decay)
+    for r in range(3):
+        assert_same(runs, alone(method, data, r, optimizer=matrices_decay), r)
+
+
+def test_an_optimiser_of_further_parameters_is_for_one_network():
+    extra = nn.Parameter(torch.zeros(2))
+
+    def more(parameters):
+        return torch.optim.Adam([*parameters, extra], lr=1e-3)
+
+    with pytest.raises(UnstackableError, match="holds other parameters than it was given"):
+        train(Joint, datasets(), optimizer=more)
+
+
+def test_why_seeds_train_one_after_the_other_is_said():
+    with pytest.warns(UserWarning, match="one after the other: DrawsGlobally|under DrawsGlobally"):
+        runs = train(DrawsGlobally, datasets(), at_once=None)
+    assert [run.together for run in runs] == [1, 1, 1]
+
+
+class Noisy(nn.Module):
+    """An encoder that augments its input: it draws random numbers in its forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 8)
+
+    def forward(self, x):
+        return self.linear(x + 0.5 * torch.randn_like(x) if self.training else x)
+
+
+def test_an_encoder_that_draws_in_its_forward_pass_trains_one_seed_after_the_other():
+    data, build = datasets(), {"encoders": {"a": Noisy, "b": Noisy}}
+    with pytest.raises(UnstackableError):
+        train(Joint, data, build=build)
+    with pytest.warns(UserWarning, match="one after the other"):
+        runs = train(Joint, data, build=build, at_once=None)
+    assert [run.together for run in runs] == [1, 1, 1]
+    for r in range(3):
+        assert_same(runs, alone(Joint, data, r, build=build), r)
+
+
+def test_parameters_that_break_are_named_with_their_seed():
+    def breaks(run):
+        if run.epoch == 1 and run.seed == SEEDS[1]:
+            next(run.model.parameters()).data.fill_(torch.inf)
+
+    breaks.only_looks = True  # it lies, and what it writes reaches the stack's memory
+    with pytest.raises(FloatingPointError, match=f"of seed {SEEDS[1]}"):
+        train(Joint, datasets(), observers=[breaks])
+
+
+def test_what_an_adaptive_optimiser_undoes_is_said_of_a_stack():
+    with pytest.warns(UserWarning, match=r"Adam divides each gradient.*under it OGM hardly damps"):
+        train(OGM, datasets(), optimizer=lambda p: torch.optim.Adam(p, lr=1e-3))

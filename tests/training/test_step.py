@@ -810,3 +810,134 @@ def test_a_log_takes_numbers_and_pairs():
     s.log(k=dict(s.each(k)), n=3)
     assert s.logged == {("k", "a"): 1.0, ("k", "b"): 2.0, ("n", ""): 3}
     assert not s.logged["k", "a"].requires_grad
+
+
+# Gradients of several batches
+
+
+def accumulated(act, zero=False, clear=False):
+    """Act on a second batch while the first one's gradients stand; both by hand in float64."""
+    net = make_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for seed in (1, 2):
+        s = Step(net, make_batch(seed=seed), optimizer)
+        if clear:
+            optimizer.zero_grad()
+        s.backward(s.losses["joint"], scale=torch.tensor([0.5, 1.0], dtype=torch.float64))
+        if zero:
+            optimizer.zero_grad(set_to_none=False)
+    return act(s)
+
+
+CHANGES = {
+    "scale_grad": lambda s: s.scale_grad("a", 0.5),
+    "add_noise": lambda s: s.add_noise("a", s.spread("a")),
+    "set_grad": lambda s: s.set_grad("a", s.stored_grad("a")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_gradients_of_earlier_batches_are_not_changed_with_this_ones(change):
+    with pytest.raises(RuntimeError, match=r"`\.grad` held gradients before.*zero_grad\(\) before"):
+        accumulated(CHANGES[change])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_gradients_that_were_cleared_after_the_step_was_made_do_not_count(change):
+    accumulated(CHANGES[change], clear=True)
+
+
+def test_zeros_are_no_gradients_of_earlier_batches():
+    net = make_net()
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    s = Step(net, make_batch())
+    s.backward(s.losses["joint"])
+    s.scale_grad("a", 0.5)
+
+
+@pytest.mark.parametrize("way", ["backward", "blend"])
+def test_what_only_adds_accumulates(way):
+    net, seen = make_net(), []
+    for batches in ([1], [2], [1, 2]):
+        net.zero_grad()
+        for seed in batches:
+            s = Step(net, make_batch(seed=seed))
+            if way == "backward":
+                s.backward(s.losses.stack(), scale=0.3)
+            else:
+                losses = {m: (s.losses["joint"], s.losses[m]) for m in "ab"}
+                s.blend(losses, lambda gram: gram.diagonal(dim1=-2, dim2=-1))
+        seen.append([p.grad.clone() for p in net.parameters()])
+    for one, other, both in zip(*seen, strict=True):
+        torch.testing.assert_close(both, one + other)
+
+
+# Hooks on parameters
+
+
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+@pytest.mark.parametrize("whose", ["encoders", "fusion"])
+def test_hooks_on_parameters_are_not_passed_by(kind, whose):
+    calls, net = [], make_net()
+    parameter = next(getattr(net, whose).parameters())
+    getattr(parameter, kind)(lambda _: calls.append(1))
+    s = Step(net, make_batch())
+    losses = {m: (s.losses["joint"], s.losses[m]) for m in "ab"}
+    for fill in (
+        lambda: s.blend(losses, lambda gram: torch.ones_like(gram[..., 0])),
+        lambda: s.backward(s.losses["joint"], encoders=False),
+    ):
+        with pytest.raises(ValueError, match=r"has a gradient hook.*register_step_pre_hook"):
+            fill()
+    assert not calls and all(p.grad is None for p in net.parameters())
+    s.backward(s.losses["joint"])  # autograd's own way calls it
+    assert calls
+
+
+# What is logged and recorded
+
+
+def test_what_was_logged_does_not_change_with_the_tensor():
+    s = make_step()
+    k = torch.tensor([1.0, 2.0])
+    s.log(k=dict(s.each(k)), first=k[0])
+    k.mul_(10)
+    assert s.logged == {("k", "a"): 1, ("k", "b"): 2, ("first", ""): 1}
+
+
+def test_a_loss_of_ones_own_is_recorded_as_the_objective():
+    s = make_step()
+    s.backward(s.losses["joint"])
+    s.backward(s.losses.stack())
+    assert ("objective", "") not in s.recorded()  # the history has all of these
+    s.backward(0.5 * s.losses.stack())
+    s.backward(s.losses["a"] ** 2)
+    value, there = s.recorded()["objective", ""]
+    expected = 0.5 * s.losses.stack().sum() + s.losses["a"] ** 2
+    torch.testing.assert_close(value, expected.detach())
+    assert there is None and not value.requires_grad
+
+
+def test_in_a_stack_each_network_has_its_objective():
+    nets, batches, s = make_stack()
+    s.backward(2 * s.losses.stack())
+    s.backward(s.losses["a"] ** 2)
+    value, _ = s.recorded()["objective", ""]
+    expected = []
+    for net, batch in zip(nets, batches, strict=True):
+        losses = Step(net, batch).losses
+        expected.append(2 * losses.stack().sum() + losses["a"] ** 2)
+    torch.testing.assert_close(value, torch.stack(expected).detach())
+
+
+def test_a_loss_of_ones_own_needs_no_forward_pass_of_the_step():
+    s = make_step()
+    s.backward(sum(p.square().sum() for p in s.model.parameters()))
+    assert "out" not in vars(s) and list(s.recorded()) == [("objective", "")]
+
+
+def test_backward_of_a_number_is_refused():
+    s = make_step()
+    with pytest.raises(TypeError, match=r"backward was given 0\.5; give a tensor"):
+        s.backward(0.5)

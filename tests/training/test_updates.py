@@ -168,3 +168,69 @@ def test_factors_for_one_encoder_multiply_and_a_frozen_one_has_nothing_to_scale(
     s.optimizer.step()
     weight = trained(s, "a")[0]
     torch.testing.assert_close(weight - before, -0.1 * 1.5 * weight.grad, rtol=0, atol=1e-15)
+
+
+# Hooks of others see the real groups
+
+
+def step_scaled(optimizer, net, k=0.5):
+    """One update in which encoder a moves k times as far; gives how far each parameter moved."""
+    optimizer.zero_grad()
+    s = Step(net, make_batch(), optimizer)
+    s.backward(s.losses["joint"])
+    s.scale_update("a", k)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer.step()
+    return {name: p.detach() - before[name] for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_schedule_in_a_hook_sets_the_real_rate(name, early):
+    net = make_net()
+    optimizer = OPTIMIZERS[name](net.parameters())
+    rate = optimizer.param_groups[0]["lr"]
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    if not early:  # than our own hooks
+        step_scaled(optimizer, net)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    for i in range(3):
+        step_scaled(optimizer, net)
+        assert optimizer.param_groups[0]["lr"] == rate * 0.5 ** (i + 1)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_hooks_before_and_after_a_step_see_the_real_groups(early):
+    net, seen = make_net(), []
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    real = optimizer.param_groups
+    if not early:
+        step_scaled(optimizer, net)
+    optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups is real))
+    optimizer.register_step_post_hook(lambda o, *_: seen.append(o.param_groups is real))
+    step_scaled(optimizer, net)
+    assert seen == [True, True]
+
+
+def test_what_a_hook_does_to_gradients_and_rates_is_scaled_exactly():
+    """The reference: the same hooks, no scaling, then the update of encoder a times k by hand."""
+
+    def hooked(optimizer):
+        def clip(o, *_):
+            for group in o.param_groups:
+                group["lr"] *= 0.7
+                torch.nn.utils.clip_grad_norm_(group["params"], 0.01)
+
+        optimizer.register_step_pre_hook(clip)
+        return optimizer
+
+    nets = [make_net(), make_net()]
+    scaled, plain = (hooked(torch.optim.SGD(net.parameters(), lr=0.1)) for net in nets)
+    for _ in range(2):
+        moves = step_scaled(scaled, nets[0], 0.25)
+        expected = step_scaled(plain, nets[1], 1.0)
+        for key, move in moves.items():
+            k = 0.25 if key.startswith("encoders.a") else 1
+            torch.testing.assert_close(move, k * expected[key], rtol=1e-12, atol=1e-15)
+        nets[1].load_state_dict(nets[0].state_dict())
