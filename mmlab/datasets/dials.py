@@ -6,14 +6,32 @@ scaled up, the same samples missing and more), so that a sweep moves one thing a
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 from mmlab.datasets.base import Batch
 from mmlab.seeds import derive, generator
+
+
+def among(wrong: object, allowed: Iterable[str]) -> str:
+    """The end of a message: all allowed names, and the closest of them."""
+    names = list(allowed)
+    close = difflib.get_close_matches(str(wrong), names, n=1)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"; allowed: {', '.join(names)}{guess}"
+
+
+def check_seed(seed: int) -> None:
+    """Check a seed. Raises TypeError unless it is a whole number, ValueError below 0."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise TypeError(f"seed is {seed!r}; give a whole number, such as 0")
+    if seed < 0:
+        raise ValueError(f"seed is {seed!r}; give a whole number of at least 0")
 
 
 def check_dial(
@@ -38,10 +56,8 @@ def check_dial(
         )
     for name, value in setting.items():
         if name not in modalities:
-            raise ValueError(
-                f"{dial} names the unknown modality {name!r}; allowed: {', '.join(modalities)}"
-            )
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+            raise ValueError(f"{dial} names the unknown modality {name!r}{among(name, modalities)}")
+        number = isinstance(value, Real) and not isinstance(value, bool)
         if not (number and math.isfinite(value) and 0 <= value <= high):
             raise ValueError(f"{dial}[{name!r}] is {value!r}; give {allowed}")
     return {name: float(value) for name, value in setting.items()}
@@ -51,14 +67,40 @@ def check_missing(
     rate: float | Mapping[str, float] | None, modalities: Sequence[str]
 ) -> dict[str, float]:
     """Like `check_dial`, but one number stands for every modality."""
-    if isinstance(rate, int | float):
-        rate = dict.fromkeys(modalities, rate)
+    if isinstance(rate, Real):
+        rate = dict.fromkeys(modalities, float(rate) if not isinstance(rate, bool) else rate)
+    if rate is not None and not isinstance(rate, Mapping):
+        raise TypeError(
+            f"missing is {rate!r}; give a number from 0 to 1 for every modality, or one for each, "
+            f"such as {{{modalities[0]!r}: 0.5}}"
+        )
     return check_dial("missing", rate, modalities)
 
 
 def add_noise(values: Tensor, sd: Tensor | float, source: torch.Generator) -> Tensor:
-    """`values` plus Gaussian noise; `sd` is in their unit and broadcasts against them."""
+    """`values` plus Gaussian noise; `sd` is in their unit and broadcasts against them.
+
+    Raises ValueError for whole numbers, for an `sd` that is negative or not finite, or a tensor of
+    another shape. (The values of a tensor are not looked at.)
+    """
+    if not values.is_floating_point():
+        raise ValueError(f"values are {values.dtype}; noise needs real numbers: use .float()")
+    if isinstance(sd, Tensor):
+        if not _fits(sd, values):
+            raise ValueError(
+                f"sd has shape {tuple(sd.shape)}, which does not broadcast to that of the values, "
+                f"{tuple(values.shape)}; give a number, or 1 for every axis along which it is equal"
+            )
+    elif not (math.isfinite(sd) and sd >= 0):
+        raise ValueError(f"sd is {sd!r}; give a finite number >= 0")
     return values + sd * torch.randn(values.shape, generator=source, dtype=values.dtype)
+
+
+def _fits(sd: Tensor, values: Tensor) -> bool:
+    try:
+        return torch.broadcast_shapes(sd.shape, values.shape) == values.shape
+    except RuntimeError:
+        return False
 
 
 def occlude(values: Tensor, fraction: float, source: torch.Generator, *, axes: int) -> Tensor:
@@ -68,7 +110,16 @@ def occlude(values: Tensor, fraction: float, source: torch.Generator, *, axes: i
               2: a rectangle of an image) and all of the axes before them.
     fraction: share of the time or area; each side is rounded to whole frames or pixels, so that a
               quarter of an 8 x 8 image is 4 x 4 exactly and a tenth is 3 x 3 (14 %).
+
+    Raises ValueError for a fraction outside 0 to 1, or more axes than one sample has.
     """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction is {fraction!r}; give a number from 0 to 1")
+    if not 1 <= axes < values.ndim:
+        raise ValueError(
+            f"axes is {axes!r}, and values have shape {tuple(values.shape)}; give a number from 1 "
+            f"to {values.ndim - 1}: the first axis holds the samples"
+        )
     hidden = torch.ones(len(values), *[1] * (values.ndim - 1), dtype=torch.bool)
     for axis in range(values.ndim - axes, values.ndim):
         size = values.shape[axis]
@@ -89,7 +140,12 @@ def keep(batch: Batch, fractions: Mapping[str, float], seed: int = 0) -> Batch:
     fractions: modality -> share of samples that keep it, rounded to whole samples. Drawn
                independently for each modality; a sample that would be left with nothing keeps one
                modality at random, so that two modalities at 0.5 are there more often than that.
+
+    Raises TypeError for what is no Batch, ValueError for an unknown modality or a share out of
+    range.
     """
+    _check_batch(batch, "keep")
+    check_seed(seed)
     stays = {}
     for name, fraction in check_dial("keep", fractions, batch.modalities).items():
         order = torch.randperm(len(batch), generator=generator(seed, "keep", name))
@@ -108,8 +164,11 @@ def drop(batch: Batch, rate: float | Mapping[str, float], seed: int = 0) -> Batc
           `realised_rates` counts them.
 
     What is absent is set to zero (the training mean of standardised data) and marked in `present`.
-    Raises ValueError for an unknown modality or a rate out of range.
+    Raises TypeError for what is no Batch, ValueError for an unknown modality or a rate out of
+    range.
     """
+    _check_batch(batch, "drop")
+    check_seed(seed)
     stays = {}
     for name, probability in check_missing(rate, batch.modalities).items():
         draw = torch.rand(len(batch), generator=generator(seed, "missing", name))
@@ -118,10 +177,19 @@ def drop(batch: Batch, rate: float | Mapping[str, float], seed: int = 0) -> Batc
 
 
 def realised_rates(batch: Batch) -> dict[str, float]:
-    """Share of the samples that lack each modality."""
+    """Share of the samples that lack each modality. Raises TypeError for what is no Batch."""
+    _check_batch(batch, "realised_rates")
     if batch.present is None:
         return dict.fromkeys(batch.modalities, 0.0)
     return {name: (~mask).double().mean().item() for name, mask in batch.present.items()}
+
+
+def _check_batch(batch: Batch, who: str) -> None:
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"{who} takes a Batch, such as data.train, and got a {type(batch).__name__}; call it "
+            "for each split"
+        )
 
 
 def _hide(batch: Batch, stays: Mapping[str, Tensor], seed: int) -> Batch:

@@ -5,23 +5,40 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import re
+import struct
 import wave
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmlab.datasets.spoken import DATA, read_checked
+
 RATE = 8000  # samples per second
-SAMPLES = Path(__file__).resolve().parents[2] / "data" / "fsdd-samples.npz"
+SAMPLES = DATA / "fsdd-samples.npz"
+SAMPLES_SHA256 = "4c258ce9df348b2303b586a03758f808200eb984453bfaff9e6223716f55159e"
 ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
 # Over the names and samples of all 3000 recordings: it holds however an archive is packed.
 CONTENT_SHA256 = "ee2198da4d99d1de2f4cb76d378318b58113b2562ece8a00fe761ba76d4911c9"
-NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)\.wav")
+NAME = re.compile(r"\d_[a-z]+_\d+\.wav")  # digit, speaker, take
+
+# Far above what the official set needs (3000 recordings of at most 2.3 s), and far below what a
+# small archive could swell to.
+MOST_FILES = 20_000
+LONGEST = 2**20  # bytes: a good minute
+MOST_BYTES = 2**28
+MOST_SWELLING = 100
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError)
+"""What reading an archive raises where it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,11 @@ class Recording:
 
 
 def samples() -> list[Recording]:
-    """Ten original recordings, 0 to 9, of all six speakers; they need no network."""
-    arrays = dict(np.load(SAMPLES, allow_pickle=False))
+    """Ten original recordings, 0 to 9, of all six speakers; they need no network.
+
+    Raises FileNotFoundError, or ValueError where the checksum does not hold.
+    """
+    arrays = read_checked(SAMPLES, SAMPLES_SHA256)
     waves = np.split(arrays["x"], np.cumsum(arrays["lengths"])[:-1])
     digits, speakers, takes = (arrays[key].tolist() for key in ("y", "speaker", "take"))
     rows = zip(waves, digits, speakers, takes, strict=True)
@@ -49,16 +69,15 @@ def raw_recordings(path: Path | str | None = None) -> list[Recording]:
     path: a folder or .zip of `{digit}_{speaker}_{take}.wav` (mono, 16 bit, 8 kHz). None fetches
           the official archive of 3000 into pooch's cache, once, and checks its content.
 
-    Nothing is unpacked: files are read straight out of the archive.
+    Nothing is unpacked: files are read straight out of the archive, and no more than MOST_BYTES.
     Raises FileNotFoundError where there is no recording, ConnectionError where the archive cannot
-    be fetched, ValueError for a file of another format or an archive of another content.
+    be fetched, ValueError for a file of another format, one recording twice, or an archive that
+    is damaged, too large, or of another content.
     """
+    if not (path is None or isinstance(path, str | os.PathLike)):
+        raise TypeError(f"path is {path!r}; give the path of a folder or a .zip, or None")
     source = _fetch() if path is None else Path(path)
-    found = {}
-    for name, content in _files(source):
-        about = NAME.fullmatch(name)
-        if about:
-            found[int(about["digit"]), about["speaker"], int(about["take"])] = _read(name, content)
+    found = _read_all(source)
     if not found:
         raise FileNotFoundError(
             f"no recording in {source}; expected files such as 7_jackson_32.wav"
@@ -68,13 +87,47 @@ def raw_recordings(path: Path | str | None = None) -> list[Recording]:
     return [Recording(_scale(found[key]), *key) for key in sorted(found)]
 
 
+def _read_all(source: Path) -> dict[tuple[int, str, int], np.ndarray]:
+    """The 16-bit samples of each digit, speaker and take."""
+    found: dict[tuple[int, str, int], np.ndarray] = {}
+    total = 0
+    for name, content in _files(source):
+        total += len(content)
+        if total > MOST_BYTES:
+            raise ValueError(
+                f"the recordings in {source} have more than {MOST_BYTES} bytes together; give a "
+                "part of them at a time"
+            )
+        digit, speaker, take = name.removesuffix(".wav").split("_")
+        key = int(digit), speaker, int(take)
+        if key in found:
+            raise ValueError(
+                f"{source} holds the recording {name} twice (digit {digit}, speaker {speaker}, "
+                f"take {int(take)}); leave one of them out"
+            )
+        found[key] = _read(name, content)
+    return found
+
+
 def mfcc(samples: Tensor) -> Tensor:
     """13 mel-frequency cepstral coefficients of a recording (T,), shape (13, 1 + T // 200).
 
     Power spectrum of 50 ms Hann windows every 25 ms (centred, mirrored ends), 128 mel bands (HTK
     scale, no normalisation), decibels down to 80 below the loudest, orthonormal DCT-II. The
     embedded features are these, stretched to 24 frames.
+
+    Raises TypeError for what is no tensor, ValueError for another shape, whole numbers, or fewer
+    than 201 samples: the ends are mirrored over 200.
     """
+    if not isinstance(samples, Tensor):
+        raise TypeError(
+            f"samples is a {type(samples).__name__}; give a tensor, such as recording.samples"
+        )
+    if samples.ndim != 1 or len(samples) < 201 or not samples.is_floating_point():
+        raise ValueError(
+            f"samples are {samples.dtype} of shape {tuple(samples.shape)}; give at least 201 real "
+            "numbers between -1 and 1 in one row"
+        )
     window = torch.hann_window(400, dtype=samples.dtype, device=samples.device)
     spectrum = torch.stft(samples, 400, 200, window=window, return_complex=True).abs() ** 2
     power = _mel_bands().to(spectrum) @ spectrum
@@ -115,15 +168,81 @@ def _fetch() -> Path:
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """File name and content of each .wav in a folder or an archive."""
-    if zipfile.is_zipfile(source):
+    """Name and content of each recording in a folder or an archive."""
+    if source.is_dir():
+        for file in source.iterdir():
+            if NAME.fullmatch(file.name):
+                if not file.is_file():  # a pipe would keep us waiting
+                    raise ValueError(f"{file} is no file; move it out of the folder")
+                with file.open("rb") as stream:
+                    yield file.name, _content(file.name, stream)
+    elif zipfile.is_zipfile(source):
+        yield from _members(source)
+    elif source.exists():
+        source.open("rb").close()  # what may not be read says so
+        raise ValueError(
+            f"{source} is neither a folder nor a zip archive; give one of the two, or delete it "
+            "and fetch it again"
+        )
+
+
+def _members(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each recording in an archive that may come from anywhere."""
+    size = source.stat().st_size
+    if size > MOST_BYTES:
+        raise _refusal(source, f"has {size} bytes", f"at most {MOST_BYTES}")
+    try:
         with zipfile.ZipFile(source) as archive:
-            for member in archive.namelist():
-                if member.endswith(".wav"):
-                    yield member.rsplit("/", 1)[-1], archive.read(member)
-    else:
-        for file in source.glob("*.wav"):
-            yield file.name, file.read_bytes()
+            _check_members(source, size, archive.infolist())
+            for member in archive.infolist():
+                name = PurePosixPath(member.filename).name
+                if NAME.fullmatch(name):
+                    with archive.open(member) as stream:
+                        yield name, _content(name, stream)
+    except DAMAGE as error:
+        raise ValueError(
+            f"the archive {source} is damaged ({error}); delete it and fetch it again"
+        ) from error
+
+
+def _content(name: str, stream: IO[bytes]) -> bytes:
+    content = stream.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise ValueError(
+            f"{name} has more than {LONGEST} bytes; allowed are recordings of at most "
+            f"{LONGEST // 2 // RATE} s: cut it, or leave it out"
+        )
+    return content
+
+
+def _check_members(source: Path, size: int, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse an archive by what it declares. It cannot give more: zipfile stops reading there."""
+    if len(members) > MOST_FILES:
+        raise _refusal(source, f"holds {len(members)} files", f"at most {MOST_FILES}")
+    total = sum(member.file_size for member in members)
+    if total > MOST_BYTES:
+        raise _refusal(source, f"unpacks to {total} bytes", f"at most {MOST_BYTES}")
+    if total > MOST_SWELLING * size:
+        raise _refusal(
+            source, f"unpacks to {total // size} times its size", f"at most {MOST_SWELLING} times"
+        )
+    for member in members:
+        name = member.filename
+        paths = PurePosixPath(name), PureWindowsPath(name)
+        if any(path.anchor or ".." in path.parts for path in paths):
+            raise _refusal(source, f"holds {name!r}, which lies outside of it", "paths within it")
+        if member.flag_bits & 1:
+            raise _refusal(source, f"holds {name!r} under a password", "files without one")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            kind = f"holds {name!r}, compressed by method {member.compress_type}"
+            raise _refusal(source, kind, "stored or deflated files (methods 0 and 8)")
+
+
+def _refusal(source: Path, found: str, allowed: str) -> ValueError:
+    return ValueError(
+        f"the archive {source} {found}; allowed are {allowed}. Fetch it again from a source that "
+        "you trust, or pack what you need of it anew"
+    )
 
 
 def _read(name: str, content: bytes) -> np.ndarray:
@@ -132,10 +251,16 @@ def _read(name: str, content: bytes) -> np.ndarray:
         with wave.open(io.BytesIO(content)) as sound:
             form = (sound.getnchannels(), 8 * sound.getsampwidth(), sound.getframerate())
             frames = sound.readframes(sound.getnframes())
-    except (wave.Error, EOFError) as error:
+            declared = sound.getnframes()
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last for lengths that cannot be
         raise ValueError(f"{name} is not a readable .wav file: {error}") from error
     if form != (1, 16, RATE):
         raise ValueError(f"{name} has (channels, bits, rate) {form}; convert it to (1, 16, {RATE})")
+    if not frames or len(frames) != 2 * declared:
+        raise ValueError(
+            f"{name} holds {len(frames)} bytes of sound and declares {2 * declared}; it must hold "
+            "what it declares, and not nothing: fetch it again, or leave it out"
+        )
     return np.frombuffer(frames, "<i2")
 
 

@@ -37,17 +37,24 @@ class Pairs:
     images: Tensor
 
 
-def read_checked(file: Path, sha256: str, script: str) -> dict[str, np.ndarray]:
+def read_checked(file: Path, sha256: str, script: str | None = None) -> dict[str, np.ndarray]:
     """The arrays of an embedded file.
 
-    Raises FileNotFoundError, or ValueError where the checksum does not hold; both name `script`,
-    which rebuilds the file.
+    script: what in data/ rebuilds the file, if anything does.
+
+    Raises FileNotFoundError or another OSError where it cannot be read, ValueError where the
+    checksum does not hold; all say how to get it back.
     """
-    remedy = f"rebuild it with: python data/{script}"
+    remedy = f"restore it with: git checkout -- data/{file.name} (or fetch the project anew)"
+    if script:
+        remedy += f", or rebuild it with: python data/{script}"
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"the data file {file} is missing; {remedy}") from None
+    except OSError as error:
+        reason = error.strerror
+        raise OSError(f"the data file {file} cannot be read ({reason}); {remedy}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ValueError(
@@ -66,9 +73,11 @@ def pair(
     scanned: the digit on each scan, (N,).
 
     Every scan of a split is used about equally often, and none is in two splits.
+    Raises ValueError for an unknown split, TypeError or ValueError for what is no seed.
     """
+    dials.check_seed(seed)
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
+        raise ValueError(f"unknown split {split!r}{dials.among(split, SPLITS)}")
     clips = _clips_by_speaker(seed, speech) if split == "speaker" else _clips_seen(seed, speech)
     images = _split_by_class(scanned, (0.6, 0.1, 0.3), seed, "image")
     rows = {}

@@ -13,14 +13,15 @@ is the parity of the signs: no modality alone tells anything, together they do.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from mmlab.datasets.base import Batch, MultimodalData
-from mmlab.datasets.dials import check_dial
+from mmlab.datasets.dials import check_dial, check_seed
 from mmlab.seeds import generator
 
 BALANCED = {"a": 2.0, "b": 2.0}
@@ -48,11 +49,16 @@ def synthetic(
                 a nuisance that training never sees, as a new speaker is.
 
     Means are 0 and the noise has s.d. 1 by construction, so nothing is standardised again.
-    Raises ValueError for a value out of range or an unknown modality.
+    Raises ValueError for a value out of range or an unknown modality, TypeError for a setting of
+    another type.
     """
+    check_seed(seed)
     shift = _check(signal, redundancy, xor, shift)
-    if len(n) != len(SPLITS) or min(n) < 1:
-        raise ValueError(f"n is {n!r}; give three sizes of at least 1: train, holdout, test")
+    if not (isinstance(n, Sequence) and len(n) == len(SPLITS) and all(map(_is_count, n))):
+        raise ValueError(
+            f"n is {n!r}; give three sizes, whole numbers of at least 1, for train, holdout and "
+            "test, such as (1000, 500, 1000)"
+        )
     axes = directions(signal, dims, seed)
     splits = {}
     for name, size in zip(SPLITS, n, strict=True):
@@ -86,9 +92,10 @@ def directions(
 ) -> dict[str, Tensor]:
     """The unit vector u_m (dims,) of each modality: with it the best rule can be written down."""
     sizes = dims if isinstance(dims, Mapping) else dict.fromkeys(signal, dims)
-    if set(sizes) != set(signal) or min(sizes.values()) < 1:
+    if set(sizes) != set(signal) or not all(map(_is_count, sizes.values())):
         raise ValueError(
-            f"dims is {dims!r}; give at least 1 dimension for each of {', '.join(signal)}"
+            f"dims is {dims!r}; give a whole number, at least 1 dimension for each of "
+            f"{', '.join(signal)}"
         )
     axes = {}
     for m in signal:
@@ -128,6 +135,10 @@ def bayes_accuracy(
     return alone | {"joint": _linear_accuracy(distance, moved)}
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
 def _linear_accuracy(distance: float, moved: float) -> float:
     """Two unit Gaussians `distance` apart, cut half-way, after both have `moved`."""
     cdf = NormalDist().cdf
@@ -149,7 +160,16 @@ def _signs(target: Tensor, count: int, xor: bool, draw: torch.Generator) -> list
 def _check(
     signal: Mapping[str, float], redundancy: float, xor: bool, shift: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """The shift as a dict; raises ValueError for a setting that means nothing."""
+    """The shift as a dict; raises TypeError or ValueError for a setting that means nothing."""
+    if not isinstance(signal, Mapping):
+        raise TypeError(
+            f"signal is {signal!r}; say how far the classes are apart in each modality, for "
+            "example {'a': 2.0, 'b': 1.0}"
+        )
+    if not isinstance(xor, bool):
+        raise TypeError(f"xor is {xor!r}; give True or False")
+    if not isinstance(redundancy, Real) or isinstance(redundancy, bool):
+        raise TypeError(f"redundancy is {redundancy!r}; give a number from 0 to below 1")
     if not signal:
         raise ValueError("signal names no modality; give for example {'a': 2.0, 'b': 1.0}")
     names = tuple(signal)

