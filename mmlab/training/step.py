@@ -383,6 +383,7 @@ class Step:
         """
         if self.optimizer is None:
             raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
+        self._check_alone()
         scale_next_update(self.optimizer, self._own(m), k)
 
     # --- further passes and random numbers --------------------------------------------------------
@@ -457,11 +458,11 @@ class Step:
             )
 
     def _check_alone(self) -> None:
-        """Refuse to change gradients that earlier batches have left their part in."""
+        """Refuse to change gradients, or their update, that earlier batches have a part in."""
         if self._stale:
             raise RuntimeError(
                 "`.grad` held gradients before this step, and what scales, replaces or disturbs "
-                "this batch's would do so to theirs. Call optimizer.zero_grad() before each step; "
+                "those of this batch would do so to them. Call optimizer.zero_grad() before each step; "
                 "to accumulate batches, take a method that only adds: backward, backward(scale=), "
                 "blend"
             )

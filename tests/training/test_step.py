@@ -833,6 +833,7 @@ CHANGES = {
     "scale_grad": lambda s: s.scale_grad("a", 0.5),
     "add_noise": lambda s: s.add_noise("a", s.spread("a")),
     "set_grad": lambda s: s.set_grad("a", s.stored_grad("a")),
+    "scale_update": lambda s: s.scale_update("a", 0.5),
 }
 
 
