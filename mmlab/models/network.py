@@ -13,7 +13,8 @@ from mmlab.checks import check_choice, check_whole
 from mmlab.models.encoders import Encoders, make_encoders
 from mmlab.models.fusion import FUSIONS, Late
 from mmlab.models.linear import Linear
-from mmlab.seeds import seeded
+from mmlab.models.modes import evaluating
+from mmlab.seeds import drawing, seeded
 
 
 class LazyFeatures(Mapping[str, Tensor]):
@@ -287,7 +288,8 @@ class MultimodalNet(nn.Module):
                 has one, too. The global generator is left alone.
 
         Raises:
-            ValueError: an unknown name, or encoders that do not fit the data or the width.
+            ValueError: an unknown name; encoders that do not fit the data or the width; a forward
+                pass of a subclass that fails on two samples.
             TypeError: a part that is no module, a seed that is no whole number.
         """
         if not isinstance(seed, int) or isinstance(seed, bool):
@@ -309,7 +311,28 @@ class MultimodalNet(nn.Module):
             return make_fusion(fusion, dict.fromkeys(parts, width), data.n_outputs, modules)
 
         fused = seeded(seed, "fusion", build=fuse)
-        return seeded(seed, "network", build=lambda: cls(parts, fused, modules))
+        net = seeded(seed, "network", build=lambda: cls(parts, fused, modules))
+        if not net.plain_forward:
+            made = f"encoders={_spelt(encoders)}, fusion={_spelt(fusion)}, heads={heads!r}"
+            _try_forward(net, data.train[:2].inputs, f"{made}, width={width}")
+        return net
+
+
+def _spelt(part: object) -> str:
+    return repr(part) if isinstance(part, str) else "your own"
+
+
+@torch.no_grad()
+def _try_forward(net: MultimodalNet, inputs: Mapping[str, Tensor], made: str) -> None:
+    """Raise ValueError where a forward pass of one's own does not fit the parts it is given."""
+    try:
+        with evaluating(net), drawing(0, "trial"):
+            net(inputs)
+    except Exception as error:
+        raise ValueError(
+            f"{type(net).__name__}.forward fails on two samples: {error}. It was given {made}; "
+            "give it parts that fit: arguments of `build` (in compare and fit_seeds build={...})"
+        ) from error
 
 
 MakeFusion = Callable[[Mapping[str, int], int], nn.Module]

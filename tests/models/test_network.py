@@ -7,7 +7,7 @@ from torch import nn
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import FUSIONS, Concat, Fusion, Late, MultimodalNet, NetworkStack, Output
-from mmlab.models.modes import evaluating, sparing_buffers
+from mmlab.models.modes import evaluating, sparing_buffers, training_mode
 
 DATA = synthetic(n=(40, 10, 10), dims=6)
 
@@ -255,6 +255,44 @@ def test_a_seed_is_one_whole_number(seed):
         MultimodalNet.build(DATA, seed=seed)
 
 
+# A forward pass of one's own
+
+
+class Frames(MultimodalNet):
+    """Its encoders give a feature per frame, and its fusion wants them."""
+
+    def forward(self, inputs):
+        frames = {m: self.encoders[m](x) for m, x in inputs.items()}
+        means = {m: h.mean(1) for m, h in frames.items()}
+        heads = {m: self.head(m)(h) for m, h in means.items()}
+        return Output(means, self.fusion(means), heads, self.fusion)
+
+
+def test_a_forward_pass_that_does_not_fit_its_parts_is_refused_by_build():
+    match = (
+        r"Frames\.forward fails on two samples: .*\. It was given encoders='mlp', fusion=your own, "
+        r"heads='own', width=16; give it parts that fit.*build=\{"
+    )
+    with pytest.raises(ValueError, match=match):
+        Frames.build(DATA, fusion=Concat, width=16)
+
+
+def test_trying_a_forward_pass_leaves_no_trace():
+    class Normal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(6)
+
+        def forward(self, x):
+            return self.norm(x)
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    net = Doubled.build(DATA, encoders=dict.fromkeys("ab", Normal), width=6)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert net.training and net.encoders["a"].norm.num_batches_tracked == 0
+
+
 # What runs when
 
 
@@ -360,3 +398,19 @@ def test_a_fusion_that_cannot_be_split_says_so():
     assert out.joint.shape == (4, 2)
     with pytest.raises(ValueError, match=r"Whole does not say .* derive it from mmlab\.models\.F"):
         _ = out.contributions
+
+
+# Modes
+
+
+def test_frozen_parts_in_evaluation_mode_stay_in_it():
+    net = nn.Sequential(
+        nn.Sequential(nn.Linear(2, 2), nn.Dropout()), nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 2)
+    )
+    net[0].requires_grad_(False)
+    net[3].requires_grad_(False)
+    net.eval()
+    net[3].train()
+    training_mode(net)
+    assert [part.training for part in net] == [False, True, True, True]
+    assert not any(part.training for part in net[0])
