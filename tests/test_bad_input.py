@@ -492,6 +492,7 @@ def comparing(**options):
             TypeError,
             r"observers is \['curves'\]; give a list of callables",
         ),
+        ({"build": "cnn"}, TypeError, r"build is 'cnn'; give arguments, such as \{'encoders'"),
         ({"build": {"encoders": "mlpp"}}, ValueError, r"'mlpp'.*; allowed are|known .*mlp"),
         ({"measure": {"a": 1}}, TypeError, r"measure is \{'a': 1\}; give a callable Run -> \{col"),
         ({"units": "cm"}, TypeError, r"units is 'cm'; give column -> text, such as"),

@@ -67,7 +67,9 @@ def datasets_of(data: object, seeds: Sequence[int]) -> list[MultimodalData]:
     return datasets
 
 
-def check_units(units: Mapping[str, str]) -> None:
+def check_measure(measure: object, units: Mapping[str, str]) -> None:
+    if measure is not None and not callable(measure):
+        raise TypeError(f"measure is {measure!r}; give a callable Run -> {{column: value}}")
     if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
         raise TypeError(f"units is {units!r}; give column -> text, such as {{'seconds': 's'}}")
     for column, unit in units.items():
@@ -133,8 +135,11 @@ def try_before(
         observers = options.get("observers", ())
         if not isinstance(observers, Sequence) or not all(map(callable, observers)):
             raise TypeError(f"observers is {observers!r}; give a list of callables Run -> None")
+        build = options["build"] or {}
+        if not isinstance(build, Mapping):
+            raise TypeError(f"build is {build!r}; give arguments, such as {{'encoders': 'cnn'}}")
         asked = {"epochs": 0, "lr": rate_of(options, 0), "observers": ()}
-        asked["build"] = {**balancer.network, **(options["build"] or {})}
+        asked["build"] = {**balancer.network, **build}
         trial = {key: value for key, value in options.items() if key != "at_once"} | asked
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training itself will say it

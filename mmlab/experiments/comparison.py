@@ -12,8 +12,8 @@ from mmlab.datasets.base import MultimodalData
 from mmlab.evaluation import answered_share, share_accuracy, test_scores
 from mmlab.experiments.arguments import (
     MakeBalancer,
+    check_measure,
     check_methods,
-    check_units,
     datasets_of,
     options_of,
     rate_of,
@@ -83,30 +83,28 @@ def compare(
     one (`mmlab.fit_seeds`); also where a run of the program fails, for the others' sake.
     """
     check_methods(methods)
-    names = whole_numbers(seeds)
-    datasets = datasets_of(data, names)
-    check_units(units or {})
-    options = options_of(
-        {"epochs": epochs, "network": network, "build": build, **training}, settings or {}, methods
-    )
-    if measure is not None and not callable(measure):
-        raise TypeError(f"measure is {measure!r}; give a callable Run -> {{column: value}}")
+    check_measure(measure, units or {})
+    common = {"epochs": epochs, "network": network, "build": build, **training}
+    options = options_of(common, settings or {}, methods)
+    numbers = whole_numbers(seeds)
+    datasets = datasets_of(data, numbers)
     for name, make in methods.items():
-        try_before(name, make, datasets[0], names, options[name])
-    rows: dict[tuple[int, str], Row] = {}
+        try_before(name, make, datasets[0], numbers, options[name])
+    rows, at_once = [], {}
     first: Exception | None = None
-    at_once = {}
     for name, make in methods.items():
-        runs = _train(make, datasets, names, options[name])
+        runs = _train(make, datasets, numbers, options[name])
         at_once[name] = max((run.together for run in runs if isinstance(run, Run)), default=0)
-        for place, run in enumerate(runs):
-            row, error = _row(run, measure)
-            rows[place, name] = {"method": name, "seed": names[place]} | row
-            first = first or error
-        _warn_of_failures(name, [rows[place, name] for place in range(len(names))])
-    if first and all(set(row) == {"method", "seed", ERROR} for row in rows.values()):
+        found = [_row(run, measure) for run in runs]
+        first = first or next((error for _, error in found if error), None)
+        rows.append(
+            [{"method": name, "seed": s} | row for s, (row, _) in zip(numbers, found, strict=True)]
+        )
+        _warn_of_failures(name, rows[-1])
+    by_seed = [row for of_seed in zip(*rows, strict=True) for row in of_seed]
+    if first and all(set(row) == {"method", "seed", ERROR} for row in by_seed):
         raise first
-    table = _table([rows[place, name] for place in range(len(names)) for name in methods])
+    table = _table(by_seed)
     table.attrs |= {"at once": at_once, "units": _units(table, units or {})}
     return table
 

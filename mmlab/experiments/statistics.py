@@ -121,7 +121,7 @@ def pairs(table: pd.DataFrame, method: str, baseline: str, column: str) -> pd.Se
             raise ValueError(
                 f"method {name!r} has no {column} at seed {gaps.idxmax()}; pairs need every seed"
             )
-    paired = values[method] - values[baseline]
+    paired = (values[method] - values[baseline]).rename(None)  # it is no column of the table
     paired.attrs["failed"] = "; ".join(reasons)
     return paired
 

@@ -54,6 +54,7 @@ def test_a_summary_needs_two_runs_and_the_baseline():
 def test_a_difference_is_paired_by_seed():
     paired = difference(TABLE, "other")
     assert [*paired.index] == [*range(6)]
+    assert paired.index.name == "seed" and paired.name is None
     assert paired.tolist() == pytest.approx([0.03 + 0.002 * s for s in range(6)])
     assert difference(TABLE, "joint", "other", "share a").tolist() == pytest.approx([-0.2] * 6)
 
