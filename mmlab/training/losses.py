@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mmlab.datasets.base import Batch
 from mmlab.models.network import LazyLogits, Output
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 """loss(prediction, target) -> one number for these samples, such as a mean, weighted or not.
 
 For a modality that samples lack it is given those alone that have it: loss(z[mask], y[mask]).
@@ -206,11 +206,7 @@ def by_sample(loss: Loss) -> Loss:
         single: Any = copy.copy(loss)
         single.reduction = "none"
         return single
-    try:
-        asked = inspect.signature(loss).parameters
-    except ValueError:  # of what is written in C
-        asked = {}
-    if "reduction" not in asked:
+    if "reduction" not in inspect.signature(loss).parameters:
         raise ValueError(
             f"{getattr(loss, '__name__', type(loss).__name__)} has no argument `reduction`, so the "
             "loss of one sample is not known; give loss(prediction, target, reduction='mean') that "

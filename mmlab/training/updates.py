@@ -50,8 +50,10 @@ def scale_next_update(
         after = optimizer.register_step_post_hook(_after_step)
         _hooks[optimizer] = before.id, after.id
     number_before, number_after = _hooks[optimizer]
-    optimizer._optimizer_step_pre_hooks.move_to_end(number_before)
-    optimizer._optimizer_step_post_hooks.move_to_end(number_after, last=False)
+    before_step: Any = optimizer._optimizer_step_pre_hooks  # both are ordered dicts
+    after_step: Any = optimizer._optimizer_step_post_hooks
+    before_step.move_to_end(number_before)
+    after_step.move_to_end(number_after, last=False)
     _waiting[optimizer].append((list(parameters), k))
 
 
