@@ -480,8 +480,8 @@ def keeping_memory(environment: Mapping[str, str], libc: str) -> dict[str, str]:
 
     By itself it gives much of it back to the system in every step and fetches it again page by
     page: on one thread, a joint step of the benchmark's small convolutions took 219 ms of CPU and
-    18 000 page faults, and so takes 155 ms and 100 (medians of ten processes each, in turns), with
-    the same peak of memory within 2 %. Values that are set already stay.
+    18 000 page faults, and so takes 155 ms and 100 (medians of ten processes each, in turns).
+    The peak of memory is the same within 5 %. Values that are set already stay.
     """
     ours = {"MALLOC_MMAP_THRESHOLD_": 32 << 20, "MALLOC_TRIM_THRESHOLD_": 512 << 20}
     kept = {name: str(size) for name, size in ours.items()} if libc == "glibc" else {}
