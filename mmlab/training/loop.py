@@ -245,7 +245,7 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
         s = Step(run.model, batch, run.optimizer, epoch, progress, run.loss, draws, parameters)
         with _told_of_a_single_sample(run):
             _take(run, s)
-        logged.append(s.recorded())
+        logged.append(s._recorded())
     return logged
 
 

@@ -96,7 +96,7 @@ class Step:
         self.model, self.batch, self.optimizer = model, batch, optimizer
         self.epoch, self.progress = epoch, progress
         self.logged: dict[tuple[str, str], object] = {}
-        self.objectives: list[Tensor] = []
+        self._objectives: list[Tensor] = []
         """What `backward` was given and `losses` does not have, such as weighted sums of these."""
         self._loss = loss or default_loss(batch.target)
         self._draws = draws or Draws()
@@ -233,7 +233,7 @@ class Step:
             )
         losses = vars(self).get("losses")  # unread, they would cost a forward pass
         if losses is None or not losses.knows(loss):
-            self.objectives.append(loss.detach())
+            self._objectives.append(loss.detach())
         self._stale = self._stale and self._holds_gradients()  # or were they cleared since?
         if not encoders:
             self._check_hooks("backward(encoders=False)")
@@ -423,14 +423,14 @@ class Step:
         Tensors stay on the device until the epoch ends, so the CPU does not wait for the GPU here.
         """
         for name, value in values.items():
-            parts = value if isinstance(value, Mapping) else {"": value}
-            for output, part in parts.items():
-                # a copy: what becomes of the tensor later does not show
-                self.logged[name, output] = (
-                    part.detach().clone() if isinstance(part, Tensor) else part
-                )
+            parts = dict(value) if isinstance(value, Mapping) else {"": value}
+            tensors = {key: x.detach() for key, x in parts.items() if isinstance(x, Tensor)}
+            # copies: what becomes of the tensors later does not show
+            copies = _copied([*tensors.values()])
+            parts |= dict(zip(tensors, copies, strict=True))
+            self.logged |= {(name, output): part for output, part in parts.items()}
 
-    def recorded(self) -> dict[tuple[str, str], tuple[Any, Tensor | None]]:
+    def _recorded(self) -> dict[tuple[str, str], tuple[Any, Tensor | None]]:
         """(metric, output) -> the value for the history, and whether any sample had the modality.
 
         None: all had.
@@ -438,10 +438,11 @@ class Step:
         losses = vars(self).get("losses")
         found = {} if losses is None else losses.recorded()
         found |= {key: (value, None) for key, value in self.logged.items()}
-        if self.objectives:
+        if self._objectives:
             # (…,), whatever axes a sum over the last one still has
             given = [
-                x.flatten(self._lead).sum(-1) if x.ndim > self._lead else x for x in self.objectives
+                x.flatten(self._lead).sum(-1) if x.ndim > self._lead else x
+                for x in self._objectives
             ]
             found["objective", ""] = torch.stack(given).sum(0), None
         return found
@@ -462,9 +463,9 @@ class Step:
         if self._stale:
             raise RuntimeError(
                 "`.grad` held gradients before this step, and what scales, replaces or disturbs "
-                "those of this batch would do so to them. Call optimizer.zero_grad() before each step; "
-                "to accumulate batches, take a method that only adds: backward, backward(scale=), "
-                "blend"
+                "those of this batch would do so to them. Call optimizer.zero_grad() before each "
+                "step; to accumulate batches, take a method that only adds: backward, "
+                "backward(scale=), blend"
             )
 
     def _holds_gradients(self) -> bool:
@@ -528,6 +529,13 @@ class Step:
         return chosen, [
             align_to(g, torch.as_tensor(f, dtype=g.dtype, device=g.device)) for g, f in pairs
         ]
+
+
+def _copied(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """Copies, in one kernel where the tensors are alike."""
+    if len({(x.shape, x.dtype, x.device) for x in tensors}) == 1:
+        return torch.stack(tensors).unbind()
+    return [x.clone() for x in tensors]
 
 
 def _random_state(device: torch.device) -> Tensor:

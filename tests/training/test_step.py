@@ -911,10 +911,10 @@ def test_a_loss_of_ones_own_is_recorded_as_the_objective():
     s = make_step()
     s.backward(s.losses["joint"])
     s.backward(s.losses.stack())
-    assert ("objective", "") not in s.recorded()  # the history has all of these
+    assert ("objective", "") not in s._recorded()  # the history has all of these
     s.backward(0.5 * s.losses.stack())
     s.backward(s.losses["a"] ** 2)
-    value, there = s.recorded()["objective", ""]
+    value, there = s._recorded()["objective", ""]
     expected = 0.5 * s.losses.stack().sum() + s.losses["a"] ** 2
     torch.testing.assert_close(value, expected.detach())
     assert there is None and not value.requires_grad
@@ -924,7 +924,7 @@ def test_in_a_stack_each_network_has_its_objective():
     nets, batches, s = make_stack()
     s.backward(2 * s.losses.stack())
     s.backward(s.losses["a"] ** 2)
-    value, _ = s.recorded()["objective", ""]
+    value, _ = s._recorded()["objective", ""]
     expected = []
     for net, batch in zip(nets, batches, strict=True):
         losses = Step(net, batch).losses
@@ -935,7 +935,7 @@ def test_in_a_stack_each_network_has_its_objective():
 def test_a_loss_of_ones_own_needs_no_forward_pass_of_the_step():
     s = make_step()
     s.backward(sum(p.square().sum() for p in s.model.parameters()))
-    assert "out" not in vars(s) and list(s.recorded()) == [("objective", "")]
+    assert "out" not in vars(s) and list(s._recorded()) == [("objective", "")]
 
 
 def test_backward_of_a_number_is_refused():
