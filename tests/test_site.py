@@ -62,7 +62,7 @@ def add_result(out: Path, name: str, *, ok: bool = True, cause: str = "") -> Non
         hidden = v4.new_code_cell("y = 2", metadata={"jupyter": {"source_hidden": True}})
         folded = v4.new_markdown_cell("Folded, yet shown.", metadata=hidden.metadata)
         notebook = v4.new_notebook(cells=[v4.new_markdown_cell(TEXT), code, hidden, folded])
-        page = body(notebook, out.parent / "notebooks")
+        page, _ = body(notebook, out.parent / "notebooks")
         (out / f"notebooks/{name}.body.html").write_text(page, "utf-8")
 
 

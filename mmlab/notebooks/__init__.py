@@ -17,5 +17,6 @@ which versions) in ``build/notebooks/`` and an HTML site in ``build/site/``.
 from mmlab.notebooks.catalogue import NotebookError
 from mmlab.notebooks.result import Result
 from mmlab.notebooks.runner import run
+from mmlab.notebooks.site import SiteError
 
-__all__ = ["NotebookError", "Result", "run"]
+__all__ = ["NotebookError", "Result", "SiteError", "run"]

@@ -7,25 +7,30 @@ import webbrowser
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from mmlab.files import UnwritableError
 from mmlab.notebooks.catalogue import (
     NOTEBOOKS,
     PROFILES,
     ROOT,
+    Notebook,
     NotebookError,
     choose,
     collection,
     parse_assignment,
 )
+from mmlab.notebooks.progress import show
+from mmlab.notebooks.result import Result
 from mmlab.notebooks.runner import run
+from mmlab.notebooks.site import SiteError
 from mmlab.notebooks.warm import WarmParent
 
 
 def _someone_is_there() -> bool:
     """Whether a person with a screen started this."""
     screen = sys.platform in ("win32", "darwin") or "DISPLAY" in os.environ
-    return sys.stdout.isatty() and "CI" not in os.environ and screen
+    return sys.stdout is not None and sys.stdout.isatty() and "CI" not in os.environ and screen
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,28 +54,58 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run_command(args: argparse.Namespace, folder: Path) -> int:
     """Run, say where to look, and open it if somebody is there; 0 if all went well."""
-    notebooks = choose(args.numbers, folder)
-    parameters = dict(parse_assignment(text, notebooks) for text in args.parameters)
-    with WarmParent() if args.warm else nullcontext() as warm:
-        results = run(
-            args.numbers,
-            profile=args.profile,
-            parameters=parameters,
-            jobs=args.jobs,
-            timeout=args.timeout,
-            out=args.out,
-            folder=folder,
-            warm=warm,
-        )
+    parameters = _parameters(args.parameters, choose(args.numbers, folder))
+    lacks = ""
+    try:
+        with WarmParent() if args.warm else nullcontext() as warm:
+            results: Sequence[Result] = run(
+                args.numbers,
+                profile=args.profile,
+                parameters=parameters,
+                jobs=args.jobs,
+                timeout=args.timeout,
+                out=args.out,
+                folder=folder,
+                warm=warm,
+            )
+    except SiteError as error:
+        results, lacks = error.results, str(error)
     failed = [result for result in results if not result.ok]
     index = args.out.resolve() / "site/index.html"
-    read = "What there is to read" if failed else "Read them"
-    print(f"\n{len(results) - len(failed)} of {len(results)} notebooks ran. {read}: {index}")
+    read = "What there is to read" if failed or lacks else "Read them"
+    ran = f"{len(results) - len(failed)} of {len(results)} notebooks ran"
+    show(f"\n{ran}. {read}: {index}", sys.stdout)
     for result in failed:
-        print(f"FAILED {result}", file=sys.stderr)
-    if not failed and not args.no_open and _someone_is_there():
+        show(f"FAILED {result}", sys.stderr)
+    if lacks:
+        show(f"The site is not complete:\n{lacks}", sys.stderr)
+    if failed or lacks:
+        return 1
+    if not args.no_open and _someone_is_there():
         webbrowser.open(index.as_uri())
-    return 1 if failed else 0
+    return 0
+
+
+def _parameters(assignments: Sequence[str], notebooks: Sequence[Notebook]) -> dict[str, Any]:
+    """What was given with -p, each name once."""
+    parameters: dict[str, Any] = {}
+    for text in assignments:
+        name, value = parse_assignment(text, notebooks)
+        if name in parameters:
+            raise NotebookError(f"-p {text}: {name} is given twice; give it once")
+        parameters[name] = value
+    return parameters
+
+
+def _list_command(folder: Path) -> int:
+    """List the notebooks; 0 if all can be read."""
+    notebooks = collection(folder)
+    for notebook in notebooks:
+        settings = ", ".join(f"{k}={v!r}" for k, v in notebook.defaults.items())
+        show(f"{notebook.number:02d} {notebook.title}  ({settings})", sys.stdout)
+        if notebook.fault:
+            show(f"error: {notebook.fault}", sys.stderr)
+    return 1 if any(notebook.fault for notebook in notebooks) else 0
 
 
 def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
@@ -79,16 +114,13 @@ def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
     try:
         if args.command == "run":
             return _run_command(args, folder)
-        for notebook in collection(folder):
-            settings = ", ".join(f"{k}={v!r}" for k, v in notebook.defaults.items())
-            print(f"{notebook.number:02d} {notebook.title}  ({settings})")
+        return _list_command(folder)
     except (NotebookError, UnwritableError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; what had not finished left no result", file=sys.stderr)
+        show("\ninterrupted; what had not finished left no result", sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

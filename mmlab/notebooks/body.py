@@ -1,36 +1,50 @@
-"""An executed notebook as the body of a page: nbconvert's HTML, without scripts."""
+"""An executed notebook as the body of a page: nbconvert's HTML, without all that is active."""
 
 import base64
 import html
 import mimetypes
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nbformat
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 
+from mmlab.notebooks.catalogue import ROOT
+from mmlab.notebooks.clean import clean
 
-def body(notebook: nbformat.NotebookNode, folder: Path) -> str:
-    """The body, its links as the notebook has them.
+
+def body(notebook: nbformat.NotebookNode, folder: Path) -> tuple[str, list[str]]:
+    """The body, its links as the notebook has them; and notes of what it had to leave out.
 
     Args:
         notebook: the executed notebook; its vector images are changed in place.
         folder: where the source notebook lies, for the images beside it.
     """
+    notes = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             _describe_vector_image(output)
     markup, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
     soup = BeautifulSoup(markup, "html.parser")
-    for tag in soup.select("script, link"):
-        tag.decompose()
     for image in soup.select("img[src]"):
-        image["src"] = _embed(str(image["src"]), folder)
+        src = str(image["src"])
+        if not src.startswith("data:"):
+            try:
+                image["src"] = _embed(src, folder)
+            except ValueError as error:
+                notes.append(f"its page lacks the image {src!r}: {error}")
+                del image["src"]  # its words stay
     for cell in notebook.cells:
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             _fold(soup, cell.id)
-    return str(soup)
+    page, removed = clean(soup)
+    if removed:
+        names = ", ".join(removed)
+        notes.append(f"its page leaves out what could run or load something by itself: {names}")
+    return page, notes
 
 
 def _fold(soup: BeautifulSoup, cell: str) -> None:
@@ -55,9 +69,21 @@ def _describe_vector_image(output: dict[str, Any]) -> None:
 
 def _embed(src: str, folder: Path) -> str:
     """An image that lies beside the notebook, as part of the page (nbconvert's own way to do
-    this takes folded ``<details>`` apart)."""
-    file = folder / src
-    if ":" in src or not file.is_file():
-        return src
+    this takes folded ``<details>`` apart).
+
+    Raises:
+        ValueError: it is none, or it lies outside the notebooks' own checkout, where a page that
+            is passed on must not take a file from.
+    """
+    if ":" in src:
+        raise ValueError("a page loads nothing from elsewhere; put the image beside the notebook")
+    file = folder / unquote(src)
+    if not os.path.isfile(file):  # Path.is_file raises on a name that is too long
+        raise ValueError("there is no such file")
+    checkout = ROOT if folder.resolve().is_relative_to(ROOT) else folder.resolve()
+    if not file.resolve().is_relative_to(checkout):
+        raise ValueError(f"it lies outside {checkout}; copy it there")
     kind, _ = mimetypes.guess_type(file.name)
+    if not (kind and kind.startswith("image/")):
+        raise ValueError("its name is not that of an image, such as .png or .svg")
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"

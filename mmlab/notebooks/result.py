@@ -18,6 +18,7 @@ class Result:
     line: str = ""
     cause: str = ""
     detail: str = ""
+    notes: list[str] = field(default_factory=list)  # what to know though it ran
     seconds: float = 0.0
     finished: str = ""
     device: str = ""
@@ -25,7 +26,8 @@ class Result:
 
     def __str__(self) -> str:
         if self.ok:
-            return f"{self.notebook}: ok, {self.cells} cells in {self.seconds:.0f} s"
+            ran = f"{self.notebook}: ok, {self.cells} cells in {self.seconds:.0f} s"
+            return "\n  note: ".join([ran, *self.notes])
         where = f", cell {self.cell}" if self.cell else ""
         line = f", {self.line}" if self.line else ""
         return f"{self.notebook}{where}{line}: {self.cause}"

@@ -4,14 +4,16 @@ import asyncio
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,17 +27,18 @@ from mmlab.notebooks.catalogue import (
     NotebookError,
     check_parameters,
     choose,
+    is_literal,
 )
 from mmlab.notebooks.processes import environment, kill_family
 from mmlab.notebooks.progress import Progress
 from mmlab.notebooks.result import Result
-from mmlab.notebooks.site import BODY
+from mmlab.notebooks.site import BODY, SiteError, copy_maths
 from mmlab.notebooks.site import build as build_site
-from mmlab.notebooks.warm import WarmParent
+from mmlab.notebooks.warm import LARGEST, WarmParent
 
 ENDED = "the process that executes it ended early (killed, or out of memory)"
-Worker = AbstractAsyncContextManager[tuple[StreamWriter, StreamReader]]
-"""A process that executes one notebook: where it reads its job, and what it writes."""
+Worker = Callable[[str], AbstractAsyncContextManager[tuple[StreamWriter, StreamReader]]]
+"""Given the notebook's mark, a process that executes it: where it reads, and what it writes."""
 Executed = tuple[str, str]
 """A notebook with its outputs, and the body of its page."""
 
@@ -44,14 +47,25 @@ def _check_writable(folder: Path) -> None:
     """Raise UnwritableError now rather than after an hour of work."""
     probe = folder / ".probe"
     write_atomically(probe, "")
-    probe.unlink()
+    _remove(probe)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file if it is there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UnwritableError(
+            f"cannot remove {path}: {error.strerror}; remove it yourself, or choose another folder "
+            "(--out)"
+        ) from error
 
 
 def _forget(name: str, out: Path) -> None:
     """Remove what an earlier run left, so that it is not taken for this one's."""
     stale = [out / f"notebooks/{name}{suffix}" for suffix in (".ipynb", BODY, ".json")]
-    for path in [*stale, out / f"site/{name}.html", out / "site/index.html"]:
-        path.unlink(missing_ok=True)
+    for path in [*stale, out / f"site/{name}.html"]:
+        _remove(path)
 
 
 def _versions() -> dict[str, str]:
@@ -76,6 +90,8 @@ async def _listen(news: StreamReader, result: Result) -> Executed | None:
         match message.pop("event"):
             case "cell":
                 result.cell, result.line = message["number"], message["line"]
+            case "note":
+                result.notes.append(message["text"])
             case "done":
                 return message["notebook"], message["body"]
             case "failed":
@@ -87,7 +103,9 @@ async def _listen(news: StreamReader, result: Result) -> Executed | None:
 
 
 @asynccontextmanager
-async def _fresh_worker(threads: int) -> AsyncIterator[tuple[StreamWriter, StreamReader]]:
+async def _fresh_worker(
+    threads: int, mark: str
+) -> AsyncIterator[tuple[StreamWriter, StreamReader]]:
     """Start a worker, which never outlives this block: where it reads, and what it writes."""
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "mmlab.notebooks.worker"),
@@ -95,14 +113,14 @@ async def _fresh_worker(threads: int) -> AsyncIterator[tuple[StreamWriter, Strea
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment(threads),
-        limit=2**30,  # a finished notebook comes as one line
+        limit=LARGEST,
         start_new_session=True,  # Ctrl-C is ours to handle
     )
     try:
         assert worker.stdin is not None and worker.stdout is not None  # both are pipes
         yield worker.stdin, worker.stdout
     finally:
-        kill_family(worker.pid)
+        kill_family(worker.pid, mark)
         await worker.wait()
 
 
@@ -111,15 +129,19 @@ async def _execute(
 ) -> Executed | None:
     """Execute one notebook in this worker; what it made, or None with the cause in ``result``."""
     changed = {k: v for k, v in result.parameters.items() if notebook.defaults.get(k) != v}
+    mark = secrets.token_hex(16)  # told by the environment of whatever the notebook starts
     job = {
         "path": str(notebook.path),
         "folder": str(notebook.path.parent),
         "parameters": changed,  # those alone show up on the page, in a cell of their own
+        "mark": mark,
     }
     try:
-        async with worker as (orders, news), asyncio.timeout(timeout):
+        async with worker(mark) as (orders, news), asyncio.timeout(timeout):
             orders.write(f"{job!r}\n".encode())
             return await _listen(news, result)
+    except ValueError:  # what asyncio says of a line above the limit
+        result.cause = f"it ran, and its result is above {LARGEST >> 20} MiB; print and show less"
     except TimeoutError:
         result.cause = f"the notebook passed its deadline of {timeout:g} s (--timeout)"
     except ConnectionError:
@@ -140,8 +162,10 @@ async def _run_one(
     """Run one notebook and write its result and record."""
     start = time.monotonic()
     progress.running[notebook.name] = result, start
+    executed, result.cause = None, notebook.fault
     try:
-        executed = await _execute(notebook, result, worker, timeout)
+        if not notebook.fault:
+            executed = await _execute(notebook, result, worker, timeout)
     finally:
         del progress.running[notebook.name]
     result.seconds = round(time.monotonic() - start, 1)
@@ -153,13 +177,20 @@ async def _run_one(
             for suffix, text in zip((".ipynb", BODY), executed, strict=True):
                 write_atomically(out / f"notebooks/{notebook.name}{suffix}", text)
             result.ok, result.cell, result.line = True, None, ""
-        write_atomically(
-            out / f"notebooks/{notebook.name}.json", json.dumps(asdict(result), indent=1)
-        )
+        write_atomically(out / f"notebooks/{notebook.name}.json", _record(result))
     except UnwritableError as error:
-        _forget(notebook.name, out)
+        with suppress(UnwritableError):
+            _forget(notebook.name, out)
         result.ok, result.cell, result.line, result.cause = False, None, "", str(error)
     progress.say(f"{result}\n{result.detail}".rstrip())
+
+
+def _record(result: Result) -> str:
+    """A result as JSON, which lacks some of what a default may be, such as a set."""
+    facts = asdict(result)
+    for name, value in result.parameters.items():
+        facts["parameters"][name] = value if is_literal(value) else repr(value)
+    return json.dumps(facts, indent=1)
 
 
 async def _run_all(
@@ -174,11 +205,13 @@ async def _run_all(
     jobs = min(jobs, len(notebooks))
     threads = max(1, (os.cpu_count() or 1) // jobs)  # so that they do not fight for the cores
     progress, gate = Progress(sys.stdout), asyncio.Semaphore(jobs)
+    worker = warm.worker if warm else partial(_fresh_worker, threads)
 
     async def when_free(notebook: Notebook, result: Result) -> None:
         async with gate:
-            worker = warm.worker() if warm else _fresh_worker(threads)
             await _run_one(notebook, result, out, timeout, worker, progress)
+        with suppress(SiteError):  # which is said at the end
+            build_site(out, notebook.path.parent)  # what is done is there to read, come what may
 
     drawing = asyncio.create_task(progress.keep_drawing())
     async with asyncio.TaskGroup() as group:
@@ -212,22 +245,64 @@ def run(
 
     Raises:
         NotebookError: before anything runs, for an unknown notebook, an unknown or ill-typed
-            parameter, or a number out of range. A notebook that fails raises nothing:
-            its ``Result`` says where and why.
-        UnwritableError: if ``out`` cannot be written.
+            parameter, a number out of range, or an ``out`` that would replace the notebooks. A
+            notebook that fails or cannot be read raises nothing: its ``Result`` says where and why.
+        UnwritableError: before anything runs, if ``out`` cannot be written.
+        SiteError: after all has run, if a page could not be written or the record of an earlier run
+            is damaged. Its ``results`` are what would have been returned.
     """
-    if jobs < 1 or timeout <= 0:
-        raise NotebookError(f"jobs={jobs}, timeout={timeout:g}: both must be above 0")
-    given = {**({"profile": profile} if profile else {}), **(parameters or {})}
+    _check_numbers(jobs, timeout)
     notebooks = choose(numbers, folder)
-    checked = [check_parameters(notebook, given) for notebook in notebooks]
+    if (out / "notebooks").resolve() == folder.resolve():
+        raise NotebookError(
+            f"{out} as the folder for results would replace the notebooks in it; "
+            "choose another one (--out)"
+        )
+    given = _given(profile, parameters or {})
+    results = [_unrun(notebook, given) for notebook in notebooks]
+    _make_room(notebooks, out)
+    with suppress(SiteError):  # which is said at the end
+        build_site(out, folder)
+    asyncio.run(_run_all(notebooks, results, out, timeout, jobs, warm))
+    try:
+        build_site(out, folder)
+    except SiteError as error:
+        error.results = results
+        raise
+    return results
+
+
+def _check_numbers(jobs: int, timeout: float) -> None:
+    if not (isinstance(jobs, int) and jobs >= 1):
+        raise NotebookError(f"jobs={jobs!r}; it must be a whole number of at least 1 (--jobs)")
+    if not timeout > 0:  # NaN is not either
+        raise NotebookError(
+            f"timeout={timeout:g}; it must be a number of seconds above 0 (--timeout)"
+        )
+
+
+def _given(profile: str | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, the profile among them."""
+    if profile is None:
+        return dict(parameters)
+    if parameters.get("profile", profile) != profile:
+        raise NotebookError(
+            f"the profile is given as {profile!r} and as {parameters['profile']!r}; give it once"
+        )
+    return {**parameters, "profile": profile}
+
+
+def _unrun(notebook: Notebook, given: Mapping[str, Any]) -> Result:
+    """The result of a notebook that has not run yet, with its checked parameters."""
+    values = {} if notebook.fault else check_parameters(notebook, given)
+    parameters = {**notebook.defaults, **values}
+    return Result(notebook.name, notebook.title, notebook.minutes, parameters, cells=notebook.cells)
+
+
+def _make_room(notebooks: Sequence[Notebook], out: Path) -> None:
+    """Remove what these notebooks left, once it is sure that there can be something new."""
     _check_writable(out / "notebooks")
-    results = [
-        Result(n.name, n.title, n.minutes, {**n.defaults, **values}, cells=n.cells)
-        for n, values in zip(notebooks, checked, strict=True)
-    ]
+    _check_writable(out / "site")
+    copy_maths(out)
     for notebook in notebooks:
         _forget(notebook.name, out)
-    asyncio.run(_run_all(notebooks, results, out, timeout, jobs, warm))
-    build_site(out, folder)
-    return results

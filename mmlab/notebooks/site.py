@@ -9,7 +9,8 @@ import html
 import json
 import os
 import re
-import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from urllib.parse import quote, unquote
 
 from pygments.formatters import HtmlFormatter
 
-from mmlab.files import write_atomically
+from mmlab.files import UnwritableError, write_atomically
+from mmlab.notebooks.result import Result
 
 STYLE = """
 :root { --ink: #1d2733; --soft: #5b6875; --line: #dfe5ea; --tint: #f6f8fa; --accent: #0b5c8a; }
@@ -80,6 +82,28 @@ LINK = re.compile(r'(<a\b[^>]*\shref=")([^"]*)')
 """What leads from a page, and where to; in text a < is written otherwise."""
 
 
+class SiteError(Exception):
+    """Some of the site could not be made; the message says what, why, and the fix of each.
+
+    All else is there. After a run, `results` says how the notebooks ran.
+    """
+
+    results: Sequence[Result] = ()
+
+
+def copy_maths(out: Path) -> None:
+    """Put MathJax beside the pages, as far as it is not there already.
+
+    Raises:
+        UnwritableError: if the disk is full or the folder may not be written.
+    """
+    source = Path(str(files("jupyter_server_mathjax") / "static"))
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        copy = out / "site/mathjax" / file.relative_to(source)
+        if not copy.is_file() or copy.stat().st_size != file.stat().st_size:
+            write_atomically(copy, file.read_bytes())
+
+
 def build(out: Path, folder: Path) -> Path:
     """Build ``out/site`` from the records and bodies in ``out/notebooks``.
 
@@ -91,35 +115,74 @@ def build(out: Path, folder: Path) -> Path:
         The index page.
 
     Raises:
-        UnwritableError: if a page cannot be written.
+        SiteError: if a record is damaged or a page cannot be written. The rest is written first.
     """
     site = out / "site"
-    bodies = {path.name[: -len(BODY)]: path for path in out.glob(f"notebooks/*{BODY}")}
-    records = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("notebooks/*.json"))]
-    # an earlier version's run may have left a record without a body: run again, it gets a page
-    records = [record for record in records if record["notebook"] in bodies or not record["ok"]]
-    shutil.copytree(
-        str(files("jupyter_server_mathjax") / "static"), site / "mathjax", dirs_exist_ok=True
-    )
+    faults: list[str] = []
+    records = _records(out, faults)
     pages = [record["notebook"] for record in records if record["ok"]]
     for record in records:
         if record["ok"]:
-            body = bodies[record["notebook"]].read_text("utf-8")
-            body = LINK.sub(lambda link: link[1] + _redirect(link[2], folder, site, pages), body)
-            page = _frame(record["title"], body, _neighbours(record["notebook"], pages), maths=True)
-            write_atomically(site / f"{record['notebook']}.html", page)
-    write_atomically(site / "index.html", _frame("Notebooks", _index(records), ""))
+            name = record["notebook"]
+            body = LINK.sub(
+                lambda link: link[1] + _redirect(link[2], folder, site, pages), record["body"]
+            )
+            page = _frame(record["title"], body, _neighbours(name, pages), maths=True)
+            with _noting(faults):
+                write_atomically(site / f"{name}.html", page)
+    with _noting(faults):
+        copy_maths(out)
+    with _noting(faults):
+        write_atomically(site / "index.html", _frame("Notebooks", _index(records), ""))
+    if faults:
+        raise SiteError("\n".join(faults))
     return site / "index.html"
+
+
+@contextmanager
+def _noting(faults: list[str]) -> Iterator[None]:
+    """Note that something cannot be written, and go on."""
+    try:
+        yield
+    except UnwritableError as error:
+        faults.append(str(error))
+
+
+def _records(out: Path, faults: list[str]) -> list[dict[str, Any]]:
+    """The records that can be read, each with the body of its page; of the others a fault."""
+    records = []
+    for path in sorted(out.glob("notebooks/*.json")):
+        try:
+            record = _read(path)
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            faults.append(f"{path} is damaged ({what}); delete it, or run that notebook again")
+        else:
+            # an earlier version's run may have left a record without a body: run again, it gets one
+            if record["body"] or not record["ok"]:
+                records.append(record)
+    return records
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A record with its body. Raises many kinds of error if it does not hold what it should."""
+    record = json.loads(path.read_text("utf-8"))
+    _row(record)
+    if record["notebook"] != path.stem:
+        raise ValueError(f"it is the record of {record['notebook']}")
+    body = path.with_name(path.stem + BODY)
+    record["body"] = body.read_text("utf-8") if record["ok"] and body.is_file() else ""
+    return record
 
 
 def _redirect(href: str, folder: Path, site: Path, pages: list[str]) -> str:
     """Where a link of a notebook leads on the site: to the page, else to the file itself."""
     target, mark, anchor = href.partition("#")
     file = folder / unquote(html.unescape(target))
-    if not target or ":" in target or not file.exists():
+    if not target or ":" in target or not os.path.exists(file):  # Path.exists raises on long names
         return href
     if file.suffix == ".ipynb" and file.stem in pages:
-        return f"{file.stem}.html{mark}{anchor}"
+        return f"{_address(file.stem)}{mark}{anchor}"
     place = Path(os.path.relpath(file.resolve(), site.resolve())).as_posix()
     return html.escape(quote(place)) + mark + anchor
 
@@ -128,10 +191,14 @@ def _neighbours(name: str, pages: list[str]) -> str:
     """Links to the page before and the page after."""
     at = pages.index(name)
     before, after = pages[max(at - 1, 0) : at], pages[at + 1 : at + 2]
-    links = [f'<a rel="prev" href="{page}.html">← {page[:2]}</a>' for page in before]
-    return " ".join(
-        links + [f'<a rel="next" href="{page}.html">{page[:2]} →</a>' for page in after]
-    )
+    links = [f'<a rel="prev" href="{_address(page)}">← {page[:2]}</a>' for page in before]
+    links += [f'<a rel="next" href="{_address(page)}">{page[:2]} →</a>' for page in after]
+    return " ".join(links)
+
+
+def _address(name: str) -> str:
+    """Where the page of a notebook lies, as a link."""
+    return html.escape(quote(f"{name}.html"))
 
 
 def _frame(title: str, body: str, links: str, *, maths: bool = False) -> str:
@@ -194,9 +261,10 @@ def _row(record: dict[str, Any]) -> str:
     if not record["ok"]:
         where = f"cell {record['cell']}, {record['line']}: " if record["cell"] else ""
         status = f'<span class="failed">✗ failed</span><br>{html.escape(where + record["cause"])}'
+    status += "".join(f"<small>{html.escape(note)}</small>" for note in record.get("notes", []))
     cells = [
-        f'<a href="{name}.html">{title}</a>' if record["ok"] else title,
-        record["minutes"] or "–",
+        f'<a href="{_address(name)}">{title}</a>' if record["ok"] else title,
+        html.escape(record["minutes"] or "–"),
         html.escape(str(record["parameters"].get("profile", "–"))),
         f"{record['seconds']:.0f} s",
         html.escape(record["device"]),

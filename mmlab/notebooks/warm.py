@@ -22,6 +22,8 @@ from mmlab.notebooks.catalogue import NotebookError
 from mmlab.notebooks.processes import environment, kill_family
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+LARGEST = 2**30
+"""Bytes of one message of a worker: a finished notebook comes as one line."""
 GONE = "the warm parent is gone (killed, or out of memory); run without --warm"
 
 
@@ -65,12 +67,15 @@ class WarmParent:
 
     def __exit__(self, *_: object) -> None:
         self._control.close()
-        self._process.kill()
+        kill_family(self.pid)
         self._process.wait()
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[tuple[StreamWriter, StreamReader]]:
-        """Fork a worker, which never outlives this block: where it reads, and what it writes."""
+    async def worker(self, mark: str) -> AsyncIterator[tuple[StreamWriter, StreamReader]]:
+        """Fork a worker, which never outlives this block: where it reads, and what it writes.
+
+        mark: what the environment of its notebook's processes tells.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -78,7 +83,7 @@ class WarmParent:
             except OSError as error:
                 ours.close()
                 raise NotebookError(GONE) from error
-        reader, writer = await open_unix_connection(sock=ours, limit=2**30)
+        reader, writer = await open_unix_connection(sock=ours, limit=LARGEST)
         pid = None
         try:
             pid = await reader.readline()  # the first that a worker says
@@ -88,4 +93,4 @@ class WarmParent:
         finally:
             writer.close()  # if nothing else does, this ends the worker
             if pid:
-                kill_family(int(pid))
+                kill_family(int(pid), mark)

@@ -22,6 +22,7 @@ from importlib import import_module
 import psutil
 
 from mmlab.notebooks import warm_kernel, worker
+from mmlab.notebooks.processes import adopt_orphans, kill_family
 
 MODULES = (
     "matplotlib.pyplot",
@@ -67,7 +68,7 @@ def fork_on_request(control: socket.socket) -> socket.socket:
     while True:
         request, fds, *_ = socket.recv_fds(control, 4, 1)
         if not request:
-            sys.exit()  # the runner is gone
+            kill_family(os.getpid())  # the runner is gone
         line = socket.socket(fileno=fds[0])
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -81,6 +82,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     environment = dict(os.environ)
     load()
+    adopt_orphans()  # what a worker leaves that was killed
     control.sendall(b"!")
     line = fork_on_request(control)
     os.environ.clear()  # some packages set variables as they are imported

@@ -5,6 +5,7 @@ comes in as one line (a Python literal); what happens goes out as JSON lines, in
 stdin and stdout, in a warm one through a socket:
 
 - ``{"event": "cell", "number": 3, "line": "loss.backward()"}`` as cell 3 starts, counted from 1,
+- ``{"event": "note", "text": …}`` for what a reader should know though all went well,
 - ``{"event": "failed", "cause": …, "line": …, "detail": …}`` if a cell raised or the kernel died,
 - ``{"event": "done", "notebook": …, "body": …}`` with the executed notebook and the body of its
   page if every cell ran.
@@ -18,17 +19,21 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
 import nbformat
 import papermill
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from mmlab.notebooks.processes import kill_family
+from mmlab.notebooks.catalogue import NotebookError
+from mmlab.notebooks.processes import MARK, adopt_orphans, end_strays, kill_family
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -76,13 +81,24 @@ class ReportingEngine(NBClientEngine):
 
 
 def strip_machine_state(notebook: nbformat.NotebookNode) -> None:
-    """Drop what a page cannot show: widget state and views, and papermill's notes."""
+    """Drop what a page cannot show (widget state and views, papermill's notes); join text."""
     notebook.metadata.pop("widgets", None)
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET_VIEW not in o.get("data", {})]
+            shown = [o for o in cell.outputs if WIDGET_VIEW not in o.get("data", {})]
+            cell.outputs = list(joined(shown))
+
+
+def joined(outputs: Iterable[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNode]:
+    """Outputs with printed text in one piece: where it was cut on its way is chance."""
+    for stream, pieces in groupby(outputs, lambda output: output.get("name")):
+        if stream is None:  # what is no stream has no name
+            yield from pieces
+        else:
+            text = "".join(piece.text for piece in pieces)
+            yield nbformat.v4.new_output("stream", name=stream, text=text)
 
 
 def ended_early(notebook: nbformat.NotebookNode) -> bool:
@@ -100,16 +116,38 @@ def ended_early(notebook: nbformat.NotebookNode) -> bool:
     )
 
 
+def kernel_of(notebook: nbformat.NotebookNode) -> str:
+    """The name of a notebook's kernel.
+
+    Raises:
+        NotebookError: it is not installed, or is not Python's.
+    """
+    name = notebook.metadata.get("kernelspec", {}).get("name")
+    found = KernelSpecManager().get_all_specs()
+    allowed = [key for key, kind in found.items() if kind["spec"]["language"] == "python"]
+    if name not in allowed:
+        raise NotebookError(
+            f"its kernel is {name!r}; allowed are those of Python here: {', '.join(allowed)}. "
+            "Choose one in JupyterLab (Kernel > Change Kernel) and save the notebook"
+        )
+    return str(name)
+
+
 def execute(job: dict[str, Any]) -> None:
     """Execute the notebook of a job, and tell how it ended."""
     try:
+        source = nbformat.read(job["path"], as_version=4)
         notebook = papermill.execute_notebook(
-            job["path"],
+            source,  # not its path, in which papermill would fill in braces
             None,
             parameters=job["parameters"],
             engine_name="mmlab",
+            kernel_name=kernel_of(source),
+            language="python",
             cwd=job["folder"],
             progress_bar=False,
+            extra_arguments=["--ext", "mmlab.notebooks.output_limit"],
+            iopub_timeout=10**6,  # seconds; the notebook's deadline is the one limit
         )
     except PapermillExecutionError as error:
         detail = ANSI.sub("", "\n".join(error.traceback))
@@ -118,9 +156,13 @@ def execute(job: dict[str, Any]) -> None:
         tell("failed", cause=cause, line=line, detail=detail)
     except DeadKernelError:
         tell("failed", cause="the kernel died (killed, crashed, or out of memory)")
+    except NotebookError as error:
+        tell("failed", cause=str(error))
     except Exception as error:
         tell("failed", cause=f"{type(error).__name__}: {error}")
     else:
+        for command in end_strays(job["mark"]):
+            tell("note", text=f"what it had started was still running and was ended: {command}")
         _tell_result(notebook, Path(job["folder"]))
 
 
@@ -134,30 +176,38 @@ def _tell_result(notebook: nbformat.NotebookNode, folder: Path) -> None:
     from mmlab.notebooks.body import body  # loads nbconvert, and the cells need not wait for it
 
     try:
-        page = body(notebook, folder)
+        page, notes = body(notebook, folder)
     except Exception as error:
         cause = f"it ran, and cannot be shown as a page: {type(error).__name__}: {error}"
         tell("failed", cause=cause)
     else:
+        for note in notes:
+            tell("note", text=note)
         tell("done", notebook=text, body=page)
 
 
-def end_with_parent(orders: TextIO) -> None:
+def end_with_parent(orders: TextIO, mark: str = "") -> None:
     """Wait until the parent is gone (its end of our line closes), then take the kernel along."""
     with suppress(ConnectionError):  # what a socket says if the parent left news of ours unread
         orders.read()
-    kill_family(os.getpid())
+    kill_family(os.getpid(), mark)
 
 
 def serve(orders: TextIO, news: TextIO) -> None:
     """Read the job from ``orders``, execute it, and write to ``news`` how it goes."""
     global channel
     channel = news
-    if not (job := orders.readline()):
+    if not (line := orders.readline()):
         return  # the parent was gone before it said what to do
-    threading.Thread(target=end_with_parent, args=[orders], daemon=True).start()
+    job = ast.literal_eval(line)
+    os.environ[MARK] = job["mark"]  # the kernel inherits it, and all that it starts
+    adopt_orphans()
+    threading.Thread(target=end_with_parent, args=[orders, job["mark"]], daemon=True).start()
     papermill_engines.register("mmlab", ReportingEngine)
-    execute(ast.literal_eval(job))
+    try:
+        execute(job)
+    finally:
+        end_strays(job["mark"], grace=0)  # the thread above does not outlive this one
 
 
 def main() -> None:

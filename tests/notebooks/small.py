@@ -1,6 +1,10 @@
-"""Small notebooks for the tests of the runner."""
+"""What the tests of the runner share: small notebooks, and runs of their own."""
 
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nbformat
@@ -38,3 +42,24 @@ def outputs(path: Path) -> list[list[object]]:
         ]
         for cell in cells
     ]
+
+
+def start_run(folder: Path, out: Path, options: Sequence[str] = ()) -> subprocess.Popen:
+    """A run of all notebooks in a process of its own."""
+    code = f"""
+import signal, sys
+from pathlib import Path
+from mmlab.notebooks.__main__ import main
+# a shell's background job, and whatever it starts, is born deaf to Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(["run", "--out", {str(out)!r}, *{list(options)!r}], Path({str(folder)!r})))
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something holds; fail if it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 SURROUNDINGS = [
     "import os, sys, signal, threading\nprint(os.getcwd(), sys.argv[0], sys.argv[3:], sys.path)",
     "print(__name__, sys.modules['__main__'].__dict__ is globals(), sys.executable)",
-    "OWN = {'JPY_PARENT_PID', 'PYTEST_CURRENT_TEST'}  # differ between any two runs\n"
+    "OWN = {'JPY_PARENT_PID', 'MMLAB_RUN', 'PYTEST_CURRENT_TEST'}  # differ between any two runs\n"
     "print(sorted(item for item in os.environ.items() if item[0] not in OWN))",
     "print(sorted((s.name, str(signal.getsignal(s))[:12]) for s in signal.Signals))",
     "print(os.getpid() == os.getpgid(0), [os.readlink(f'/proc/self/fd/{n}') for n in (1, 2)]"
