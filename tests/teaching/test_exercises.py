@@ -235,6 +235,13 @@ def test_the_tolerance_is_held(strict):
         check(lambda x: x + 0.05, lambda x: x, [1.0], tolerance=0.01)
 
 
+def test_unless_said_otherwise_five_digits_count(strict):
+    """Enough for float32, and a wrong constant is no rounding."""
+    check(lambda x: x * (1 + 5e-6), lambda x: x, [1.0, 1000.0])
+    with pytest.raises(AssertionError, match=r"off by up to 0\.0001"):
+        check(lambda x: x + 1e-4, lambda x: x, [1.0])
+
+
 def test_nobody_sees_what_another_did_to_the_arguments(strict):
     given = torch.ones(2, 2)
     check(lambda x: x.mul_(2), lambda x: x.mul_(2), [given])
