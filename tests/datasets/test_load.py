@@ -40,3 +40,9 @@ def test_unknown_modality_in_a_dial_names_the_allowed():
     for dial in ("noise", "occlusion", "keep", "missing"):
         with pytest.raises(ValueError, match=f"{dial}.*'video'; allowed: audio, image"):
             load("av-digits", **{dial: {"video": 0.5}})
+
+
+@pytest.mark.parametrize("name", [["av-digits"], None, 1])
+def test_a_name_is_text(name):
+    with pytest.raises(TypeError, match=r"the name of the data set is .*; give one of av-digits"):
+        load(name)
