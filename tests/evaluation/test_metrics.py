@@ -91,6 +91,14 @@ def test_regression_metrics_need_one_finite_number_per_sample():
         evaluation.regression_metrics(torch.tensor([1.0, torch.nan, 0.0]), target)
 
 
+def test_where_nothing_varies_there_is_no_correlation():
+    same, rest = torch.ones(4), torch.arange(4.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a split of one value is no accident to warn of
+        for pair in ((same, rest), (rest, same)):
+            assert math.isnan(evaluation.regression_metrics(*pair)["pearson"])
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_samples_have_no_correlation(count):
     with warnings.catch_warnings():
@@ -142,7 +150,9 @@ def test_a_run_is_scored_on_the_samples_that_it_has_an_answer_for(task):
     else:
         expected = evaluation.regression_metrics(prediction, batch.target[there])
     assert evaluation.test_scores(run) == pytest.approx(expected)
+    run.data.holdout.present = None
     assert evaluation.answered_share(run) == 3 / 8
+    assert evaluation.answered_share(run, "holdout") == 1
     assert evaluation.answered_share(trained(task=task, present=present)) == 1
 
 
