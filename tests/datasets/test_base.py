@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmlab.datasets import Batch, MultimodalData
+from mmlab.datasets.base import concatenate, stack_batches
 from mmlab.models import MultimodalNet
 from mmlab.training import fit
 
@@ -37,6 +38,26 @@ def test_a_batch_moves_as_a_whole(present):
     moved = make_batch(present=present).to("meta")
     tensors = [*moved.inputs.values(), moved.target, *(moved.present or {}).values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_joined_batches_keep_their_masks_and_one_without_lacks_nothing():
+    whole, part = make_batch(), make_batch(present=masks())
+    rows = [[True] * 4, [False, False, True, True]]
+    stack = stack_batches([whole, part])
+    assert len(stack) == 2 and stack.present["b"].tolist() == rows
+    assert concatenate([whole, part]).present["b"].tolist() == [*rows[0], *rows[1]]
+    assert stack_batches([whole, make_batch()]).present is None
+
+
+def test_batches_of_one_size_are_not_taken_for_one():
+    first = make_batch()
+    second = Batch({m: -x for m, x in first.inputs.items()}, 1 - first.target)
+    stack = stack_batches([first, second])
+    for place, batch in enumerate((first, second)):
+        assert torch.equal(stack.inputs["a"][place], batch.inputs["a"])
+        assert torch.equal(stack.target[place], batch.target)
+    with pytest.raises(ValueError, match=r"splits of \[3, 4\] samples cannot be stacked"):
+        stack_batches([first, make_batch(3)])
 
 
 def test_empty_batches_are_refused():
