@@ -68,3 +68,11 @@ def test_probes_learn_nothing_from_the_split_they_are_measured_on():
     assert scores["a"] == 0.0
     scores = evaluation.probe_accuracy(net, MultimodalData(wrong, wrong, data.test), "holdout")
     assert scores["a"] == 1.0
+
+
+def test_a_probe_does_not_mind_the_scale_of_a_feature():
+    net, data = make_known()
+    plain = evaluation.probe_accuracy(net, data)
+    with torch.no_grad():
+        net.encoders["b"].weight.mul_(torch.tensor([[2.0**-14], [1.0], [1.0], [2.0**10]]))
+    assert evaluation.probe_accuracy(net, data) == plain
