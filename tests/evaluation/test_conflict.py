@@ -44,6 +44,13 @@ def test_the_conflict_is_that_of_the_loss_in_use():
         assert twice[m]["cosine"] == pytest.approx(plain[m]["cosine"], abs=1e-5)
 
 
+def test_a_frozen_encoder_has_no_conflict():
+    net = MultimodalNet.build(DATA)
+    whole = evaluation.gradient_conflict(net, DATA.train)
+    net.encoders["a"].requires_grad_(False)
+    assert evaluation.gradient_conflict(net, DATA.train) == {"b": pytest.approx(whole["b"])}
+
+
 def test_the_watch_records_the_conflict_of_each_encoder():
     net = MultimodalNet.build(DATA)
     run = fit(net, DATA, epochs=1, device="cpu", observers=[evaluation.GradientWatch()])
