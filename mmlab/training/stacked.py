@@ -230,15 +230,28 @@ def _one_program(
         slow = on_cpu and any(isinstance(part, Vmapped) for part in model.modules())
         if slow and at_once is None:
             return None
-        return _fit_stack(model, networks, jobs, balancers, **options)
+        run = _stacked_run(model, networks, jobs, balancers, **options)
+    except UnstackableError:
+        if at_once:
+            raise
+        return None
+    try:
+        with _unstackable(run.balancer):
+            run.start()
+            train(run)
     except UnstackableError as error:
         if at_once:
             raise
-        warnings.warn(f"the seeds are trained one after the other: {error}", stacklevel=3)
+        warnings.warn(
+            f"the program of {len(jobs)} seeds at once is given up, and they train one after the "
+            f"other from the start (at_once=False does so at once): {error}",
+            stacklevel=3,
+        )
         return None
+    return run.replicas
 
 
-def _fit_stack(
+def _stacked_run(
     model: NetworkStack,
     networks: Sequence[MultimodalNet],
     jobs: Sequence[Job],
@@ -252,8 +265,8 @@ def _fit_stack(
     loss: Callable[..., Tensor] | None = None,
     observers: Sequence[Observer | type] = (),
     compile: bool | str = False,
-) -> list[Run]:
-    """What `fit` does, for a stack."""
+) -> StackedRun:
+    """What `fit` makes before it trains, for a stack."""
     datasets = [job.data for job in jobs]
     for data, balancer in zip(datasets, balancers, strict=True):
         check_arguments(model, data, balancer, epochs, batch_size, loss)
@@ -293,10 +306,7 @@ def _fit_stack(
     run.replicas = [
         replace(run.alone(r), observers=own_observers(observers)) for r in range(len(jobs))
     ]
-    with _unstackable(run.balancer):
-        run.start()
-        train(run)
-    return run.replicas
+    return run
 
 
 @contextlib.contextmanager

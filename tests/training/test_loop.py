@@ -619,6 +619,16 @@ def test_a_last_batch_of_one_sample_under_batchnorm_is_named():
     fit(normalised(), data, epochs=1, batch_size=33, device="cpu")
 
 
+def test_what_fails_within_a_step_is_told_as_it_is():
+    class Fails(Balancer):
+        def step(self, s):
+            s.set_grad("a", [])
+            yield
+
+    with pytest.raises(ValueError, match=r"^gradient for encoder 'a' has shapes \[\]"):
+        trained(Fails())
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [

@@ -357,8 +357,9 @@ def test_a_loss_without_parts_has_none_for_a_sample():
         s.losses.samples(s.out.joint)
 
 
-def test_a_stack_of_losses_is_known_and_a_sum_of_them_is_not():
-    s = make_step()
+@pytest.mark.parametrize("present", [None, {"a": MASK, "b": EVERYONE}])
+def test_a_stack_of_losses_is_known_and_a_sum_of_them_is_not(present):
+    s = make_step(present=present)
     losses = s.losses.stack()
     assert s.losses.knows(losses) and s.losses.knows(s.losses["a"])
     assert not s.losses.knows(losses.sum())

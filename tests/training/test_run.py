@@ -91,10 +91,11 @@ def test_a_branch_takes_along_what_an_optimiser_of_ones_own_holds():
     assert 0 < max(gaps) <= 2.01e-4  # two batches
 
 
-def test_a_branch_under_an_optimiser_with_hooks_is_refused():
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_a_branch_under_an_optimiser_with_hooks_is_refused(when):
     def hooked(parameters):
         optimizer = torch.optim.SGD(parameters, lr=0.1)
-        optimizer.register_step_pre_hook(lambda *_: None)
+        getattr(optimizer, f"register_step_{when}_hook")(lambda *_: None)
         return optimizer
 
     with pytest.raises(ValueError, match=r"SGD has step hooks.*subclass of the optimiser"):

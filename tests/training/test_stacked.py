@@ -1160,8 +1160,8 @@ def matrices_decay(parameters):
     parameters = list(parameters)
     few, many = ([p for p in parameters if (p.ndim > 1) == big] for big in (False, True))
     assert few and many
-    groups = [{"params": many, "weight_decay": 2.0}, {"params": few, "lr": 0.3}]
-    return torch.optim.AdamW(groups, lr=1e-2)
+    groups = [{"params": many, "weight_decay": 0.5}, {"params": few, "lr": 0.2}]
+    return torch.optim.SGD(groups, lr=0.05, momentum=0.9)
 
 
 class Shifted(Balancer):
@@ -1194,10 +1194,20 @@ def test_an_optimiser_of_further_parameters_is_for_one_network():
         train(Joint, datasets(), optimizer=more)
 
 
-def test_why_seeds_train_one_after_the_other_is_said():
-    with pytest.warns(UserWarning, match="one after the other: DrawsGlobally|under DrawsGlobally"):
+def test_one_program_that_is_given_up_says_why():
+    with pytest.warns(UserWarning, match=r"is given up, and.*under DrawsGlobally network 2 moves"):
         runs = train(DrawsGlobally, datasets(), at_once=None)
     assert [run.together for run in runs] == [1, 1, 1]
+
+
+def test_what_never_was_one_program_is_no_news(recwarn):
+    runs = train(Joint, datasets(), build={"encoders": dict.fromkeys("ab", dropping)}, at_once=None)
+    assert [run.together for run in runs] == [1, 1, 1]
+    assert not recwarn.list
+
+
+def dropping():
+    return nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.1))
 
 
 class Noisy(nn.Module):
@@ -1215,8 +1225,7 @@ def test_an_encoder_that_draws_in_its_forward_pass_trains_one_seed_after_the_oth
     data, build = datasets(), {"encoders": {"a": Noisy, "b": Noisy}}
     with pytest.raises(UnstackableError):
         train(Joint, data, build=build)
-    with pytest.warns(UserWarning, match="one after the other"):
-        runs = train(Joint, data, build=build, at_once=None)
+    runs = train(Joint, data, build=build, at_once=None)
     assert [run.together for run in runs] == [1, 1, 1]
     for r in range(3):
         assert_same(runs, alone(Joint, data, r, build=build), r)

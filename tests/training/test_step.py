@@ -848,6 +848,30 @@ def test_gradients_that_were_cleared_after_the_step_was_made_do_not_count(change
     accumulated(CHANGES[change], clear=True)
 
 
+def test_gradients_that_were_cleared_do_not_count_after_a_blend_either():
+    net = make_net()
+    first = Step(net, make_batch(seed=1))
+    first.backward(first.losses["joint"])
+    s = Step(net, make_batch(seed=2))
+    net.zero_grad()
+    s.blend({m: (s.losses["joint"],) for m in "ab"}, lambda gram: torch.ones_like(gram[..., 0]))
+    before = s.stored_grad("a")[0].clone()
+    s.scale_grad("a", 0.5)
+    torch.testing.assert_close(s.stored_grad("a")[0], 0.5 * before)
+
+
+@pytest.mark.parametrize("m", ["a", "b"])
+@pytest.mark.parametrize("known", [True, False])
+def test_gradients_of_earlier_batches_count_in_every_encoder(m, known):
+    net = make_net()
+    first = Step(net, make_batch(seed=1))
+    first.backward(first.losses[m])
+    s = Step(net, make_batch(seed=2), parameters=Parameters(net) if known else None)
+    s.backward(s.losses["joint"])
+    with pytest.raises(RuntimeError, match=r"`\.grad` held gradients before"):
+        s.scale_grad(m, 0.5)
+
+
 def test_zeros_are_no_gradients_of_earlier_batches():
     net = make_net()
     for p in net.parameters():

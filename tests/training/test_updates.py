@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from steps import assert_equal, make_batch, make_net, make_stack, make_step, trained
+from torch.nn import functional as F
 
 from mmlab import Step
 
@@ -170,6 +171,59 @@ def test_factors_for_one_encoder_multiply_and_a_frozen_one_has_nothing_to_scale(
     torch.testing.assert_close(weight - before, -0.1 * 1.5 * weight.grad, rtol=0, atol=1e-15)
 
 
+def test_each_group_keeps_its_own_rate():
+    moves = []
+    for k in (None, 0.25):
+        net = make_net()
+        groups = [{"params": part.parameters()} for part in (net.encoders["b"], net.fusion)]
+        groups.append({"params": net.encoders["a"].parameters(), "lr": 0.3})
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        optimizer.param_groups[1]["lr"] = 0.7  # as a schedule does
+        moves.append(step_scaled(optimizer, net, k))
+    for key, plain in moves[0].items():
+        factor = 0.25 if key.startswith("encoders.a") else 1
+        torch.testing.assert_close(moves[1][key], factor * plain, rtol=0, atol=1e-15)
+
+
+class Bounded(torch.optim.SGD):
+    """No entry moves by more than 0.01, whatever the rate."""
+
+    def step(self, closure=None):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in parameters]
+        super().step(closure)
+        for p, old in zip(parameters, before, strict=True):
+            p.data.copy_(old + (p.data - old).clamp(-0.01, 0.01))
+
+
+def test_a_subclass_may_use_the_rate_otherwise_than_its_base():
+    plain, scaled = (
+        step_scaled(Bounded(net.parameters(), lr=10.0), net, k)
+        for net, k in ((make_net(), None), (make_net(), 0.25))
+    )
+    key = "encoders.a.0.weight"
+    assert plain[key].abs().max() == pytest.approx(0.01)
+    torch.testing.assert_close(scaled[key], 0.25 * plain[key], rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_of_two_updates_in_one_step_the_next_one_alone_is_scaled(name):
+    net, twin = make_net(), make_net()
+    start = copy.deepcopy(net.encoders["a"].state_dict())
+    scaled, plain = (OPTIMIZERS[name](x.parameters()) for x in (net, twin))
+    s = Step(net, make_batch(), scaled)
+    for first in (True, False):
+        for x, optimizer in ((net, scaled), (twin, plain)):
+            optimizer.zero_grad()
+            F.cross_entropy(x(s.batch.inputs).joint, s.batch.target).backward()
+            if first and x is net:
+                s.scale_update("a", 0.0)
+            optimizer.step()
+        if first:
+            twin.encoders["a"].load_state_dict(start)
+    assert_equal(net.parameters(), twin.parameters(), rtol=0, atol=1e-15)
+
+
 # Hooks of others see the real groups
 
 
@@ -178,7 +232,8 @@ def step_scaled(optimizer, net, k=0.5):
     optimizer.zero_grad()
     s = Step(net, make_batch(), optimizer)
     s.backward(s.losses["joint"])
-    s.scale_update("a", k)
+    if k is not None:
+        s.scale_update("a", k)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     optimizer.step()
     return {name: p.detach() - before[name] for name, p in net.named_parameters()}
@@ -214,7 +269,7 @@ def test_hooks_before_and_after_a_step_see_the_real_groups(early):
 
 
 def test_what_a_hook_does_to_gradients_and_rates_is_scaled_exactly():
-    """The reference: the same hooks, no scaling, then the update of encoder a times k by hand."""
+    """The reference: the same hooks, no scaling, and the update of encoder a times k by hand."""
 
     def hooked(optimizer):
         def clip(o, *_):
@@ -229,7 +284,7 @@ def test_what_a_hook_does_to_gradients_and_rates_is_scaled_exactly():
     scaled, plain = (hooked(torch.optim.SGD(net.parameters(), lr=0.1)) for net in nets)
     for _ in range(2):
         moves = step_scaled(scaled, nets[0], 0.25)
-        expected = step_scaled(plain, nets[1], 1.0)
+        expected = step_scaled(plain, nets[1], None)
         for key, move in moves.items():
             k = 0.25 if key.startswith("encoders.a") else 1
             torch.testing.assert_close(move, k * expected[key], rtol=1e-12, atol=1e-15)
