@@ -44,6 +44,7 @@ def scale_next_update(
     """
     if not parameters:
         return  # a frozen encoder
+    _abandon(optimizer)
     if optimizer not in _waiting:
         _waiting[optimizer] = []
         before = optimizer.register_step_pre_hook(_before_step)
@@ -60,10 +61,17 @@ def scale_next_update(
 _undo: WeakKeyDictionary[optim.Optimizer, Callable[..., None]] = WeakKeyDictionary()
 """What to do after the step; finished=False where an error or a keyboard cut it short."""
 
+_within: WeakKeyDictionary[optim.Optimizer, int] = WeakKeyDictionary()
+"""Steps that have begun within the step which is scaled.
+
+torch calls the hooks of both where a subclass's `step` calls that of its base.
+"""
+
 
 def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
     if optimizer in _undo:
-        _undo.pop(optimizer)(finished=False)
+        _within[optimizer] += 1
+        return
     waiting, _waiting[optimizer] = _waiting[optimizer], []
     # To read a factor is free on a CPU only, where numpy knows its type; a group has one rate.
     cheap = type(optimizer) in LINEAR_IN_LR and all(
@@ -79,6 +87,7 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
                 factor[p] = factor[p] * k if p in factor else k
     if factor:
         _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, factor)
+        _within[optimizer] = 0
 
 
 def _read(k: float | Tensor) -> float:
@@ -86,8 +95,18 @@ def _read(k: float | Tensor) -> float:
 
 
 def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
-    if optimizer in _undo:
+    if optimizer not in _undo:
+        return
+    if _within[optimizer]:
+        _within[optimizer] -= 1
+    else:
         _undo.pop(optimizer)(finished=True)
+
+
+def _abandon(optimizer: optim.Optimizer) -> None:
+    """Take back what a step that was cut short has left."""
+    if optimizer in _undo:
+        _undo.pop(optimizer)(finished=False)
 
 
 def has_other_hooks(optimizer: optim.Optimizer) -> bool:
@@ -140,6 +159,7 @@ def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None
 
 
 def forget_scaling(optimizer: optim.Optimizer | None) -> None:
-    """Drop what was asked of the optimiser for a step that was never taken."""
+    """Drop what was asked of the optimiser for a step that was never taken, or never ended."""
     if optimizer is not None and optimizer in _waiting:
         _waiting[optimizer].clear()
+        _abandon(optimizer)

@@ -186,7 +186,7 @@ def test_each_group_keeps_its_own_rate():
 
 
 class Bounded(torch.optim.SGD):
-    """No entry moves by more than 0.01, whatever the rate."""
+    """No entry moves by more than 0.01, whatever the rate. torch calls hooks for both steps."""
 
     def step(self, closure=None):
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -197,13 +197,16 @@ class Bounded(torch.optim.SGD):
 
 
 def test_a_subclass_may_use_the_rate_otherwise_than_its_base():
-    plain, scaled = (
-        step_scaled(Bounded(net.parameters(), lr=10.0), net, k)
-        for net, k in ((make_net(), None), (make_net(), 0.25))
-    )
-    key = "encoders.a.0.weight"
-    assert plain[key].abs().max() == pytest.approx(0.01)
-    torch.testing.assert_close(scaled[key], 0.25 * plain[key], rtol=1e-9, atol=1e-15)
+    torch.optim.SGD(make_net().parameters(), lr=0.1)  # from here on the base's step calls hooks
+    nets = [make_net(), make_net()]
+    optimizers = [Bounded(net.parameters(), lr=10.0) for net in nets]
+    for _ in range(2):
+        plain, scaled = map(step_scaled, optimizers, nets, (None, 0.25))
+        assert plain["encoders.a.0.weight"].abs().max() == pytest.approx(0.01)
+        for key, move in scaled.items():
+            k = 0.25 if key.startswith("encoders.a") else 1
+            torch.testing.assert_close(move, k * plain[key], rtol=1e-9, atol=1e-15)
+        nets[1].load_state_dict(nets[0].state_dict())
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
