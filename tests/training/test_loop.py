@@ -570,6 +570,16 @@ def test_a_loss_of_ones_own_that_is_nan_is_found_in_its_epoch(balancer, message)
     assert seen == [0, 1, 2]
 
 
+def test_one_entry_that_is_not_finite_is_enough():
+    def breaks(run):
+        run.model.heads["b"].bias.data[1] = torch.inf
+
+    with pytest.raises(
+        FloatingPointError, match="parameters are not finite after epoch 1 under Jo"
+    ):
+        trained(observers=[breaks])
+
+
 def test_a_loss_of_ones_own_is_in_the_history():
     class Halved(Balancer):
         def step(self, s):
@@ -633,8 +643,23 @@ def test_what_fails_within_a_step_is_told_as_it_is():
     ("options", "kind", "message"),
     [
         ({"loss": "mse"}, TypeError, "loss is 'mse'; give a function loss.prediction, target"),
+        (
+            {"loss": nn.CrossEntropyLoss},
+            TypeError,
+            r"loss is the class CrossEntropyLoss; give CrossEntropyLoss\(\)",
+        ),
+        ({"optimizer": "adam"}, TypeError, "optimizer is 'adam'; give a function that makes one"),
+        (
+            {"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters())},
+            TypeError,
+            "optimizer is of the type SGD; give a function that makes one from the parameters",
+        ),
         ({"observers": [Curves]}, TypeError, r"observers\[0\] is the class Curves;.*Curves\(\)"),
-        ({"observers": [len, "loss"]}, TypeError, r"observers\[1\] is loss; give what can be call"),
+        (
+            {"observers": [len, "loss"]},
+            TypeError,
+            r"observers\[1\] is 'loss'; give what can be call",
+        ),
         (
             {"optimizer": lambda p: torch.optim.LBFGS(p)},
             ValueError,
@@ -664,9 +689,9 @@ def test_an_optimiser_that_leaves_parameters_out_says_so():
 
 
 ADAPTIVE = {
-    "OGM": (OGM(), "OGM hardly damps an encoder; use OGM.on='update'., or SGD"),
-    "MMPareto": (MMPareto(), "MMPareto keeps the direction of its gradients and loses their"),
-    "MLA": (MLA(), "MLA does not keep the head's update off"),
+    "OGM": (OGM(), "OGM has almost no effect; use OGM.on='update'., or SGD"),
+    "MMPareto": (MMPareto(), "MMPareto keeps only the direction of its gradients"),
+    "MLA": (MLA(), "MLA cannot protect what the head has learnt"),
 }
 
 
@@ -685,3 +710,36 @@ def test_what_no_optimiser_undoes_is_not_warned_of(kind, recwarn):
         net = MultimodalNet.build(DATA, **balancer.network)
         fit(net, DATA, balancer, epochs=1, optimizer=lambda p: kind(p, lr=1e-3), device="cpu")
     assert not [w for w in recwarn if "divides each gradient" in str(w.message)]
+
+
+def test_observers_come_in_a_list():
+    for given in (Curves(), "loss", None):
+        with pytest.raises(
+            TypeError, match=r"observers is .*; give a list, such as \[Curves\(\)\]"
+        ):
+            trained(observers=given)
+
+
+def test_a_network_without_anything_to_train_is_refused():
+    net = MultimodalNet.build(DATA).requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of the network requires a gradient"):
+        fit(net, DATA, epochs=1)
+
+
+def test_what_a_loss_was_called_with_is_said():
+    with pytest.raises(RuntimeError) as caught:
+        trained(
+            loss=lambda z, y: F.binary_cross_entropy_with_logits(z, y[:, None].double() * 0.5 @ z)
+        )
+    (note,) = caught.value.__notes__
+    assert "a prediction (64, 2) of torch.float32 and a target (64,) of torch.int64" in note
+
+
+def test_a_loss_that_is_nan_before_anything_was_trained_is_no_matter_of_the_rate():
+    with pytest.raises(FloatingPointError, match="nothing was trained before it: look at the loss"):
+        trained(loss=lambda z, y: F.cross_entropy(z, y) / 0 * 0)
+
+
+def test_what_predicts_wants_a_batch():
+    with pytest.raises(TypeError, match=r"batch is a dict; give a Batch, such as run\.split"):
+        trained(epochs=0).predict(DATA.test.inputs)

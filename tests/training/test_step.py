@@ -854,7 +854,8 @@ def test_gradients_that_were_cleared_do_not_count_after_a_blend_either():
     first.backward(first.losses["joint"])
     s = Step(net, make_batch(seed=2))
     net.zero_grad()
-    s.blend({m: (s.losses["joint"],) for m in "ab"}, lambda gram: torch.ones_like(gram[..., 0]))
+    losses = {m: (s.losses["joint"], s.losses[m]) for m in "ab"}
+    s.blend(losses, lambda gram: torch.ones_like(gram[..., 0]))
     before = s.stored_grad("a")[0].clone()
     s.scale_grad("a", 0.5)
     torch.testing.assert_close(s.stored_grad("a")[0], 0.5 * before)
@@ -944,6 +945,13 @@ def test_a_loss_of_ones_own_is_recorded_as_the_objective():
     assert there is None and not value.requires_grad
 
 
+def test_an_objective_of_the_heads_alone_is_recorded_too():
+    s = make_step()
+    s.backward(2 * s.losses["joint"], encoders=False)
+    value, _ = s._recorded()["objective", ""]
+    torch.testing.assert_close(value, 2 * s.losses["joint"].detach())
+
+
 def test_in_a_stack_each_network_has_its_objective():
     nets, batches, s = make_stack()
     s.backward(2 * s.losses.stack())
@@ -966,3 +974,16 @@ def test_backward_of_a_number_is_refused():
     s = make_step()
     with pytest.raises(TypeError, match=r"backward was given 0\.5; give a tensor"):
         s.backward(0.5)
+
+
+def test_a_step_wants_a_batch_and_an_optimiser():
+    net, batch = make_net(), make_batch()
+    with pytest.raises(
+        TypeError, match=r"batch is a tuple; give Batch\(\{modality: x, \.\.\.\}, target"
+    ):
+        Step(net, (batch.inputs, batch.target))
+    for optimizer in (torch.optim.SGD, 3):
+        with pytest.raises(TypeError, match="give an optimiser made from model"):
+            Step(net, batch, optimizer)
+    with pytest.raises(TypeError, match="positional"):
+        Step(net, batch, None, 0, F.cross_entropy)  # a loss is no progress
