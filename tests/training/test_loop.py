@@ -688,6 +688,23 @@ def test_an_optimiser_that_leaves_parameters_out_says_so():
         trained(optimizer=most)
 
 
+def test_groups_and_frozen_parts_leave_nothing_out(recwarn):
+    net = MultimodalNet.build(DATA)
+    net.encoders["a"].requires_grad_(False)
+
+    def in_groups(parameters):
+        parameters = [p for p in parameters if p.requires_grad]
+        groups = [{"params": parameters[:2]}, {"params": parameters[2:], "lr": 0.01}]
+        return torch.optim.SGD(groups, lr=0.1)
+
+    fit(net, DATA, epochs=1, optimizer=in_groups, device="cpu")
+    assert not [w for w in recwarn if "leaves out" in str(w.message)]
+
+
+class Renamed(torch.optim.Adam):
+    """Some Adam of one's own."""
+
+
 ADAPTIVE = {
     "OGM": (OGM(), "OGM has almost no effect; use OGM.on='update'., or SGD"),
     "MMPareto": (MMPareto(), "MMPareto keeps only the direction of its gradients"),
@@ -696,7 +713,7 @@ ADAPTIVE = {
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, Renamed])
 def test_what_an_adaptive_optimiser_undoes_is_said(name, kind):
     balancer, message = ADAPTIVE[name]
     net = MultimodalNet.build(DATA, **balancer.network)

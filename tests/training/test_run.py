@@ -15,6 +15,7 @@ from mmlab.evaluation import Curves, GradientWatch
 from mmlab.models import MultimodalNet
 from mmlab.seeds import generator
 from mmlab.training import fit
+from mmlab.training.run import copied
 
 
 def doubled(prediction, target, reduction="mean"):
@@ -89,6 +90,16 @@ def test_a_branch_takes_along_what_an_optimiser_of_ones_own_holds():
 
     trained(optimizer=lambda p: Clipping(p, lr=1.0, most=1e-4), epochs=1, observers=[looks])
     assert 0 < max(gaps) <= 2.01e-4  # two batches
+
+
+def test_what_an_optimiser_holds_is_copied_with_the_network():
+    model = MultimodalNet.build(DATA)
+    optimizer = Clipping(model.parameters(), lr=1.0, most=1e-4)
+    optimizer.seen, optimizer.last = [1], next(model.parameters())
+    other, own = copied(model, optimizer)
+    own.seen.append(2)
+    assert optimizer.seen == [1]
+    assert own.last is next(other.parameters()) and own.last is not optimizer.last
 
 
 @pytest.mark.parametrize("when", ["pre", "post"])
@@ -202,6 +213,12 @@ def test_a_method_chooses_the_samples_of_an_epoch(kind):
             assert torch.equal(x, DATA.train.inputs[m][batch.index])
 
 
+@pytest.mark.parametrize("order", [[0, 100], [3, -1]])
+def test_samples_that_are_not_there_are_refused(order):
+    with pytest.raises(ValueError, match=rf"samples {min(order)} to {max(order)}; there are 100"):
+        trained(Chosen(order), epochs=1)
+
+
 def test_progress_never_falls_whatever_the_order():
     chosen = Chosen(range(100), [*range(100)] * 2, range(10))
     trained(chosen, epochs=3, batch_size=50)
@@ -223,6 +240,8 @@ def test_the_momentum_of_some_parameters_or_of_all_is_emptied():
     run.reset_momentum([one])
     assert one in had and set(run.optimizer.state) == had - {one} and len(had) > 2
     run.reset_momentum([one])  # nothing is there, and nothing happens
+    run.reset_momentum([])  # of a frozen encoder
+    assert set(run.optimizer.state) == had - {one}
     run.reset_momentum()
     assert not run.optimizer.state
 
@@ -395,9 +414,9 @@ class Owns(Balancer):
 
 def test_modules_of_a_methods_own_start_from_the_seed():
     torch.manual_seed(0)
-    one = trained(Owns(), seed=3)
+    one = trained(Owns(), seed=3, epochs=0)
     torch.manual_seed(1)
-    other, third = trained(Owns(), seed=3), trained(Owns(), seed=4)
+    other, third = (trained(Owns(), seed=seed, epochs=0) for seed in (3, 4))
     assert torch.equal(one.modules.weight, other.modules.weight)
     assert not torch.equal(one.modules.weight, third.modules.weight)
 
