@@ -33,10 +33,9 @@ def check_number(
         ValueError: out of range, or NaN.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(
-            f"{name} is {value!r}; give a number. For several values at once give `fit_seeds` one "
-            "maker for each network"
-        )
+        several = isinstance(value, Tensor | list | tuple)
+        hint = ". For several values at once give `fit_seeds` one maker for each network"
+        raise TypeError(f"{name} is {value!r}; give a number{hint if several else ''}")
     if not (value > above and least <= value <= most):
         ends = [f"above {above:g}"] * (above > -inf) + [f"≥ {least:g}"] * (least > -inf)
         ends += [f"≤ {most:g}"] * (most < inf)

@@ -252,8 +252,8 @@ class GradientBlending(Balancer):
         if least < STARVED * equal:
             warnings.warn(
                 f"Gradient-Blending gives the joint loss a weight of {least:.2g} from epoch "
-                f"{epoch} on (equal ones: {equal:.2g}); the fusion, which predicts, is hardly "
-                "trained. GradientBlending(fuse='heads') predicts by the heads and their weights",
+                f"{epoch} on (equal ones: {equal:.2g}); the fusion predicts, but hardly "
+                "learns. GradientBlending(fuse='heads') predicts by the heads and their weights",
                 stacklevel=2,
             )
 
@@ -261,8 +261,8 @@ class GradientBlending(Balancer):
         losses = s.losses.stack("joint", *s.modalities)
         if not self.weights:
             warnings.warn(
-                "Gradient-Blending estimates its weights before an epoch, from the run that `fit` "
-                "makes; driven by hand it takes equal ones. Set .weights = {'joint': ..., m: ...}",
+                "Gradient-Blending estimates its weights before an epoch, from the run of `fit`; "
+                "in your own loop it takes equal ones. Set .weights = {'joint': ..., m: ...}",
                 stacklevel=2,
             )
             equal = torch.full_like(losses[..., 0].detach(), 1 / losses.shape[-1])

@@ -176,9 +176,7 @@ class MLA(Balancer):
 
     heads = "shared"
     fusion = "late"
-    lost_if_adaptive = (
-        "does not keep the head's update off the features that the projector spares; use SGD"
-    )
+    lost_if_adaptive = "cannot protect what the head has learnt of the other modalities; use SGD"
 
     def __init__(
         self, projector: str = "restarted", alpha: float = 0.1, fusion: str = "entropy"

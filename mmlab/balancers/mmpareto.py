@@ -266,7 +266,7 @@ class MMPareto(Balancer):
     """
 
     lost_if_adaptive = (
-        "keeps the direction of its gradients and loses their length (gamma, rescale); compare it "
+        "keeps only the direction of its gradients, not their length (gamma, rescale); compare it "
         "with Uniform() under the same optimiser, or use SGD"
     )
 

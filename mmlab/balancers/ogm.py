@@ -141,14 +141,14 @@ class OGM(Balancer):
         check_choice("on", on, ("gradient", "update"))
         if on == "update" and scope == "conv":
             raise ValueError(
-                "on='update' damps an encoder's whole update, and scope is 'conv'; allowed with it "
-                "is scope='encoder'"
+                "on='update' damps an encoder's whole update, so scope must be 'encoder'; it is "
+                "'conv'"
             )
         check_window(window)
         self.alpha, self.enhance, self.scope, self.on = alpha, enhance, scope, on
         self.window, self.continuous = window, continuous
         if on == "gradient":
-            self.lost_if_adaptive = "hardly damps an encoder; use OGM(on='update'), or SGD"
+            self.lost_if_adaptive = "has almost no effect; use OGM(on='update'), or SGD"
 
     def step(self, s: Step) -> Iterator[None]:
         first, last = self.window
@@ -212,7 +212,7 @@ def check_window(window: tuple[int, int]) -> None:
     if not whole or len(window) != 2 or not 0 <= window[0] <= window[1]:
         raise ValueError(
             f"window is {window!r}; allowed are a first epoch, counted from 0, and a last one that "
-            "is no earlier, such as (0, 50)"
+            "is not before it, such as (0, 50)"
         )
 
 

@@ -295,6 +295,7 @@ class MultimodalData:
                 "out, or set task='classification'"
             )
         self._warn_of_absent_modalities()
+        self._warn_of_unlike_masks()
 
     def __repr__(self) -> str:
         """One line; `describe` gives the card."""
@@ -335,9 +336,11 @@ class MultimodalData:
     def _check_target(self, name: str, target: Tensor) -> None:
         where = f"the target of {name}"
         if target.ndim != 1:
+            one_hot = target.ndim == 2 and target.shape[1] > 1
+            fix = "labels from one-hot rows are target.argmax(1)" if one_hot else ""
             raise ValueError(
-                f"{where} has shape {tuple(target.shape)}; it must be "
-                f"({len(target)},): for one column use target.squeeze(1)"
+                f"{where} has shape {tuple(target.shape)}; it must be ({len(target)},): "
+                f"{fix or 'for one column use target.squeeze(1)'}"
             )
         _check_plain(where, target)
         if self.task == "classification":
@@ -371,18 +374,43 @@ class MultimodalData:
         for name, split in self.splits.items():
             low, high = (int(end) for end in split.target.aminmax())
             if low < 0 or high >= self.n_classes:
-                wrong, fix = (low, "") if low < 0 else (high, ", or raise n_classes")
+                wrong = low if low < 0 else high
+                fix = "leave out samples without a label, or " if low < 0 else ""
+                more = "" if low < 0 else ", or raise n_classes"
                 raise ValueError(
                     f"label {wrong} in {name} is out of range: with n_classes={self.n_classes} "
-                    f"labels run from 0 to {self.n_classes - 1}; renumber them{fix}"
+                    f"labels run from 0 to {self.n_classes - 1}; {fix}renumber them{more}"
                 )
+        least = min(int(split.target.min()) for split in self.splits.values())
+        if least > 0:
+            warnings.warn(
+                f"the smallest label is {least}, so there are {least} classes without a sample; "
+                f"labels count from 0: use target - {least}",
+                stacklevel=4,
+            )
+
+    def _warn_of_unlike_masks(self) -> None:
+        """Absent inputs that are not 0 reach the joint network; or the mask is inverted."""
+        for name, split in self.splits.items():
+            for m, mask in (split.present or {}).items():
+                absent = split.inputs[m][~mask]
+                lacking = (
+                    int(absent.ne(0).reshape(len(absent), -1).any(1).sum()) if len(absent) else 0
+                )
+                if lacking:
+                    warnings.warn(
+                        f"present[{m!r}] of {name} is False where inputs are not 0, at {lacking} "
+                        "samples; set these inputs to 0, or use ~mask: True means that a sample "
+                        "has the modality",
+                        stacklevel=4,
+                    )
 
     def _warn_of_absent_modalities(self) -> None:
         for m, mask in (self.train.present or {}).items():
             if not mask.any():
                 warnings.warn(
-                    f"no sample of train has modality {m!r}, so its encoder and its head learn "
-                    "nothing of it; leave it out of the inputs where this is not meant",
+                    f"no sample of train has modality {m!r}, so its encoder and head learn "
+                    "nothing; if you do not want this, remove it from the inputs",
                     stacklevel=4,  # the caller of MultimodalData(...)
                 )
 

@@ -126,6 +126,11 @@ def try_before(
                 "for each seed"
             )
         balancer = make()
+        if make() is balancer:
+            raise TypeError(
+                f"method {name!r} gives the same object twice, and what it keeps of one seed would "
+                "reach the next; make a new one each time, such as lambda: OGM(alpha=0.1)"
+            )
         if not isinstance(balancer, Balancer):
             raise TypeError(
                 f"method {name!r} makes a {type(balancer).__name__}; it must make a Balancer, such "

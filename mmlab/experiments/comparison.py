@@ -192,8 +192,9 @@ def _warn_of_failures(name: str, rows: Sequence[Row]) -> None:
     failed = {row["seed"]: row[ERROR] for row in rows if ERROR in row}
     if failed:
         warnings.warn(
-            f"method {name!r} {failure(failed, len(rows))} (to see where it comes from, train this "
-            "method and seed alone with train_once)",
+            f"method {name!r} {failure(failed, len(rows))} (to see where it comes from, run this "
+            "method and seed alone: from mmlab.training import train_once; "
+            "train_once(OGM(), data, seed=1, epochs=2); and then your measure, if you have one)",
             stacklevel=3,
         )
 

@@ -330,8 +330,8 @@ def _try_forward(net: MultimodalNet, inputs: Mapping[str, Tensor], made: str) ->
             net(inputs)
     except Exception as error:
         raise ValueError(
-            f"{type(net).__name__}.forward fails on two samples: {error}. It was given {made}; "
-            "give it parts that fit: arguments of `build` (in compare and fit_seeds build={...})"
+            f"{type(net).__name__}.forward fails on two samples: {error}. Its parts are {made}; "
+            "change these arguments of `build` (in compare and fit_seeds: build={...})"
         ) from error
 
 

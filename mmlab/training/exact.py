@@ -94,7 +94,7 @@ class _Trial:
         loss: Loss | None,
     ) -> None:
         self.model, self.methods, self.seeds, self.batch = model, methods, seeds, batch
-        self.when, self.lr, self.loss = when, lr, loss
+        (self.epoch, self.progress), self.lr, self.loss = when, lr, loss
 
     def difference(self, wide: bool) -> str:
         """What the two networks do otherwise within the stack; nothing where all agrees."""
@@ -146,7 +146,16 @@ class _Trial:
         first = seeds if isinstance(seeds, int) else seeds[0]
         with drawing(first, "check", device=device):
             draws, parameters = Draws(source), Parameters(model, own)
-            s = Step(model, batch, optimizer, *self.when, self.loss, draws, parameters)
+            s = Step(
+                model,
+                batch,
+                optimizer,
+                self.epoch,
+                progress=self.progress,
+                loss=self.loss,
+                draws=draws,
+                parameters=parameters,
+            )
             for _ in balancer.step(s):
                 yields += 1
                 optimizer.step()

@@ -151,7 +151,7 @@ def make_optimizer(
         return SGD(parameters, lr=0.01 if lr is None else lr, momentum=0.9)
     if not callable(make):
         raise TypeError(
-            f"optimizer is {type(make).__name__!r}; give what makes one from the parameters, "
+            f"optimizer is {_named(make)}; give a function that makes one from the parameters, "
             "such as lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
         )
     if lr is not None:
@@ -163,6 +163,10 @@ def make_optimizer(
     made = make(parameters)
     _check_optimizer(made, parameters)
     return made
+
+
+def _named(value: object) -> str:
+    return repr(value) if isinstance(value, str) else f"of the type {type(value).__name__}"
 
 
 def _check_optimizer(optimizer: object, parameters: Sequence[nn.Parameter]) -> None:
@@ -190,7 +194,7 @@ def _check_optimizer(optimizer: object, parameters: Sequence[nn.Parameter]) -> N
     if left:
         warnings.warn(
             f"this {kind} leaves out {len(left)} of {len(wanted)} trained parameters of the "
-            "network, which stay as they are; set requires_grad_(False) on what is meant to",
+            "network: they will not change. If you want that, set requires_grad_(False) on them",
             stacklevel=4,
         )
 
@@ -242,7 +246,16 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
     run.optimizer.zero_grad(set_to_none=True)  # from here on, once after every update
     for i, batch in enumerate(run.batches()):
         progress = (epoch + min(1.0, i / steps)) / run.epochs
-        s = Step(run.model, batch, run.optimizer, epoch, progress, run.loss, draws, parameters)
+        s = Step(
+            run.model,
+            batch,
+            run.optimizer,
+            epoch,
+            progress=progress,
+            loss=run.loss,
+            draws=draws,
+            parameters=parameters,
+        )
         with _told_of_a_single_sample(run):
             _take(run, s)
         logged.append(s._recorded())
@@ -259,7 +272,7 @@ def _told_of_a_single_sample(run: Course) -> Iterator[None]:
             raise
         raise ValueError(
             f"BatchNorm needs two samples or more, and a batch holds 1 ({run.size} samples in "
-            f"batches of {run.batch_size}); choose another batch_size, or leave out a sample"
+            f"batches of {run.batch_size}); choose another batch_size, or remove one sample"
         ) from error
 
 
@@ -311,11 +324,18 @@ def _record(run: Course, logged: list[dict[tuple[str, str], tuple[Any, Tensor | 
         values = values.cpu()
         if metric in ("loss", "objective") and not values.isfinite().all():
             first = (~values.isfinite()).nonzero()[0]
+            untrained = run.epoch == 1 and entries[int(first[0])][0] == 0
+            remedy = (
+                "nothing was trained before it: look at the loss and its weights, for a division "
+                "by 0 or the log of 0"
+                if untrained
+                else "lower lr, or look for a division by 0 or the log of 0 in the loss"
+            )
             what = f"the {output!r} loss" if metric == "loss" else "the loss given to `backward`"
             raise FloatingPointError(
                 f"{what}{run.whose(first[1:].tolist())} is {values[tuple(first)]} in "
                 f"batch {entries[int(first[0])][0]} of epoch {run.epoch} under "
-                f"{run.balancer.name}; lower lr, or look for a division by 0 or the log of 0 in it"
+                f"{run.balancer.name}; {remedy}"
             )
         run.record("train", output, metric, _mean(values, [seen for *_, seen in entries]))
 
@@ -364,11 +384,7 @@ def check_arguments(
     loss: Loss | None,
 ) -> None:
     """Refuse what a training cannot do, before it starts."""
-    if not isinstance(balancer, Balancer):
-        raise TypeError(
-            f"balancer is {balancer!r}; it must be a Balancer instance, such as Joint() "
-            "(with the brackets)"
-        )
+    check_balancer(balancer)
     if not isinstance(model, MultimodalNet) or not isinstance(data, MultimodalData):
         raise TypeError(
             f"fit(model, data, ...) got a {type(model).__name__} and a {type(data).__name__}; "
@@ -394,19 +410,40 @@ def check_arguments(
         )
     check_whole("epochs", epochs)
     check_whole("batch_size", batch_size, least=1)
+    if isinstance(loss, type):
+        raise TypeError(
+            f"loss is the class {loss.__name__}; give {loss.__name__}() (with brackets)"
+        )
     if loss is not None and not callable(loss):
         raise TypeError(
             f"loss is {loss!r}; give a function loss(prediction, target) -> one number, such as "
             "torch.nn.functional.mse_loss"
         )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "no parameter of the network requires a gradient, so nothing would be trained; set "
+            "requires_grad_(True) on what is to learn"
+        )
+
+
+def check_balancer(balancer: object) -> None:
+    """Refuse what is no method, such as its class."""
+    if not isinstance(balancer, Balancer):
+        raise TypeError(
+            f"balancer is {balancer!r}; it must be a Balancer instance, such as Joint() "
+            "(with the brackets)"
+        )
 
 
 def check_observers(observers: Sequence[Observer]) -> None:
     """Refuse what `fit` cannot call with the run."""
+    if not isinstance(observers, Sequence) or isinstance(observers, str):
+        raise TypeError(f"observers is {observers!r}; give a list, such as [Curves()]")
     for i, observer in enumerate(observers):
         if isinstance(observer, type) or not callable(observer):
-            what = f"the class {observer.__name__}" if isinstance(observer, type) else observer
+            named = isinstance(observer, type)
+            what = f"the class {observer.__name__}" if named else repr(observer)
             raise TypeError(
-                f"observers[{i}] is {what!s}; give what can be called with the run: an instance, "
+                f"observers[{i}] is {what}; give what can be called with the run: an instance, "
                 "such as Curves() (with the brackets), or a function"
             )

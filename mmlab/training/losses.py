@@ -169,13 +169,21 @@ class Losses(Mapping[str, Tensor]):
         return self._called(logits, target) if len(logits) else logits.sum()  # none: 0
 
     def _called(self, logits: Tensor, target: Tensor) -> Tensor:
-        loss = self.loss(as_prediction(logits, target), target)
+        prediction = as_prediction(logits, target)
+        try:
+            loss = self.loss(prediction, target)
+        except Exception as error:
+            error.add_note(
+                f"in the loss, which was called with a prediction {tuple(prediction.shape)} of "
+                f"{prediction.dtype} and a target {tuple(target.shape)} of {target.dtype}"
+            )
+            raise
         if not isinstance(loss, Tensor) or loss.ndim:
             shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
             raise ValueError(
                 f"the loss of {len(logits)} samples is a {type(loss).__name__}{shape}; "
                 "loss(prediction, target) must give one number as a tensor of shape (), such as "
-                "their mean"
+                "their mean (reduction='mean')"
             )
         return loss
 

@@ -207,7 +207,14 @@ class Run(Course):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
-        """The balancer's prediction at test time, (B, C), in evaluation mode."""
+        """The balancer's prediction at test time, (B, C), in evaluation mode.
+
+        Raises TypeError for what is no Batch.
+        """
+        if not isinstance(batch, Batch):
+            raise TypeError(
+                f"batch is a {type(batch).__name__}; give a Batch, such as run.split('test')"
+            )
         batch = batch.to(self.device)
         with evaluating(self.model):
             return self.balancer.fuse(self.model(batch.inputs), batch.present)

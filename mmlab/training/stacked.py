@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ from mmlab.training.exact import check_exact, check_prepared
 from mmlab.training.loop import (
     MakeOptimizer,
     check_arguments,
+    check_balancer,
     check_observers,
     find_device,
     fit,
@@ -98,6 +100,8 @@ def fit_seeds(
         TypeError, ValueError: arguments of the wrong kind, or not one per seed.
     """
     seeds = _whole_numbers(seeds)
+    _check_network(network)
+    check_options(training)
     datasets = _per_seed("data", data, MultimodalData, seeds)
     makers = _per_seed("balancer", balancer, Callable, seeds)
     rates = _rates(lr, seeds)
@@ -111,6 +115,30 @@ def fit_seeds(
         ]
         runs += _one_program(jobs, options, at_once) or [job.train(options) for job in jobs]
     return runs
+
+
+def _check_network(network: object) -> None:
+    if not isinstance(network, type) or not issubclass(network, MultimodalNet):
+        what = network.__name__ if isinstance(network, type) else f"a {type(network).__name__}"
+        raise TypeError(
+            f"network is {what}; give a class of networks, MultimodalNet or a subclass: a network "
+            "of its own is built for each seed"
+        )
+
+
+def check_options(training: Mapping[str, Any]) -> None:
+    """Refuse what `fit` does not take.
+
+    Raises TypeError.
+    """
+    given_otherwise = {"model", "data", "balancer", "seed", "lr", "epochs"}
+    allowed = [name for name in inspect.signature(fit).parameters if name not in given_otherwise]
+    for name in training:
+        if name not in allowed:
+            raise TypeError(
+                f"{name!r} is no argument of `fit`; beside those of fit_seeds allowed are "
+                f"{', '.join(allowed)}"
+            )
 
 
 def _whole_numbers(seeds: Sequence[int]) -> list[int]:
@@ -192,8 +220,8 @@ def own_observers(observers: Sequence[Observer | type]) -> list[Observer]:
             found.append(observer() if isinstance(observer, type) else copy.deepcopy(observer))
         except Exception as error:
             raise TypeError(
-                f"observer {observer!r} cannot be made anew for each seed: {error}. Give a class "
-                "that needs no arguments, or a function"
+                f"observer {observer!r} cannot be copied for each seed: {error}. Give a class that "
+                "needs no arguments, or a function"
             ) from error
     check_observers(found)
     return found
@@ -209,7 +237,11 @@ def train_once(
     build: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Run:
-    """Build the network the balancer asks for and train it, both from `seed`."""
+    """Build the network the balancer asks for and train it, both from `seed`.
+
+    Raises TypeError for what is no Balancer.
+    """
+    check_balancer(balancer)
     model = network.build(data, **{**balancer.network, **(build or {})}, seed=seed)
     return fit(model, data, balancer, epochs=epochs, seed=seed, **training)
 
@@ -224,6 +256,12 @@ def _one_program(
         return None
     try:
         balancers = [job.make() for job in jobs]
+        if len({id(balancer) for balancer in balancers}) < len(balancers):
+            raise TypeError(
+                f"the maker of {balancers[0].name} gives the same object twice, and what it keeps "
+                "of one seed would reach the next; make a new one each time, such as "
+                "lambda: OGM(alpha=0.1)"
+            )
         networks = [job.model(b) for job, b in zip(jobs, balancers, strict=True)]
         model = NetworkStack(networks)
         on_cpu = find_device(options.get("device", "auto")).type == "cpu"
@@ -243,8 +281,8 @@ def _one_program(
         if at_once:
             raise
         warnings.warn(
-            f"the program of {len(jobs)} seeds at once is given up, and they train one after the "
-            f"other from the start (at_once=False does so at once): {error}",
+            f"the program of {len(jobs)} seeds at once is given up; they now train one by one "
+            f"(at_once=False skips this try): {error}",
             stacklevel=3,
         )
         return None
@@ -325,32 +363,31 @@ def _unstackable(balancer: Balancer) -> Iterator[None]:
 def _stacked_optimizer(
     one: optim.Optimizer, alone: Sequence[Tensor], together: Sequence[Tensor]
 ) -> optim.Optimizer:
-    """The optimiser of one network for all: in the same groups, whatever these are chosen by.
+    """The optimiser of one network, made that of all: in the same groups, however they were chosen.
 
     A group chosen by the number of axes, such as weight decay for matrices alone, would be another
-    one if the parameters with their additional axis were asked.
+    one if the parameters with their additional axis were asked. It stays the same object, so that a
+    schedule that was made with it goes on to set its rate.
     """
     _check_entry_by_entry(one)
     place = dict(zip(alone, together, strict=True))
     if any(p not in place for group in one.param_groups for p in group["params"]):
         raise UnstackableError(
-            "the optimiser holds other parameters than it was given, and a stack would have to "
-            "know whose they are; train the seeds one by one"
+            "the optimiser holds other parameters than it was given, and a stack cannot tell whose "
+            "they are; train the seeds one by one"
         )
-    groups = [
-        {**group, "params": [place[p] for p in group["params"]]} for group in one.param_groups
-    ]
-    kind: Any = type(one)  # one of ENTRY_BY_ENTRY, whose settings are all in the groups
-    return kind(groups)
+    for group in one.param_groups:
+        group["params"] = [place[p] for p in group["params"]]
+    return one
 
 
 def _check_entry_by_entry(optimizer: optim.Optimizer) -> None:
     hooked = has_other_hooks(optimizer)
     if type(optimizer) not in ENTRY_BY_ENTRY or hooked:
         raise UnstackableError(
-            f"{type(optimizer).__name__}{' with step hooks' if hooked else ''} is not known to "
-            "treat every entry on its own, so networks of a stack might mix; allowed, without step "
-            f"hooks, are {', '.join(o.__name__ for o in ENTRY_BY_ENTRY[1:])}"
+            f"{type(optimizer).__name__}{' with step hooks' if hooked else ''} may mix the "
+            "networks of a stack; known to treat every entry on its own are, without step "
+            f"hooks, {', '.join(o.__name__ for o in ENTRY_BY_ENTRY[1:])}"
         )
 
 
@@ -395,7 +432,7 @@ class StackedRun(Course):
 
     def alone(self, r: int) -> Run:
         """The ordinary Run of network r."""
-        who = "an observer that sets it, or a branch of one network,"
+        who = "who reads it for one network, as an observer or a branch does,"
         return Run(
             model=self.model.replica(r),
             data=self.jobs[r].data,

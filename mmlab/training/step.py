@@ -88,11 +88,21 @@ class Step:
         batch: Batch,
         optimizer: optim.Optimizer | None = None,
         epoch: int = 0,
+        *,
         progress: float = 0.0,
         loss: Loss | None = None,
         draws: Draws | None = None,
         parameters: Parameters | None = None,
     ) -> None:
+        if not isinstance(batch, Batch):
+            raise TypeError(
+                f"batch is a {type(batch).__name__}; give Batch({{modality: x, ...}}, target)"
+            )
+        if optimizer is not None and not isinstance(optimizer, optim.Optimizer):
+            raise TypeError(
+                f"optimizer is a {type(optimizer).__name__}; give an optimiser made from "
+                "model.parameters(): Step(model, batch, optimizer, epoch)"
+            )
         self.model, self.batch, self.optimizer = model, batch, optimizer
         self.epoch, self.progress = epoch, progress
         self.logged: dict[tuple[str, str], object] = {}
@@ -228,7 +238,7 @@ class Step:
         """
         if not isinstance(loss, Tensor):
             raise TypeError(
-                f"backward was given {loss!r}; give a tensor that hangs on the parameters, such as "
+                f"backward was given {loss!r}; give a tensor computed from the parameters, such as "
                 's.losses["joint"]'
             )
         losses = vars(self).get("losses")  # unread, they would cost a forward pass
@@ -453,19 +463,19 @@ class Step:
         """Refuse to fill gradients past hooks that wait for autograd to do it."""
         if self._parameters.hooked:
             raise ValueError(
-                f"a parameter has a gradient hook (register_hook or register_post_accumulate_grad_"
-                f"hook), and {who} fills gradients where it is not called, or once per loss; use "
-                "optimizer.register_step_pre_hook, which sees the gradients of the update"
+                "a parameter has a gradient hook (register_hook or "
+                f"register_post_accumulate_grad_hook), and {who} fills gradients without calling "
+                "it, or calls it once per loss; use optimizer.register_step_pre_hook, which sees "
+                "the gradients of the update"
             )
 
     def _check_alone(self) -> None:
         """Refuse to change gradients, or their update, that earlier batches have a part in."""
         if self._stale:
             raise RuntimeError(
-                "`.grad` held gradients before this step, and what scales, replaces or disturbs "
-                "those of this batch would do so to them. Call optimizer.zero_grad() before each "
-                "step; to accumulate batches, take a method that only adds: backward, "
-                "backward(scale=), blend"
+                "`.grad` held gradients before this step, and this method would change them too. "
+                "Call optimizer.zero_grad() before each step; to accumulate batches, take a method "
+                "that only adds: backward, backward(scale=), blend"
             )
 
     def _holds_gradients(self) -> bool:

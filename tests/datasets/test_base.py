@@ -230,10 +230,60 @@ def test_splits_are_of_one_shape_and_one_type(split):
 
 
 def test_a_modality_that_nobody_has_in_training_is_told():
+    def lacking(**changes):
+        batch = make_batch(present=masks(**changes))
+        return Batch(
+            {m: x * batch.present[m][:, None] for m, x in batch.inputs.items()},
+            batch.target,
+            batch.present,
+        )
+
     nobody = torch.zeros(4, dtype=torch.bool)
     with pytest.warns(UserWarning, match="no sample of train has modality 'a', so its") as caught:
-        make_data(train=make_batch(present=masks(a=nobody)))
+        make_data(train=lacking(a=nobody))
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_data(train=make_batch(present=masks()), test=make_batch(present=masks(a=nobody)))
+        make_data(train=lacking(), test=lacking(a=nobody))
+
+
+# Masks and labels that are probably not what was meant
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), ()])
+def test_inputs_where_the_mask_says_there_are_none_are_warned_of(shape):
+    x, there = torch.ones(6, *shape), torch.tensor([True, False, True, False, True, True])
+    x[1] = 0
+
+    def split(inputs):
+        return Batch({"a": inputs}, torch.tensor([0, 1, 0, 1, 0, 1]), {"a": there})
+
+    good = split(x * there.view(6, *[1] * len(shape)))
+    with pytest.warns(
+        UserWarning, match=r"present\['a'\] of holdout is False .* at 1 samples; .*~m"
+    ):
+        MultimodalData(good, split(x), good)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MultimodalData(good, good, good)
+
+
+def test_labels_that_count_from_1_are_warned_of():
+    x = {"a": torch.randn(4, 2)}
+    from_1, from_0 = Batch(x, torch.tensor([1, 2, 3, 1])), Batch(x, torch.tensor([0, 1, 2, 0]))
+    with pytest.warns(UserWarning, match="smallest label is 1, so there are 1 classes.*target - 1"):
+        MultimodalData(from_1, from_1, from_1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MultimodalData(from_1, from_1, from_0)
+
+
+def test_the_fix_fits_one_hot_rows_and_missing_labels():
+    x = {"a": torch.randn(4, 2)}
+    good = Batch(x, torch.tensor([0, 1, 2, 0]))
+    with pytest.raises(
+        ValueError, match=r"has shape \(4, 3\).*one-hot rows are target\.argmax\(1\)"
+    ):
+        MultimodalData(good, Batch(x, torch.eye(3)[good.target]), good)
+    with pytest.raises(ValueError, match=r"label -100 in test.*leave out samples without a label"):
+        MultimodalData(good, good, Batch(x, torch.tensor([0, -100, 2, 0])))

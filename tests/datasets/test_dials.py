@@ -58,6 +58,14 @@ def test_keep_leaves_exactly_that_many_samples():
     assert (more.present["a"] | ~batch.present["a"]).all(), "draws of one seed are nested"
 
 
+def test_keep_is_independent_between_modalities():
+    size = 40_000
+    present = keep(make_batch(size, "abc"), {"a": 0.5, "b": 0.5}).present
+    both = (present["a"] & present["b"]).double().mean().item()
+    assert both == pytest.approx(0.25, abs=5 * (0.25 / size) ** 0.5)
+    assert present["c"].all()
+
+
 @pytest.mark.parametrize(("size", "fraction", "count"), [(10, 0.29, 3), (7, 0.5, 4), (9, 0.04, 0)])
 def test_keep_rounds_to_the_nearest_whole_sample(size, fraction, count):
     assert keep(make_batch(size), {"a": fraction}).present["a"].sum() == count

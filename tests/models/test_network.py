@@ -270,8 +270,8 @@ class Frames(MultimodalNet):
 
 def test_a_forward_pass_that_does_not_fit_its_parts_is_refused_by_build():
     match = (
-        r"Frames\.forward fails on two samples: .*\. It was given encoders='mlp', fusion=your own, "
-        r"heads='own', width=16; give it parts that fit.*build=\{"
+        r"Frames\.forward fails on two samples: .*Its parts are encoders='mlp', fusion=your own, "
+        r"heads='own', width=16; change these arguments.*build=\{"
     )
     with pytest.raises(ValueError, match=match):
         Frames.build(DATA, fusion=Concat, width=16)

@@ -434,7 +434,9 @@ class Unknown(torch.optim.Optimizer):
 
 def test_what_cannot_be_stacked_is_refused():
     data = datasets()
-    with pytest.raises(UnstackableError, match="Unknown is not known to treat every entry"):
+    with pytest.raises(
+        UnstackableError, match="Unknown may mix the networks of a stack; known to treat every"
+    ):
         train(Joint, data, optimizer=Unknown, lr=None)
     short = synthetic(n=(80, 20, 30), dims=5)
     with pytest.raises(UnstackableError, match=r"splits of \[\(80, 20, 30\), \(90, 20, 30\)\] sa"):
@@ -1149,9 +1151,9 @@ def test_an_observer_that_cannot_be_made_anew_is_refused():
         def __call__(self, run):
             pass
 
-    with pytest.raises(TypeError, match=r"Needs.*cannot be made anew for each seed.*Give a class"):
+    with pytest.raises(TypeError, match=r"Needs.*cannot be copied for each seed.*Give a class"):
         train(Joint, datasets(), observers=[Needs], at_once=False)
-    with pytest.raises(TypeError, match=r"observers\[0\] is loss; give what can be called"):
+    with pytest.raises(TypeError, match=r"observers\[0\] is 'loss'; give what can be called"):
         train(Joint, datasets(), observers=["loss"], at_once=False)
 
 
@@ -1195,7 +1197,10 @@ def test_an_optimiser_of_further_parameters_is_for_one_network():
 
 
 def test_one_program_that_is_given_up_says_why():
-    with pytest.warns(UserWarning, match=r"is given up, and.*under DrawsGlobally network 2 moves"):
+    with pytest.warns(
+        UserWarning,
+        match=r"is given up; they now train one by one.*under DrawsGlobally network 2 moves",
+    ):
         runs = train(DrawsGlobally, datasets(), at_once=None)
     assert [run.together for run in runs] == [1, 1, 1]
 
@@ -1242,5 +1247,41 @@ def test_parameters_that_break_are_named_with_their_seed():
 
 
 def test_what_an_adaptive_optimiser_undoes_is_said_of_a_stack():
-    with pytest.warns(UserWarning, match=r"Adam divides each gradient.*under it OGM hardly damps"):
+    with pytest.warns(
+        UserWarning, match=r"Adam divides each gradient.*under it OGM has almost no eff"
+    ):
         train(OGM, datasets(), optimizer=lambda p: torch.optim.Adam(p, lr=1e-3))
+
+
+def test_a_schedule_made_with_the_optimiser_sets_the_rate_of_all():
+    class Scheduled(Joint):
+        def epoch(self, run):
+            if run.epoch:
+                schedules[-1].step()
+
+    schedules = []
+
+    def make(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        schedules.append(torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1))
+        return optimizer
+
+    data = datasets()
+    runs = train(Scheduled, data, optimizer=make, epochs=3)
+    assert [group["lr"] for group in schedules[-1].optimizer.param_groups] == [pytest.approx(1e-3)]
+    for r in range(3):
+        assert_same(runs, alone(Scheduled, data, r, optimizer=make, epochs=3), r)
+
+
+def test_what_fit_seeds_does_not_take_is_refused_in_words():
+    data = datasets()
+    with pytest.raises(TypeError, match=r"'weight_decay' is no argument of `fit`; .*batch_size"):
+        train(Joint, data, weight_decay=0.1)
+    for network in (MultimodalNet.build(data[0]), nn.Linear, "net"):
+        with pytest.raises(TypeError, match=r"network is .*; give a class of networks"):
+            train(Joint, data, network=network)
+    one = Joint()
+    with pytest.raises(TypeError, match=r"maker of Joint gives the same object twice.*lambda: OGM"):
+        train(lambda: one, data)
+    with pytest.raises(TypeError, match=r"balancer is <class.*Joint'>; it must be a Balancer inst"):
+        train_once(Joint, data[0], seed=0, epochs=1)
