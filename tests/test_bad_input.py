@@ -70,6 +70,17 @@ def test_a_negative_label_is_not_mended_by_more_classes():
         MultimodalData(low, low, low)
 
 
+@pytest.mark.parametrize("split", ["holdout", "test"])
+def test_a_label_that_training_never_shows_is_no_class_unless_said(split):
+    """A head for it would never be trained."""
+    two = Batch({"a": torch.zeros(3, 2)}, torch.tensor([0, 1, 0]))
+    splits = {"train": two, "holdout": two, "test": two}
+    splits[split] = Batch({"a": torch.zeros(3, 2)}, torch.arange(3))
+    with pytest.raises(ValueError, match=rf"label 2 in {split} .*n_classes=2 .*or raise n_classes"):
+        MultimodalData(**splits)
+    assert MultimodalData(**splits, n_classes=3).n_outputs == 3
+
+
 def test_a_yield_without_gradients_is_refused():
     class Forgetful(Balancer):
         def step(self, s):
@@ -526,6 +537,20 @@ def test_what_ends_a_comparison_names_the_method():
     with pytest.raises(TypeError, match=r"lr is '1'") as caught:
         comparing(settings={"OGM": {"lr": "1"}})
     assert caught.value.__notes__ == ["in compare, before anything was trained, of method 'OGM'"]
+
+
+def test_a_network_is_tried_as_it_will_be_built():
+    """What the caller asks for stands above what the method asks for."""
+
+    class Sums(Untrained):
+        network = {"fusion": "sum"}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match="'sums'") as caught:
+        comparing(methods={"joint": Joint, "sums": Sums}, build={"fusion": "sums"})
+    assert "of method 'joint'" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="'sums'") as caught:
+        comparing(methods={"sums": Sums}, build={"fusion": "sums"})
+    assert "before anything was trained, of method 'sums'" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize(

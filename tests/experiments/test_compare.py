@@ -296,6 +296,29 @@ def test_where_no_run_has_a_score_the_first_error_is_raised():
         compared({"fails": Failing, "too": Failing})
 
 
+def test_the_first_error_is_that_of_the_first_method():
+    class Later(Joint):
+        def start(self, run):
+            raise ArithmeticError("of the second method")
+
+    with pytest.warns(UserWarning, match="failed"), pytest.raises(ValueError, match="not for thes"):
+        compared({"fails": Failing, "later": Later})
+
+
+def test_what_is_tried_before_is_not_trained():
+    batches = []
+
+    def loss(prediction, target):
+        batches.append(len(target))
+        return nn.functional.cross_entropy(prediction, target)
+
+    train_once(Joint(), DATA, seed=0, epochs=2, device="cpu", loss=loss)
+    once = batches.copy()
+    batches.clear()
+    compared({"joint": Joint}, seeds=[0], epochs=2, loss=loss)
+    assert batches == once
+
+
 @pytest.mark.parametrize("where", ["training", "measure"])
 def test_the_keyboard_ends_a_comparison(where):
     class Interrupted(Joint):
