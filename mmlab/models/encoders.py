@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mmlab.checks import check_choice
-from mmlab.seeds import seeded
+from mmlab.seeds import drawing, seeded
 
 HIDDEN = 128
 
@@ -115,7 +115,7 @@ def _own_encoder(
         )
     sample, inputs = copy.deepcopy(encoder).cpu().eval(), data.train[:2].inputs[m].cpu()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), drawing(0, "trial"):
             given = sample(inputs)
     except RuntimeError as error:
         tried = f"{tuple(inputs.shape)} of {inputs.dtype}"

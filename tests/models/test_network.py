@@ -277,6 +277,15 @@ def test_a_forward_pass_that_does_not_fit_its_parts_is_refused_by_build():
         Frames.build(DATA, fusion=Concat, width=16)
 
 
+def test_whatever_a_forward_pass_fails_by_is_told_by_build():
+    class Gives(MultimodalNet):
+        def forward(self, inputs):
+            raise KeyError("c")
+
+    with pytest.raises(ValueError, match=r"Gives\.forward fails on two samples: 'c'"):
+        Gives.build(DATA)
+
+
 def test_trying_a_forward_pass_leaves_no_trace():
     class Normal(nn.Module):
         def __init__(self):
@@ -284,7 +293,7 @@ def test_trying_a_forward_pass_leaves_no_trace():
             self.norm = nn.BatchNorm1d(6)
 
         def forward(self, x):
-            return self.norm(x)
+            return self.norm(x + torch.rand_like(x))
 
     torch.manual_seed(0)
     before = torch.get_rng_state()

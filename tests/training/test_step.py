@@ -283,6 +283,16 @@ def test_losses_again_comes_back_from_the_random_numbers_of_a_pass_that_failed()
     assert torch.equal(torch.get_rng_state(), after) and not torch.equal(state, after)
 
 
+def test_losses_again_puts_the_statistics_back_where_a_pass_fails():
+    s = make_step(nn.BatchNorm1d(4))
+    _ = s.losses["a"], s.losses["b"]
+    held = [b.clone() for b in s.model.buffers()]
+    s.batch.inputs["b"] = torch.zeros(6, 5, dtype=torch.float64)
+    with pytest.raises(RuntimeError):
+        s.losses_again()
+    assert all(map(torch.equal, held, s.model.buffers()))
+
+
 # Driving a step by hand
 
 
