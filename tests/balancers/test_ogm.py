@@ -487,6 +487,17 @@ def test_on_the_update_what_the_optimiser_makes_of_the_gradient_is_damped(kind, 
         torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_outside_the_window_no_update_is_damped_and_none_is_noisy(epoch):
+    nets = [network(), network()]
+    for net, balancer in zip(nets, (OGM(on="update", window=(1, 1)), Joint()), strict=True):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        next(balancer.step(Step(net, batch(), optimizer, epoch=epoch)))
+        optimizer.step()
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_under_adam_a_factor_on_the_gradient_hardly_damps_and_one_on_the_update_does():
     distance = {}
     for on in ("gradient", "update"):

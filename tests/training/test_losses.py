@@ -97,6 +97,17 @@ def test_a_shared_head_that_mixes_samples_reads_one_modality_at_a_time():
     torch.testing.assert_close(together, torch.stack([apart["a"], apart["b"]]))
 
 
+def test_logits_that_have_been_read_stay_as_they_were():
+    net = make_net()
+    net.heads = nn.Linear(4, 3).double()
+    s = Step(net, make_batch())
+    before = s.losses["a"]
+    net.heads.weight.data.zero_()  # an update, after which b meets the head
+    losses = s.losses.stack("a", "b")
+    assert losses[0] == before
+    assert torch.equal(s.losses.of("again", s.out.unimodal["a"]), before)
+
+
 # Laziness
 
 
