@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import nbformat
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
+from mmlab.notebooks import run
 from mmlab.notebooks.body import body
 from mmlab.notebooks.site import build
 
@@ -168,3 +171,210 @@ def test_pages_serve_readers_who_do_not_see(site):
         assert page.html["lang"] == "en"
         assert page.select_one("a.skip")["href"] == "#content" and page.select_one("main#content")
         assert len(page.select("h1")) == 1
+
+
+# ---------------------------------------------------------------- nothing active, nothing foreign
+
+ACTIVE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<IMG SRC='data:image/png;base64,AA' OnError='alert(1)'>",
+    "<a href='javascript:alert(1)'>go</a>",
+    "<a href='java\nscript:alert(1)'>go</a>",
+    "<a href='&#106;avascript:alert(1)'>go</a>",
+    "<a href='data:text/html,<script>alert(1)</script>'>go</a>",
+    "<a href='vbscript:alert(1)'>go</a>",
+    "<iframe src='https://example.org'></iframe>",
+    "<iframe srcdoc='<script>alert(1)</script>'></iframe>",
+    "<object data='x.swf'></object><embed src='x.swf'>",
+    "<meta http-equiv='refresh' content='0; url=https://example.org'>",
+    "<base href='https://example.org/'>",
+    "<link rel='stylesheet' href='https://example.org/x.css'>",
+    "<form action='https://example.org'><input name='q'><button formaction='javascript:x'>b</form>",
+    "<svg onload='alert(1)'><script>alert(1)</script></svg>",
+    "<svg><style><img src=x onerror=alert(1)></style></svg>",
+    "<math><mtext><style><img src=x onerror=alert(1)></style></mtext></math>",
+    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'></noscript>",
+    "<!--><img src=x onerror=alert(1)>-->",
+    "<style>@import 'https://example.org/x.css';</style>",
+    "<style>p { background: url(https://example.org/x) }</style>",
+    "<style>p { color: red }</style ><script>alert(1)</script>",
+    "<p style='background: u\\72l(https://example.org/x); position: fixed'>text</p>",
+    "<img src='https://example.org/pixel.png'>",
+    "<video poster='https://example.org/x.png' src='https://example.org/x.mp4' autoplay></video>",
+    "<audio src='//example.org/x.mp3' controls></audio>",
+    "<details open ontoggle=alert(1)><summary>s</summary></details>",
+]
+DANGER = re.compile(
+    r"alert|javascript|vbscript|example\.org|position|<(script|iframe|object|embed|meta|base|link|form"
+    r"|input|button|svg|math|noscript)\b",
+    re.IGNORECASE,
+)
+
+
+def page_of(*cells, folder: Path = Path("nowhere")) -> tuple[str, list[str]]:
+    return body(v4.new_notebook(cells=list(cells)), folder)
+
+
+def shown(data: dict, **metadata) -> nbformat.NotebookNode:
+    """A cell with one output."""
+    output = v4.new_output("display_data", data, metadata=metadata)
+    return v4.new_code_cell("", outputs=[output])
+
+
+@pytest.mark.parametrize("markup", ACTIVE)
+def test_a_page_carries_nothing_active(markup):
+    for cell in (
+        v4.new_markdown_cell(markup),
+        shown({"text/html": markup}),
+        shown({"text/markdown": markup}),
+        shown({"text/html": markup}, **{"text/html": {"isolated": True}}),
+    ):
+        page, _ = page_of(cell, v4.new_markdown_cell("The *end*."))
+        inside = BeautifulSoup(page, "html.parser")
+        assert not [
+            (tag.name, name) for tag in inside.find_all() for name in tag.attrs if name[:2] == "on"
+        ]
+        for tag in inside.find_all():
+            assert not DANGER.search(f"<{tag.name} {list(tag.attrs.values())}"), tag
+        assert not DANGER.search("".join(style.get_text() for style in inside("style")))
+        assert "<em>end</em>" in page  # what comes after is not swallowed
+
+
+@pytest.mark.parametrize("opening", ["<style>p", "<script>", "<iframe>"])
+def test_a_tag_left_open_does_not_swallow_the_rest_in_silence(opening):
+    cells = [v4.new_markdown_cell("a"), shown({"text/html": opening}), v4.new_markdown_cell("b")]
+    with pytest.raises(ValueError, match=r"the HTML of cell 2 leaves a tag open.*close it"):
+        page_of(*cells)
+
+
+def test_what_had_to_go_is_told():
+    page, notes = page_of(shown({"text/html": "<b>a</b><iframe></iframe><i onclick=x>c</i>"}))
+    assert notes == [
+        "its page leaves out what could run or load something by itself: i onclick, iframe"
+    ]
+    assert "<b>a</b>" in page and "<i>c</i>" in page
+    assert page_of(v4.new_markdown_cell(TEXT.replace("![a cat](cat.png)", "")))[1] == []
+
+
+def test_scripts_of_outputs_and_of_odd_metadata():
+    page, _ = page_of(
+        shown({"application/javascript": "alert(1)"}),
+        shown({"image/svg+xml": "<svg onload='alert(1)'/>"}),
+        shown({"image/png": PIXEL}, **{"image/png": {"width": "1 onerror=alert(1)"}}),
+        v4.new_code_cell("", metadata={"tags": ['"><script>alert(1)</script>']}),
+        v4.new_raw_cell("<script>alert(1)</script>", metadata={"raw_mimetype": "text/html"}),
+    )
+    inside = BeautifulSoup(page, "html.parser")
+    assert not inside.select("script, svg, [onerror], [onload]")
+    assert all(image["src"].startswith("data:image/") for image in inside("img"))
+
+
+def test_tables_of_pandas_keep_their_looks():
+    frame = pd.DataFrame({"a": [1.5, 2.5], "b": ["x < y", "&"]})
+    styled = frame.style.background_gradient(cmap="Blues").bar(color="red").set_caption("Words")
+    page, notes = page_of(
+        shown({"text/html": frame._repr_html_()}), shown({"text/html": styled.to_html()})
+    )
+    assert notes == []
+    inside = BeautifulSoup(page, "html.parser")
+    plain, coloured = inside("table")
+    assert plain["class"] == ["dataframe"] and plain["border"] == "1"
+    assert [cell.get_text() for cell in plain("td")] == ["1.5", "x < y", "2.5", "&"]
+    assert coloured.caption.get_text() == "Words"
+    (style,) = inside("style")
+    sheet = style.get_text()
+    assert "vertical-align: middle" in sheet
+    for cell in coloured("td"):
+        if cell.get_text() == "2.500000":
+            assert f"#{cell['id']} {{ " in sheet.replace(",", " {")
+    assert "linear-gradient(" in sheet and "background-color: #" in sheet
+
+
+def test_maths_sound_and_figures_stay():
+    text = r"$a < b$ and $$\begin{aligned} x &= 1 \\ y &< 2 \end{aligned}$$"
+    sound = "<audio controls='controls'><source src='data:audio/wav;base64,AA'/></audio>"
+    picture = f"<img src='data:image/png;base64,{PIXEL}' alt='words' style='max-width: 900px'>"
+    latex = shown({"text/latex": r"$\displaystyle x < 1 & y$"})
+    cells = [v4.new_markdown_cell(text), shown({"text/html": sound}), shown({"text/html": picture})]
+    page, notes = page_of(*cells, latex)
+    assert notes == []
+    inside = BeautifulSoup(page, "html.parser")
+    words = inside.get_text()
+    assert "$a < b$" in words and r"x &= 1 \\ y &< 2" in words and "x < 1 & y$" in words
+    assert inside.source["src"] == "data:audio/wav;base64,AA" and inside.audio.has_attr("controls")
+    assert inside.img["alt"] == "words" and "max-width: 900px" in inside.img["style"]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder of notebooks with what lies around it."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for path in (tmp_path / "secret.png", folder / "my cat.png", folder / "words.txt"):
+        path.write_bytes(b"secret")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "inner.png").symlink_to(folder / "my cat.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("src", "why"),
+    [
+        ("../secret.png", "it lies outside"),
+        ("%2e%2e/secret.png", "it lies outside"),
+        ("link.png", "it lies outside"),
+        ("../../../../../../../../etc/passwd", "it lies outside"),
+        ("file:///etc/passwd", "loads nothing from elsewhere"),
+        ("https://example.org/x.png", "loads nothing from elsewhere"),
+        ("missing.png", "there is no such file"),
+        ("x" * 5000, "there is no such file"),
+        ("a%00b.png", "there is no such file"),
+        ("words.txt", "its name is not that of an image"),
+        (".", "there is no such file"),
+    ],
+)
+def test_an_image_from_elsewhere_leaves_its_words_and_a_note(folder, src, why):
+    for cell in (
+        v4.new_markdown_cell(f"![its words]({src})"),
+        shown({"text/html": f'<img src="{src}" alt="its words">'}),
+    ):
+        page, (note,) = page_of(cell, folder=folder)
+        assert note.startswith("its page lacks the image ") and why in note
+        (image,) = BeautifulSoup(page, "html.parser")("img")
+        assert image["alt"] == "its words" and not image.has_attr("src")
+        assert base64.b64encode(b"secret").decode() not in page
+
+
+@pytest.mark.parametrize("src", ["my%20cat.png", "inner.png", "./my%20cat.png"])
+def test_an_image_from_here_comes_with_the_page(folder, src):
+    page, notes = page_of(v4.new_markdown_cell(f"![its words]({src})"), folder=folder)
+    assert notes == []
+    source = f"data:image/png;base64,{base64.b64encode(b'secret').decode()}"
+    assert BeautifulSoup(page, "html.parser").img["src"] == source
+
+
+def test_a_long_link_is_left_as_it_is(tmp_path):
+    add_result(tmp_path / "build", "00-a")
+    path = tmp_path / "build/notebooks/00-a.body.html"
+    path.write_text(f'<a href="{"x" * 5000}">go</a>')
+    page = soup(build(tmp_path / "build", tmp_path).with_name("00-a.html"))
+    assert page.select_one("main a")["href"] == "x" * 5000
+
+
+def test_a_notebook_says_what_its_page_lacks(tmp_path):
+    """From the kernel to the index: the note travels all the way."""
+    show = "from IPython.display import HTML\nHTML('<iframe></iframe><b>stays</b>')"
+    cells = [v4.new_markdown_cell("# 00 · T\n\n![q](../../../etc/passwd)"), v4.new_code_cell(show)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "notebooks/00-a.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    (result,) = run(folder=path.parent, out=tmp_path / "build")
+    assert result.ok, result
+    assert [("iframe" in note, "passwd" in note) for note in sorted(result.notes)] == [
+        (False, True),
+        (True, False),
+    ]
+    assert "<b>stays</b>" in (tmp_path / "build/site/00-a.html").read_text("utf-8")
+    assert "iframe" in soup(tmp_path / "build/site/index.html").select_one("tbody").get_text()

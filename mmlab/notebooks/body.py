@@ -22,6 +22,9 @@ def body(notebook: nbformat.NotebookNode, folder: Path) -> tuple[str, list[str]]
     Args:
         notebook: the executed notebook; its vector images are changed in place.
         folder: where the source notebook lies, for the images beside it.
+
+    Raises:
+        ValueError: the HTML of a cell swallows the cells below.
     """
     notes = []
     for cell in notebook.cells:
@@ -41,10 +44,21 @@ def body(notebook: nbformat.NotebookNode, folder: Path) -> tuple[str, list[str]]
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             _fold(soup, cell.id)
     page, removed = clean(soup)
+    _check_whole(notebook, page)
     if removed:
         names = ", ".join(removed)
         notes.append(f"its page leaves out what could run or load something by itself: {names}")
     return page, notes
+
+
+def _check_whole(notebook: nbformat.NotebookNode, page: str) -> None:
+    """Raise ValueError if a cell is missing because one above it left a tag open."""
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "raw" and f'id="cell-id={cell.id}"' not in page:
+            raise ValueError(
+                f"the HTML of cell {number} leaves a tag open, such as <style> or <!--, which "
+                "swallows all that follows; close it"
+            )
 
 
 def _fold(soup: BeautifulSoup, cell: str) -> None:

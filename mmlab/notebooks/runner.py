@@ -37,6 +37,7 @@ from mmlab.notebooks.site import build as build_site
 from mmlab.notebooks.warm import LARGEST, WarmParent
 
 ENDED = "the process that executes it ended early (killed, or out of memory)"
+UNSTARTED = "its kernel ended as it started, twice; `python -m ipykernel_launcher` may say why"
 Worker = Callable[[str], AbstractAsyncContextManager[tuple[StreamWriter, StreamReader]]]
 """Given the notebook's mark, a process that executes it: where it reads, and what it writes."""
 Executed = tuple[str, str]
@@ -86,6 +87,8 @@ def _device(asked: str) -> str:
 async def _listen(news: StreamReader, result: Result) -> Executed | None:
     """Follow a worker to its end; what it made, or None with the cause in ``result``."""
     async for line in news:
+        if not line.endswith(b"\n"):  # it was killed as it spoke
+            break
         message = json.loads(line)
         match message.pop("event"):
             case "cell":
@@ -94,6 +97,9 @@ async def _listen(news: StreamReader, result: Result) -> Executed | None:
                 result.notes.append(message["text"])
             case "done":
                 return message["notebook"], message["body"]
+            case "unstarted":
+                result.cause = UNSTARTED
+                return None
             case "failed":
                 for name, value in message.items():
                     setattr(result, name, value)
@@ -136,10 +142,15 @@ async def _execute(
         "parameters": changed,  # those alone show up on the page, in a cell of their own
         "mark": mark,
     }
+    deadline = asyncio.get_running_loop().time() + timeout
     try:
-        async with worker(mark) as (orders, news), asyncio.timeout(timeout):
-            orders.write(f"{job!r}\n".encode())
-            return await _listen(news, result)
+        for _ in range(2):  # between the choice of a kernel's ports and its start one may be taken
+            result.cause = ""
+            async with worker(mark) as (orders, news), asyncio.timeout_at(deadline):
+                orders.write(f"{job!r}\n".encode())
+                executed = await _listen(news, result)
+            if result.cause != UNSTARTED:
+                return executed
     except ValueError:  # what asyncio says of a line above the limit
         result.cause = f"it ran, and its result is above {LARGEST >> 20} MiB; print and show less"
     except TimeoutError:

@@ -6,6 +6,7 @@ stdin and stdout, in a warm one through a socket:
 
 - ``{"event": "cell", "number": 3, "line": "loss.backward()"}`` as cell 3 starts, counted from 1,
 - ``{"event": "note", "text": …}`` for what a reader should know though all went well,
+- ``{"event": "unstarted"}`` if its kernel ended before it ran anything,
 - ``{"event": "failed", "cause": …, "line": …, "detail": …}`` if a cell raised or the kernel died,
 - ``{"event": "done", "notebook": …, "body": …}`` with the executed notebook and the body of its
   page if every cell ran.
@@ -147,7 +148,8 @@ def execute(job: dict[str, Any]) -> None:
             cwd=job["folder"],
             progress_bar=False,
             extra_arguments=["--ext", "mmlab.notebooks.output_limit"],
-            iopub_timeout=10**6,  # seconds; the notebook's deadline is the one limit
+            start_timeout=10**6,  # seconds; the notebook's deadline is the one limit
+            iopub_timeout=10**6,
         )
     except PapermillExecutionError as error:
         detail = ANSI.sub("", "\n".join(error.traceback))
@@ -159,7 +161,10 @@ def execute(job: dict[str, Any]) -> None:
     except NotebookError as error:
         tell("failed", cause=str(error))
     except Exception as error:
-        tell("failed", cause=f"{type(error).__name__}: {error}")
+        if "Kernel died before replying to kernel_info" in str(error):
+            tell("unstarted")
+        else:
+            tell("failed", cause=f"{type(error).__name__}: {error}")
     else:
         for command in end_strays(job["mark"]):
             tell("note", text=f"what it had started was still running and was ended: {command}")

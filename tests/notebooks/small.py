@@ -4,7 +4,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -44,8 +45,9 @@ def outputs(path: Path) -> list[list[object]]:
     ]
 
 
-def start_run(folder: Path, out: Path, options: Sequence[str] = ()) -> subprocess.Popen:
-    """A run of all notebooks in a process of its own."""
+@contextmanager
+def start_run(folder: Path, out: Path, options: Sequence[str] = ()) -> Iterator[subprocess.Popen]:
+    """A run of all notebooks in a process of its own, which ends with the block."""
     code = f"""
 import signal, sys
 from pathlib import Path
@@ -54,10 +56,15 @@ from mmlab.notebooks.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(["run", "--out", {str(out)!r}, *{list(options)!r}], Path({str(folder)!r})))
 """
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait until something holds; fail if it never does."""
     end = time.monotonic() + seconds
     while not condition():

@@ -77,10 +77,8 @@ def test_what_hides_is_ended_with_the_notebook(tmp_path, way, ending, request):
 def test_what_hides_is_ended_with_a_killed_run(tmp_path):
     cells, files = hidden(tmp_path)
     write_notebook(tmp_path / "notebooks", "00-a", *cells, SLEEP)
-    process = start_run(tmp_path / "notebooks", tmp_path / "build")
-    wait_for(lambda: files[-1].exists() and files[-1].read_text())
-    process.kill()
-    process.communicate()
+    with start_run(tmp_path / "notebooks", tmp_path / "build"):
+        wait_for(lambda: files[-1].exists() and files[-1].read_text())
     for file in files:
         wait_until_gone(int(file.read_text()))
 
