@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ def check_whole(name: str, value: int, *, least: int = 0) -> None:
     Raises:
         ValueError: no whole number, or too small.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 

@@ -508,7 +508,6 @@ def comparing(**options):
         ({"measure": {"a": 1}}, TypeError, r"measure is \{'a': 1\}; give a callable Run -> \{col"),
         ({"units": "cm"}, TypeError, r"units is 'cm'; give column -> text, such as"),
         ({"units": {"rmse": 2}}, TypeError, r"units is \{'rmse': 2\}; give column -> text"),
-        ({"units": {"rmse": "points"}}, ValueError, r"units\['rmse'\] is 'points', .*give '%' for"),
         ({"settings": {"ogm": {}}}, ValueError, r"settings names 'ogm', .*\['joint', 'OGM'\]"),
         ({"settings": ["OGM"]}, TypeError, r"settings is a list; give method -> arguments"),
         ({"settings": {"OGM": 0.1}}, TypeError, r"settings\['OGM'\] is 0\.1; give arguments, such"),

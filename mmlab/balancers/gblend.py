@@ -11,7 +11,7 @@ between its held-out and its training loss.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -229,7 +229,7 @@ class GradientBlending(Balancer):
             after = [run.losses(split, key, model=copy) for split in ("train", "holdout")]
             rows.append(torch.stack([losses[key] for losses in (*before, *after)]))
         overfit, gain = overfit_and_gain(*torch.stack(rows, dim=-1))
-        previous = self.stacked_weights() if self.weights else None
+        previous = self.stacked_weights(trials) if self.weights else None
         w = blend_weights(overfit, gain, floor=self.floor, previous=previous)
         self.weights = dict(zip(trials, w.unbind(-1), strict=True))
         if self.predictor == "joint":
@@ -252,8 +252,9 @@ class GradientBlending(Balancer):
         if least < STARVED * equal:
             warnings.warn(
                 f"Gradient-Blending gives the joint loss a weight of {least:.2g} from epoch "
-                f"{epoch} on (equal ones: {equal:.2g}); the fusion predicts, but hardly "
-                "learns. GradientBlending(fuse='heads') predicts by the heads and their weights",
+                f"{epoch} on (equal ones: {equal:.2g}); the fusion predicts, and the "
+                "encoders hardly learn for it. GradientBlending(fuse='heads') predicts by the "
+                "heads and their weights",
                 stacklevel=2,
             )
 
@@ -267,14 +268,15 @@ class GradientBlending(Balancer):
             )
             equal = torch.full_like(losses[..., 0].detach(), 1 / losses.shape[-1])
             self.weights = dict.fromkeys(("joint", *s.modalities), equal)
-        s.backward((self.stacked_weights() * losses).sum(-1))
+        w = self.stacked_weights(("joint", *s.modalities)).to(losses)
+        s.backward((w * losses).sum(-1))
         yield
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
         if self.predictor == "joint" or not self.weights:
             return out.joint
-        w = self.stacked_weights()
         names = list(self.weights)
+        w = self.stacked_weights(names).to(out.joint)
         heads = [out.joint if key == "joint" else out.unimodal[key] for key in names]
         logits = torch.stack(heads, dim=-2)  # (…, B, K, C)
         if logits.shape[-1] > 1:
@@ -290,6 +292,9 @@ class GradientBlending(Balancer):
         w = torch.where(total > 0, w / total, joint)  # of heads without any weight: the joint one
         return (w[..., None] * logits).sum(-2)
 
-    def stacked_weights(self) -> Tensor:
-        """The weights, (…, K), the joint loss first."""
-        return torch.stack(list(self.weights.values()), dim=-1)
+    def stacked_weights(self, keys: Iterable[str]) -> Tensor:
+        """The weights of these losses, (…, K). Raises ValueError where others are set."""
+        names = list(keys)
+        if set(names) != set(self.weights):
+            raise ValueError(f"weights has {list(self.weights)}; give one for each of {names}")
+        return torch.stack([torch.as_tensor(self.weights[key]) for key in names], dim=-1)

@@ -194,7 +194,8 @@ class MLA(Balancer):
 
     def start(self, run: Training) -> None:
         self.means, self.P = {}, None
-        users = Counter(p for part in run.model.encoders.values() for p in part.parameters())
+        parts = run.model.encoders.values()
+        users = Counter(p for part in parts for p in part.parameters() if p.requires_grad)
         if any(count > 1 for count in users.values()):
             raise ValueError(
                 "MLA updates one encoder before it trains the next, so encoders may not share "
@@ -204,6 +205,7 @@ class MLA(Balancer):
     def step(self, s: Step) -> Iterator[None]:
         head = shared_head(s)
         for m in s.present:
+            check_empty(head)
             s.backward(s.losses[m])
             self.project(head, m)
             yield
@@ -264,6 +266,15 @@ def shared_head(s: Step) -> Linear:
             "mmlab.models"
         )
     return s.model.heads
+
+
+def check_empty(head: Linear) -> None:
+    """Refuse a head that holds the gradient of an earlier turn: it would be projected again."""
+    if any(p.grad is not None and bool(p.grad.any()) for p in head.parameters()):
+        raise RuntimeError(
+            "the shared head holds the gradient of an earlier update; call optimizer.zero_grad() "
+            "after each optimizer.step(), inside the loop over balancer.step(s)"
+        )
 
 
 def gradient(head: Linear) -> Tensor:

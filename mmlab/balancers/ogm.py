@@ -6,6 +6,7 @@ Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient
 
 import math
 from collections.abc import Iterator
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -208,7 +209,9 @@ class OGM(Balancer):
 
 def check_window(window: tuple[int, int]) -> None:
     """Raise ValueError for what is no first and last epoch."""
-    whole = isinstance(window, tuple | list) and all(type(epoch) is int for epoch in window)
+    whole = isinstance(window, tuple | list) and all(
+        isinstance(epoch, Integral) for epoch in window
+    )
     if not whole or len(window) != 2 or not 0 <= window[0] <= window[1]:
         raise ValueError(
             f"window is {window!r}; allowed are a first epoch, counted from 0, and a last one that "

@@ -40,9 +40,13 @@ class Curves:
             out = forward(run.model, batch)
             losses = Losses(out, batch, run.loss or default_loss(batch.target), graph=False)
             for output in losses:
-                run.record(split, output, "mean loss", losses[output].item())
+                if output != "joint" and output not in out.unimodal:
+                    continue  # a network without this head
                 logits = out.joint if output == "joint" else out.unimodal[output]
                 mask = None if output == "joint" else batch.has(output)
+                seen = mask is None or bool(mask.any())
+                loss = losses[output].item() if seen else float("nan")
+                run.record(split, output, "mean loss", loss)
                 check_finite(f"the {output!r} logits of {split}", logits, mask)
                 if run.data.task == "classification":
                     run.record(split, output, "accuracy", accuracy(logits, batch.target, mask))

@@ -65,11 +65,12 @@ def compare(
 
     Returns:
         A table with the columns method, seed, accuracy (test, of the balancer's own prediction),
-        "holdout accuracy", "share m" (test accuracy of modality m's part of the joint logits), and
-        what `measure` returns. For regression the columns of `regression_metrics`, of test and
-        holdout, stand in place of accuracies and shares. Where a method has no answer for some
-        samples, "answered" is the part of the test samples that it is scored on. Where a run failed
-        it has no scores, and "error" says why (None elsewhere); a warning says it too.
+        "holdout accuracy", "share m" (test accuracy of modality m's part of the joint logits, where
+        the fusion tells it), and what `measure` returns. For regression the columns of
+        `regression_metrics`, of test and holdout, stand in place of accuracies and shares. Where a
+        method has no answer for some samples, "answered" is the part of the test samples that it is
+        scored on. Where a run failed it has no scores, and "error" says why (None elsewhere); a
+        warning says it too.
         `attrs["units"]` has the units of the columns; `attrs["at once"]` says how many of a
         method's runs were trained in one program at most.
 
@@ -154,7 +155,7 @@ def _scores(run: Run) -> Row:
     """The columns that every run has, in the order of the table."""
     scores: Row = test_scores(run)
     scores |= {HOLDOUT + name: value for name, value in test_scores(run, "holdout").items()}
-    if run.data.task == "classification":
+    if run.data.task == "classification" and hasattr(run.model.fusion, "contributions"):
         shares = share_accuracy(run.model, run.data.test)
         scores |= {SHARE + m: value for m, value in shares.items()}
     return scores | {ANSWERED: answered_share(run)}

@@ -141,4 +141,4 @@ def fold_means(values: pd.Series, folds: int = 3) -> pd.Series:
             "`mmlab.experiments.difference` gives"
         )
     check_whole("folds", folds, least=2)
-    return values.groupby(lambda seed: seed % folds).mean()
+    return values.groupby(lambda seed: seed % folds).apply(lambda own: own.mean(skipna=False))

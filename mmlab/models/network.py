@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -292,7 +293,7 @@ class MultimodalNet(nn.Module):
                 pass of a subclass that fails on two samples.
             TypeError: a part that is no module, a seed that is no whole number.
         """
-        if not isinstance(seed, int) or isinstance(seed, bool):
+        if not isinstance(seed, Integral) or isinstance(seed, bool):
             raise TypeError(f"seed is {seed!r}; give a whole number")
         check_choice("heads", heads, ("own", "shared"))
         check_whole("width", width, least=1)

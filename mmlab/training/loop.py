@@ -7,6 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from mmlab.training.losses import Loss
 from mmlab.training.optimizers import SGD
 from mmlab.training.run import Course, Observer, Run
 from mmlab.training.step import Parameters, Step
+from mmlab.training.updates import forget_scaling
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 """Parameters -> an optimiser."""
@@ -74,12 +76,15 @@ def fit(
     balancer = Joint() if balancer is None else balancer
     check_arguments(model, data, balancer, epochs, batch_size, loss)
     check_observers(observers)
-    if not isinstance(seed, int) or isinstance(seed, bool):
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
     if model.replicas is not None:
         raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
     where, modules = prepare(model, device, precision, compile), own_modules(balancer, model, seed)
-    made = make_optimizer(optimizer, lr, trained_parameters(model, modules, where))
+    parameters = trained_parameters(model, modules, where)
+    check_trainable(parameters)
+    made = make_optimizer(optimizer, lr, parameters)
+    _warn_of_loss(loss, made)
     warn_of_adaptive(balancer, made)
     run = Run(
         model=model,
@@ -183,25 +188,34 @@ def _check_optimizer(optimizer: object, parameters: Sequence[nn.Parameter]) -> N
             f"{kind}.step needs a function that computes the loss anew, and a balancer fills the "
             "gradients once per step; allowed is any optimiser without it, such as SGD or Adam"
         )
-    held = {p for group in optimizer.param_groups for p in group["params"]}
     wanted = [p for p in parameters if p.requires_grad]
-    left = [p for p in wanted if p not in held]
+    left = left_out(optimizer, wanted)
     if wanted and len(left) == len(wanted):
         raise ValueError(
             f"this {kind} holds none of the network's parameters, so nothing would be trained; "
             "make it from what it is given: optimizer=lambda parameters: ...(parameters)"
         )
     if left:
-        warnings.warn(
-            f"this {kind} leaves out {len(left)} of {len(wanted)} trained parameters of the "
-            "network: they will not change. If you want that, set requires_grad_(False) on them",
-            stacklevel=4,
-        )
+        _warn_of_left_out(optimizer, len(left), len(wanted))
+
+
+def left_out(optimizer: optim.Optimizer, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """The trained ones of these parameters that the optimiser does not hold."""
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    return [p for p in parameters if p.requires_grad and p not in held]
+
+
+def _warn_of_left_out(optimizer: optim.Optimizer, left: int, wanted: int) -> None:
+    warnings.warn(
+        f"this {type(optimizer).__name__} leaves out {left} of {wanted} trained parameters: they "
+        "will not change. If you want that, set requires_grad_(False) on them",
+        stacklevel=5,
+    )
 
 
 ADAPTIVE = (
     *(optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.SparseAdam),
-    *(optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Rprop, optim.Adafactor),
+    *(optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Rprop, optim.Adafactor, optim.Muon),
 )
 """Optimisers that divide the gradient by its usual size, and so take a constant factor out."""
 
@@ -244,6 +258,13 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
     draws = Draws(lambda kind: run.generators(kind, epoch, device=run.device), AHEAD)
     parameters, logged = Parameters(run.model, run.modules), []
     run.optimizer.zero_grad(set_to_none=True)  # from here on, once after every update
+    everything = [
+        *run.model.parameters(),
+        *([] if run.modules is None else run.modules.parameters()),
+    ]
+    left = left_out(run.optimizer, everything)
+    if left and epoch:  # before the first one it was said
+        _warn_of_left_out(run.optimizer, len(left), sum(p.requires_grad for p in everything))
     for i, batch in enumerate(run.batches()):
         progress = (epoch + min(1.0, i / steps)) / run.epochs
         s = Step(
@@ -256,19 +277,19 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
             draws=draws,
             parameters=parameters,
         )
-        with _told_of_a_single_sample(run):
-            _take(run, s)
+        with _told_of_a_single_sample(batch.target.shape[-1], run):
+            _take(run, s, first=i == 0, left=left)
         logged.append(s._recorded())
     return logged
 
 
 @contextlib.contextmanager
-def _told_of_a_single_sample(run: Course) -> Iterator[None]:
+def _told_of_a_single_sample(size: int, run: Course) -> Iterator[None]:
     """Say which batch it is where torch's BatchNorm meets one sample."""
     try:
         yield
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
+        if size > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
             f"BatchNorm needs two samples or more, and a batch holds 1 ({run.size} samples in "
@@ -276,22 +297,31 @@ def _told_of_a_single_sample(run: Course) -> Iterator[None]:
         ) from error
 
 
-def _take(run: Course, s: Step) -> None:
-    """One optimiser step at each yield of the balancer."""
+def _take(run: Course, s: Step, first: bool, left: Sequence[nn.Parameter]) -> None:
+    """One optimiser step at each yield of the balancer.
+
+    first: whether this is the first batch of an epoch; left: parameters that no optimiser holds.
+    """
     updates = run.balancer.step(s)
     yields = 0
     if not isinstance(updates, Iterator):
         updates = ()  # a plain method: it has no `yield` at all
     for _ in updates:
         yields += 1
-        if s.progress == 0 and all(p.grad is None for p in run.model.parameters()):
+        if first and not _any_gradient(run):
             raise RuntimeError(
                 f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
                 "would be trained; call s.backward(loss) before the `yield`"
             )
         run.before_update()
-        run.optimizer.step()
+        try:
+            run.optimizer.step()
+        except BaseException:
+            forget_scaling(run.optimizer)  # its groups are whole again, for whoever saves it
+            raise
         run.optimizer.zero_grad(set_to_none=True)
+        for p in left:
+            p.grad = None
     if yields == 0:
         raise RuntimeError(
             f"{run.balancer.name}.step never yielded, so nothing would be trained; "
@@ -299,9 +329,18 @@ def _take(run: Course, s: Step) -> None:
         )
 
 
+def _any_gradient(run: Course) -> bool:
+    own = [] if run.modules is None else run.modules.parameters()
+    return any(p.grad is not None for p in (*run.model.parameters(), *own))
+
+
 def check_finite(run: Course) -> None:
     """Refuse parameters that are not finite, such as by the last update or a loss of one's own."""
-    finite = [p.isfinite().reshape(*run.shape, -1).all(-1) for p in run.model.parameters()]
+    own = [] if run.modules is None else run.modules.parameters()
+    trained = [p for p in (*run.model.parameters(), *own) if p.requires_grad]
+    finite = [p.isfinite().reshape(*run.shape, -1).all(-1) for p in trained]
+    if not finite:
+        return
     lost = (~torch.stack(finite).all(0)).nonzero()
     if len(lost):
         raise FloatingPointError(
@@ -419,10 +458,26 @@ def check_arguments(
             f"loss is {loss!r}; give a function loss(prediction, target) -> one number, such as "
             "torch.nn.functional.mse_loss"
         )
-    if not any(p.requires_grad for p in model.parameters()):
+
+
+def check_trainable(parameters: Sequence[nn.Parameter]) -> None:
+    """Refuse a training in which nothing may learn."""
+    if not any(p.requires_grad for p in parameters):
         raise ValueError(
-            "no parameter of the network requires a gradient, so nothing would be trained; set "
+            "no parameter requires a gradient, so nothing would be trained; set "
             "requires_grad_(True) on what is to learn"
+        )
+
+
+def _warn_of_loss(loss: Loss | None, optimizer: optim.Optimizer) -> None:
+    """Say so where a loss has parameters that would never move."""
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    own = loss.parameters() if isinstance(loss, nn.Module) else ()
+    if any(p.requires_grad and p not in held for p in own):
+        warnings.warn(
+            f"{type(loss).__name__} has parameters that the optimiser does not hold, so they will "
+            "not change; give them by `Balancer.modules`, or set requires_grad_(False) on them",
+            stacklevel=3,
         )
 
 

@@ -83,8 +83,9 @@ class Losses(Mapping[str, Tensor]):
         return losses
 
     def knows(self, loss: Tensor) -> bool:
-        """Whether this is one of these losses, or a stack of them: the history has it then."""
-        return any(loss is own for own in (*self.computed.values(), *self._stacks))
+        """Whether it is one of these losses, a stack, or a part of it: the history has it then."""
+        whole = loss._base if loss._is_view() else loss
+        return any(x is loss or x is whole for x in (*self.computed.values(), *self._stacks))
 
     def of(self, name: str, logits: Tensor) -> Tensor:
         """The mean loss of other logits (…, B, C), such as those of a second pass of the fusion.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from operator import index
 from typing import Any, NoReturn, Self, cast
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor, nn, optim
 
 from mmlab.checks import check_number
 from mmlab.datasets.base import Batch, MultimodalData, concatenate, stack_batches
@@ -34,6 +35,7 @@ from mmlab.training.loop import (
     check_arguments,
     check_balancer,
     check_observers,
+    check_trainable,
     find_device,
     fit,
     make_optimizer,
@@ -88,9 +90,10 @@ def fit_seeds(
             anything on a GPU; observers with the attribute `only_looks = True`). True: as one
             program, or an error. False: one after the other.
         training: further arguments for `fit`. Each run has its own observers (`run.observers`): of
-            a class an instance, of an instance a copy; a function serves all. In one program what
-            they change in a network does not reach the training; and where one program is given up
-            midway, functions see the first epochs twice.
+            a class an instance, of an instance a copy; functions, methods and partials serve all.
+            In one program what they change in a network does not reach the training, and the maker
+            of the optimiser is called once; where a program is given up midway, functions see the
+            first epochs twice. A loss that is a module is copied for each run.
 
     Returns:
         A Run per seed, in order. `run.together` says how many were trained in one program.
@@ -195,7 +198,9 @@ class Job:
         return self.network.build(self.data, **{**balancer.network, **self.build}, seed=self.seed)
 
     def train(self, options: Mapping[str, Any]) -> Run:
-        observers = own_observers(options.get("observers", ()))
+        observers, loss = own_observers(options.get("observers", ())), options.get("loss")
+        if isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss)
         return train_once(
             self.make(),
             self.data,
@@ -203,12 +208,14 @@ class Job:
             lr=self.lr,
             network=self.network,
             build=self.build,
-            **{**options, "observers": observers},
+            **{**options, "observers": observers, "loss": loss},
         )
 
 
 def own_observers(observers: Sequence[Observer | type]) -> list[Observer]:
-    """The observers of one run: instances of classes, copies of instances, functions themselves.
+    """The observers of one run: instances of classes, copies of instances.
+
+    Functions, methods and partials are taken as they are.
 
     So what one keeps of a run does not reach the next.
 
@@ -216,6 +223,9 @@ def own_observers(observers: Sequence[Observer | type]) -> list[Observer]:
     """
     found: list[Observer] = []
     for observer in observers:
+        if inspect.isroutine(observer) or isinstance(observer, functools.partial):
+            found.append(observer)
+            continue
         try:
             found.append(observer() if isinstance(observer, type) else copy.deepcopy(observer))
         except Exception as error:
@@ -322,6 +332,7 @@ def _stacked_run(
     top = max((rate for rate in rates if rate is not None), default=None)
     alone = trained_parameters(copy.deepcopy(networks[0]).to(where), modules[0], where)
     together = trained_parameters(model, methods.modules, where)
+    check_trainable(alone)
     made = _stacked_optimizer(make_optimizer(optimizer, top, alone), alone, together)
     warn_of_adaptive(methods.balancer, made)
     run = StackedRun(
@@ -340,7 +351,7 @@ def _stacked_run(
         methods=methods,
     )
     if optimizer is None and top is not None and len(set(rates)) > 1:
-        run.rate_share = torch.tensor(rates, device=where) / top
+        run.rate_share, run.rate = torch.tensor(rates, device=where) / top, top
     run.replicas = [
         replace(run.alone(r), observers=own_observers(observers)) for r in range(len(jobs))
     ]
@@ -411,7 +422,12 @@ class Shared:
             "own; train the seeds one by one (at_once=False)"
         )
 
-    __str__ = __int__ = __index__ = __float__ = _refuse  # what one would do to a seed
+    # what one would do to a seed
+    __str__ = __int__ = __index__ = __float__ = __bool__ = _refuse
+    __lt__ = __gt__ = __le__ = __ge__ = __mod__ = __add__ = _refuse
+    __eq__: Any = _refuse
+    __ne__: Any = _refuse
+    __hash__: Any = _refuse
 
 
 @dataclass(repr=False, kw_only=True)
@@ -421,7 +437,7 @@ class StackedRun(Course):
     jobs:       what each network is; `replicas` are their ordinary Runs, whose networks follow the
                 stack's.
     methods:    their balancers.
-    rate_share: (R,), each one's learning rate over the largest, where they differ.
+    rate_share: (R,), each one's learning rate over the largest, `rate`, where they differ.
     """
 
     model: NetworkStack
@@ -429,6 +445,7 @@ class StackedRun(Course):
     methods: StackedBalancer
     replicas: list[Run] = field(default_factory=list)
     rate_share: Tensor | None = None
+    rate: float | None = None
 
     def alone(self, r: int) -> Run:
         """The ordinary Run of network r."""
@@ -491,6 +508,11 @@ class StackedRun(Course):
 
     def before_update(self) -> None:
         if self.rate_share is not None:
+            if any(group["lr"] != self.rate for group in self.optimizer.param_groups):
+                raise UnstackableError(
+                    "the learning rate is set during the training, and the seeds have rates of "
+                    "their own; train the seeds one by one"
+                )
             every = [p for group in self.optimizer.param_groups for p in group["params"]]
             scale_next_update(self.optimizer, every, self.rate_share)
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
+from numbers import Real
 from typing import Any
 
 import torch
@@ -114,6 +115,7 @@ class Step:
         forget_scaling(optimizer)
         self._stale = self._holds_gradients()
         """Whether encoders hold gradients of batches before this one."""
+        self._filled = False
 
     # --- what a method reads ----------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class Step:
     ) -> None:
         """Add the gradient of `loss` to `.grad` of every parameter that it depends on.
 
-        The history records a loss that is none of `losses` as the metric "objective".
+        The history records what is none of `losses` as the metric "objective", summed over a step.
 
         Args:
             loss: a scalar; several, as `losses.stack()` gives, count as their sum.
@@ -244,7 +246,7 @@ class Step:
         losses = vars(self).get("losses")  # unread, they would cost a forward pass
         if losses is None or not losses.knows(loss):
             self._objectives.append(loss.detach())
-        self._stale = self._stale and self._holds_gradients()  # or were they cleared since?
+        self._look_for_gradients()
         if not encoders:
             self._check_hooks("backward(encoders=False)")
             gradients_of(loss, [], self._parameters.others)
@@ -298,7 +300,7 @@ class Step:
             KeyError: an unknown modality.
         """
         check_choice("by", by, ("encoder", "tensor"))
-        self._stale = self._stale and self._holds_gradients()
+        self._look_for_gradients()
         self._check_hooks("blend")
         given = {m: len(row) for m, row in losses.items()}
         if len({*given.values()}) != 1 or 0 in given.values():
@@ -309,6 +311,8 @@ class Step:
         # These depend on an encoder by its features alone; a loss of another pass may not.
         own = {key: loss for key, loss in self.losses.computed.items() if key in self.losses}
         rows = [[*row] for row in losses.values()]
+        given_losses = {id(loss): loss for row in rows for loss in row}.values()
+        self._objectives += [x.detach() for x in given_losses if not self.losses.knows(x)]
         known = self.model.plain_forward and {id(x) for row in rows for x in row} <= {
             id(x) for x in own.values()
         }
@@ -433,7 +437,14 @@ class Step:
         Tensors stay on the device until the epoch ends, so the CPU does not wait for the GPU here.
         """
         for name, value in values.items():
+            if name in ("loss", "objective"):
+                raise ValueError(f"the history has {name!r} of its own; log under another name")
             parts = dict(value) if isinstance(value, Mapping) else {"": value}
+            for part in parts.values():
+                if not isinstance(part, Tensor | Real):
+                    raise TypeError(
+                        f"log({name}=...) got {part!r}; give a number or a tensor of one"
+                    )
             tensors = {key: x.detach() for key, x in parts.items() if isinstance(x, Tensor)}
             # copies: what becomes of the tensors later does not show
             copies = _copied([*tensors.values()])
@@ -449,6 +460,7 @@ class Step:
         found = {} if losses is None else losses.recorded()
         found |= {key: (value, None) for key, value in self.logged.items()}
         if self._objectives:
+            self._check_objectives()
             # (…,), whatever axes a sum over the last one still has
             given = [
                 x.flatten(self._lead).sum(-1) if x.ndim > self._lead else x
@@ -458,6 +470,15 @@ class Step:
         return found
 
     # --- internal ---------------------------------------------------------------------------------
+
+    def _check_objectives(self) -> None:
+        """Refuse a sum over the networks of a stack: the history wants each one's own."""
+        networks = self.batch.target.shape[: self._lead]
+        if any(loss.shape[: self._lead] != networks for loss in self._objectives):
+            raise UnstackableError(
+                "`backward` was given one number for all networks of a stack; add up over the last "
+                "axis alone, as in (w * losses).sum(-1)"
+            )
 
     def _check_hooks(self, who: str) -> None:
         """Refuse to fill gradients past hooks that wait for autograd to do it."""
@@ -471,12 +492,19 @@ class Step:
 
     def _check_alone(self) -> None:
         """Refuse to change gradients, or their update, that earlier batches have a part in."""
+        if self._stale and not self._filled:
+            self._stale = self._holds_gradients()
         if self._stale:
             raise RuntimeError(
                 "`.grad` held gradients before this step, and this method would change them too. "
                 "Call optimizer.zero_grad() before each step; to accumulate batches, take a method "
                 "that only adds: backward, backward(scale=), blend"
             )
+
+    def _look_for_gradients(self) -> None:
+        """Before this step fills any: were those of earlier batches cleared since it was made?"""
+        self._stale = self._stale and (self._filled or self._holds_gradients())
+        self._filled = True
 
     def _holds_gradients(self) -> bool:
         """Whether an encoder has a gradient."""

@@ -4,7 +4,7 @@ By the learning rate where the update is proportional to it, and no parameter is
 interpolation between the parameters before and after the step.
 
 Hooks of others see the optimiser's real `param_groups`: ours are the last before a step and the
-first after it, whenever the others come.
+first after it, of all that are there when an update is asked to be scaled.
 """
 
 from __future__ import annotations
@@ -110,7 +110,13 @@ def _abandon(optimizer: optim.Optimizer) -> None:
 
 
 def has_other_hooks(optimizer: optim.Optimizer) -> bool:
-    """Whether anything but this module acts before or after the optimiser's steps."""
+    """Whether anything but this module acts before, in or after the optimiser's steps.
+
+    Such as a hook, or a `step` put in the place of its own; that of a schedule only counts.
+    """
+    patched = vars(optimizer).get("step")
+    if patched is not None and not hasattr(patched, "_wrapped_by_lr_sched"):
+        return True
     hooks = {**optimizer._optimizer_step_pre_hooks, **optimizer._optimizer_step_post_hooks}
     return not {*hooks.values()} <= {_before_step, _after_step}
 

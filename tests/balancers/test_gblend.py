@@ -461,6 +461,17 @@ def test_a_joint_loss_without_weight_is_said_where_it_predicts(monkeypatch, join
         assert "GradientBlending(fuse='heads')" in messages[0]
 
 
+def test_of_several_networks_the_least_weight_is_said():
+    balancer = GradientBlending()
+    for joint, told in (([0.5, 0.01], True), ([0.5, 0.4], False)):
+        w = torch.tensor(joint)
+        balancer.weights = {"joint": w, "a": (1 - w) / 2, "v": (1 - w) / 2}
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            balancer._warn_if_starved(0)
+        assert ["a weight of 0.01 from" in str(w.message) for w in seen] == [True] * told
+
+
 @pytest.mark.parametrize("outputs", [3, 1])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_heads_predict_by_their_weights(outputs, masked):
@@ -471,10 +482,10 @@ def test_the_heads_predict_by_their_weights(outputs, masked):
     w = {"joint": 0.5, "a": 0.3, "v": 0.0, "t": 0.2}
     balancer.weights = {key: torch.tensor(x, dtype=torch.float64) for key, x in w.items()}
     count = len(samples)
-    present = {
+    present = {  # in an order of its own
+        "t": torch.arange(count) % 3 > 0,
         "a": torch.arange(count) % 2 == 0,
         "v": torch.ones(count, dtype=torch.bool),
-        "t": torch.arange(count) % 3 > 0,
     }
     found = balancer.fuse(out, present if masked else None).detach().numpy()
     heads = {"joint": out.joint, **out.unimodal}
@@ -503,3 +514,15 @@ def test_where_no_head_with_weight_has_its_modality_the_joint_one_predicts():
 def test_what_predicts_is_joint_or_heads():
     with pytest.raises(ValueError, match="fuse is 'mean'; allowed are 'joint', 'heads'"):
         GradientBlending(fuse="mean")
+
+
+def test_weights_are_found_by_name_and_must_be_all_there():
+    net, samples = network(), batch()
+    balancer = GradientBlending()
+    balancer.weights = {"v": 0.0, "a": 0.25, "joint": 0.75}  # in any order, as plain numbers
+    next(balancer.step(Step(net, samples)))
+    assert_gradients(net, ByHand(net, samples).total({"joint": 0.75, "a": 0.25, "v": 0.0}))
+    for wrong in ({"joint": 1.0}, {"joint": 1.0, "a": 0.0, "v": 0.0, "x": 0.0}):
+        balancer.weights = wrong
+        with pytest.raises(ValueError, match=r"weights has .*; give one for each of \['joint"):
+            next(balancer.step(Step(network(), samples)))

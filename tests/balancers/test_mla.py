@@ -488,3 +488,13 @@ def test_encoders_that_share_parameters_cannot_take_turns():
     net.encoders["v"] = net.encoders["a"]
     with pytest.raises(ValueError, match="encoders may not share parameters"):
         fit(net, tiny, MLA(), epochs=1, device="cpu")
+
+
+def test_a_head_with_the_gradient_of_an_earlier_turn_is_refused():
+    net, samples = shared_network(), batch()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    turns = MLA().step(Step(net, samples, optimizer))
+    next(turns)
+    optimizer.step()  # and no zero_grad()
+    with pytest.raises(RuntimeError, match=r"call optimizer\.zero_grad\(\) after each"):
+        next(turns)

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -760,3 +761,127 @@ def test_a_loss_that_is_nan_before_anything_was_trained_is_no_matter_of_the_rate
 def test_what_predicts_wants_a_batch():
     with pytest.raises(TypeError, match=r"batch is a dict; give a Batch, such as run\.split"):
         trained(epochs=0).predict(DATA.test.inputs)
+
+
+class Unfreezes(Balancer):
+    """Encoder a is frozen until the second epoch."""
+
+    def epoch(self, run):
+        run.model.encoders["a"].requires_grad_(run.epoch > 0)
+
+
+def trained_only(parameters):
+    return torch.optim.SGD([p for p in parameters if p.requires_grad], lr=0.1)
+
+
+def test_what_is_unfrozen_later_and_not_held_by_the_optimiser_is_said():
+    net = MultimodalNet.build(DATA)
+    net.encoders["a"].requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"SGD leaves out 4 of \d+ trained parameters"):
+        fit(net, DATA, Unfreezes(), epochs=2, optimizer=trained_only, device="cpu")
+
+
+@pytest.mark.parametrize("balancer", [OGM(), ATF()])
+def test_what_the_optimiser_leaves_out_keeps_no_gradient_of_earlier_batches(balancer):
+    net = MultimodalNet.build(DATA, **balancer.network)
+    with pytest.warns(UserWarning, match="leaves out 1 of"):
+        fit(
+            net,
+            DATA,
+            balancer,
+            epochs=1,
+            batch_size=20,
+            device="cpu",
+            optimizer=lambda p: torch.optim.SGD(list(p)[1:], lr=0.1),
+        )
+
+
+class OwnHead(Balancer):
+    """Trains a module of its own on features that nothing flows back into."""
+
+    def modules(self, model):
+        self.own = nn.Linear(64, 2)
+        return self.own
+
+    def step(self, s):
+        s.backward(F.cross_entropy(self.own(s.out.features["a"].detach()), s.batch.target))
+        yield
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_method_may_train_modules_of_its_own_alone(frozen):
+    net, balancer = MultimodalNet.build(DATA), OwnHead()
+    net.requires_grad_(not frozen)
+    run = fit(net, DATA, balancer, epochs=3, lr=0.1, device="cpu")
+    losses = run.history.query("metric == 'objective'").value
+    assert losses.iloc[-1] < losses.iloc[0]
+
+
+def test_modules_of_the_method_are_looked_at_for_what_is_not_finite():
+    class Breaks(OwnHead):
+        def step(self, s):
+            yield from super().step(s)
+            self.own.weight.data.fill_(torch.inf)
+
+    with pytest.raises(FloatingPointError, match="not finite after epoch 1 under Breaks"):
+        trained(Breaks(), batch_size=100)
+
+
+def test_a_frozen_parameter_may_hold_infinity():
+    net = MultimodalNet.build(DATA)
+    net.mask = nn.Parameter(torch.full((2,), -torch.inf), requires_grad=False)
+    fit(net, DATA, epochs=1, device="cpu")
+
+
+def test_a_step_that_forgets_its_gradients_later_is_found():
+    class Forgets(Balancer):
+        def step(self, s):
+            if s.epoch == 0:
+                s.backward(s.losses["joint"])
+            yield
+
+    with pytest.raises(RuntimeError, match="no parameter has a gradient"):
+        trained(Forgets(), epochs=2)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    one = trained(seed=1, epochs=1, batch_size=50)
+    other = fit(
+        MultimodalNet.build(DATA, seed=np.int64(1)),
+        DATA,
+        OGM(window=(np.int64(0), np.int64(3))) and Joint(),
+        epochs=np.int64(1),
+        seed=np.int64(1),
+        batch_size=np.int64(50),
+        device="cpu",
+    )
+    assert same(weights(one.model), weights(other.model))
+
+
+def test_an_update_cut_short_leaves_the_optimiser_whole():
+    class Stops(torch.optim.SGD):
+        def step(self, closure=None):
+            raise KeyboardInterrupt
+
+    made = []
+
+    def make(parameters):
+        made.append(Stops(parameters, lr=0.1))
+        return made[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(ATF(), optimizer=make)
+    assert len(made[0].param_groups) == 1
+
+
+def test_parameters_of_a_loss_that_nothing_trains_are_said():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, z, y):
+            return self.scale * F.cross_entropy(z, y)
+
+    with pytest.warns(UserWarning, match="Scaled has parameters that the optimiser does not hold"):
+        trained(loss=Scaled(), epochs=1)

@@ -65,11 +65,13 @@ def test_a_parameter_may_meet_its_first_gradient_later_than_others(options):
         torch.testing.assert_close(own, reference)
 
 
-def test_parameters_of_an_odd_layout_are_updated_where_they_are():
+@pytest.mark.parametrize("others", [0, 1])
+def test_parameters_of_an_odd_layout_are_updated_where_they_are(others):
     base = torch.arange(12.0).view(3, 4)
-    p = nn.Parameter(base[:, ::2])
-    p.grad = torch.ones_like(p)
-    SGD([p], lr=1.0).step()
+    p, beside = nn.Parameter(base[:, ::2]), parameters()[:others]
+    for own in (p, *beside):
+        own.grad = torch.ones_like(own)
+    SGD([*beside, p], lr=1.0).step()
     assert base.tolist() == [[-1, 1, 1, 3], [3, 5, 5, 7], [7, 9, 9, 11]]
 
 
@@ -91,8 +93,10 @@ def test_hooks_are_called_in_torchs_order():
     everywhere = register_optimizer_step_post_hook(lambda *_: seen.append("global"))
     optimizer.param_groups[0]["params"][0].grad = torch.ones(3, 4)
     optimizer.step(lambda: seen.append("closure"))
-    everywhere.remove()
     assert seen == ["before", "closure", "after", "global"]
+    SGD(parameters(), lr=0.1).step()  # without any hook of its own
+    everywhere.remove()
+    assert seen[4:] == ["global"]
 
 
 def test_a_schedule_of_torch_drives_it():

@@ -1,5 +1,7 @@
 """R seeds as one program end where R runs on their own would."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -222,7 +224,7 @@ def test_what_differs_and_is_no_number_is_trained_one_by_one():
 
 @pytest.mark.parametrize("method", ["joint", "G-Blend again", "ACE", "BDO", "MLA"])
 def test_a_grid_of_learning_rates_is_one_program(method):
-    data, rates = datasets(), [0.01, 0.05, 0.2]
+    data, rates = datasets(), [0.01, 0.2, 0.05]
     runs = train(METHODS[method], data, lr=rates)
     for r, rate in enumerate(rates):
         assert_same(runs, alone(METHODS[method], data, r, lr=rate), r)
@@ -1285,3 +1287,105 @@ def test_what_fit_seeds_does_not_take_is_refused_in_words():
         train(lambda: one, data)
     with pytest.raises(TypeError, match=r"balancer is <class.*Joint'>; it must be a Balancer inst"):
         train_once(Joint, data[0], seed=0, epochs=1)
+
+
+# What a stack must not decide for all its networks
+
+
+class SummedOver(Balancer):
+    """Adds up over all networks: the gradients are right, and the number is not one of theirs."""
+
+    def step(self, s):
+        s.backward((0.5 * s.losses.stack()).sum())
+        yield
+
+
+class AsksItsSeed(Balancer):
+    """Each seed has a factor of its own, found by comparing."""
+
+    def start(self, run):
+        self.k = 2.0 if run.seed == SEEDS[1] else {SEEDS[0]: 0.5}.get(run.seed, 1.0)
+
+    def step(self, s):
+        s.backward(self.k * s.losses["joint"])
+        yield
+
+
+class SetsTheRate(Balancer):
+    def epoch(self, run):
+        for group in run.optimizer.param_groups:
+            group["lr"] = 0.05 / (1 + run.epoch)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "why"),
+    [
+        (SummedOver, {}, "one number for all networks of a stack"),
+        (AsksItsSeed, {}, "a method that reads its seed"),
+        (SetsTheRate, {"lr": [0.01, 0.1, 0.2]}, "the seeds have rates of their own"),
+    ],
+)
+def test_what_needs_a_run_of_its_own_gets_it(method, options, why):
+    data = datasets()
+    with pytest.raises(UnstackableError, match=why):
+        train(method, data, **options)
+    with pytest.warns(UserWarning, match="is given up"):
+        runs = train(method, data, at_once=None, **options)
+    rates = options.get("lr", [SETTINGS["lr"]] * 3)
+    for r in range(3):
+        assert runs[r].together == 1
+        assert_same(runs, alone(method, data, r, lr=rates[r]), r)
+
+
+def patched(parameters):
+    """An optimiser whose step clips first, over all that it holds."""
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    plain = optimizer.step
+
+    def step(closure=None):
+        every = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(every, 0.3)
+        return plain(closure)
+
+    optimizer.step = step
+    return optimizer
+
+
+def test_a_step_put_in_the_place_of_the_optimisers_own_is_for_one_network():
+    data = datasets()
+    with pytest.raises(UnstackableError, match="may mix the networks of a stack"):
+        train(Joint, data, optimizer=patched)
+    run = alone(Joint, data, 0, optimizer=patched, lr=None)
+    with pytest.raises(ValueError, match="step hooks, which a copy would not take along"):
+        run.branch(Joint(), 1)
+
+
+def test_methods_of_an_observer_serve_all_runs():
+    class Tracker:
+        def __init__(self):
+            self.rows = []
+
+        def note(self, run):
+            self.rows.append(run.seed)
+
+    tracker, more = Tracker(), []
+    observers = [tracker.note, functools.partial(lambda rows, run: rows.append(run.seed), more)]
+    train(Joint, datasets(), epochs=1, at_once=False, observers=observers)
+    assert tracker.rows == more == [seed for seed in SEEDS for _ in range(2)]
+
+
+def test_a_loss_that_is_a_module_is_that_of_one_run():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, z, y):
+            self.calls += 1
+            return nn.functional.cross_entropy(z, y) / self.calls
+
+    data, loss = datasets(), Counting()
+    runs = train(Joint, data, at_once=False, loss=loss)
+    assert loss.calls == 0
+    for r in range(3):
+        assert_same(runs, alone(Joint, data, r, loss=Counting()), r)

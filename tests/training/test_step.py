@@ -997,3 +997,37 @@ def test_a_step_wants_a_batch_and_an_optimiser():
             Step(net, batch, optimizer)
     with pytest.raises(TypeError, match="positional"):
         Step(net, batch, None, 0, F.cross_entropy)  # a loss is no progress
+
+
+def test_a_step_made_before_the_gradients_were_cleared_may_begin_with_any_change():
+    net = make_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    first = Step(net, make_batch(), optimizer)
+    first.backward(first.losses["joint"])
+    s = Step(net, make_batch(), optimizer)
+    optimizer.zero_grad()
+    s.scale_update("a", 0.5)
+    s.set_grad("a", [torch.ones_like(p) for p in trained(s, "a")])
+
+
+@pytest.mark.parametrize("name", ["loss", "objective"])
+def test_names_of_the_history_are_not_logged(name):
+    with pytest.raises(ValueError, match=f"the history has '{name}' of its own; log under another"):
+        make_step().log(**{name: 1.0})
+
+
+@pytest.mark.parametrize("value", [None, "text", [1.0]])
+def test_what_is_no_number_is_not_logged(value):
+    with pytest.raises(TypeError, match=r"log\(k=\.\.\.\) got .*; give a number"):
+        make_step().log(k=value)
+
+
+def test_a_part_of_a_stack_of_losses_is_no_objective_and_a_blended_loss_of_ones_own_is_one():
+    s = make_step()
+    losses = s.losses.stack("joint", "a", "b")
+    s.backward(losses[..., 1:])
+    s.backward(losses[..., 0])
+    assert ("objective", "") not in s._recorded()
+    own = 0.5 * s.losses["joint"]
+    s.blend({m: (own, s.losses[m]) for m in "ab"}, lambda gram: torch.ones_like(gram[..., 0]))
+    torch.testing.assert_close(s._recorded()["objective", ""][0], own.detach())

@@ -102,6 +102,25 @@ def test_a_step_that_is_cut_short_leaves_no_scale_behind(optimizer):
     assert_equal(s.model.parameters(), other[0].parameters(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adadelta])
+def test_after_a_step_that_was_cut_short_the_next_factor_counts(optimizer):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    s, twin = (make_step(optimizer=lambda parameters: optimizer(parameters, 0.5)) for _ in "ab")
+    for x in (s, twin):
+        x.backward(x.losses["joint"])
+        x.scale_update("a", 0.1)
+        if x is s:
+            hook = s.optimizer.register_step_pre_hook(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                s.optimizer.step()
+            hook.remove()
+            s.scale_update("a", 0.1)
+        x.optimizer.step()
+    assert_equal(s.model.parameters(), twin.model.parameters(), rtol=0, atol=0)
+
+
 def test_a_factor_keeps_the_precision_of_what_it_scales():
     moved = []
     for factor in (1.0, 0.1):
@@ -207,6 +226,28 @@ def test_a_subclass_may_use_the_rate_otherwise_than_its_base():
             k = 0.25 if key.startswith("encoders.a") else 1
             torch.testing.assert_close(move, k * plain[key], rtol=1e-9, atol=1e-15)
         nets[1].load_state_dict(nets[0].state_dict())
+
+
+def test_a_step_that_is_cut_short_within_another_leaves_no_scale_behind():
+    torch.optim.SGD(make_net().parameters(), lr=0.1)
+    nets, calls = [make_net(), make_net()], []
+    cut, plain = (Bounded(net.parameters(), lr=10.0) for net in nets)
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    s = Step(nets[0], make_batch(), cut)
+    s.backward(s.losses["joint"])
+    s.scale_update("a", 0.5)
+    hook = cut.register_step_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cut.step()
+    hook.remove()
+    moves, expected = step_scaled(cut, nets[0], 0.25), step_scaled(plain, nets[1], 0.25)
+    for key, move in moves.items():
+        assert torch.equal(move, expected[key])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
