@@ -156,6 +156,15 @@ def test_noise_is_drawn_anew_for_each_split_and_sample():
     assert abs(torch.corrcoef(torch.stack([train[0].flatten(), train[1].flatten()]))[0, 1]) < 0.6
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"modality": "image"}])
+def test_noise_has_a_stream_of_each_seed_and_modality(change):
+    clean, given = {"train": torch.zeros(1000, 8)}, {"seed": 0, "modality": "audio"}
+    one, again = (spoken.noisy(clean, 1.0, **given)["train"] for _ in range(2))
+    other = spoken.noisy(clean, 1.0, **given | change)["train"]
+    assert torch.equal(one, again)
+    assert abs((one * other).mean()) < 0.05
+
+
 def test_occlusion_hides_a_quarter_with_the_training_mean():
     image = load("av-digits", occlusion={"image": 0.25}).holdout.inputs["image"]
     assert ((image == 0).sum((1, 2)) >= 16).all()

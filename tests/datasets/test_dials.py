@@ -122,6 +122,15 @@ def test_drop_is_seeded_and_leaves_its_argument_alone():
     assert batch.present is None and (batch.inputs["a"] == 1).all()
 
 
+def test_what_saves_a_sample_is_drawn_with_the_seed_and_for_each_dial():
+    batch = make_batch()
+    saved = [drop(batch, 1.0, seed=1), drop(batch, 1.0, seed=2)]
+    saved.append(keep(batch, {"a": 0.0, "b": 0.0}, seed=1))
+    for one, other in ((0, 1), (0, 2)):
+        same = saved[one].present["a"] == saved[other].present["a"]
+        assert same.double().mean().item() == pytest.approx(0.5, abs=0.04)
+
+
 def test_nothing_dropped_is_the_batch_itself():
     batch = make_batch(5)
     assert drop(batch, 0.0) is batch
