@@ -9,6 +9,7 @@ from mmlab.seeds import Draws, derive, drawing, generator, seeded
 def test_derived_seeds_are_stable_and_distinct():
     assert derive(0, "order") == 5618756638689033999  # the same for ever, on every platform
     paths = [(0, "order"), (1, "order"), (0, "noise"), (0, "init", "a"), (0, "init", "b"), (0,)]
+    paths += [(0, "a", "init"), (0, 1, 2), (0, 2, 1), (0, 12)]
     seeds = {derive(*path) for path in paths}
     assert len(seeds) == len(paths) and all(0 <= seed < 2**63 for seed in seeds)
 
