@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mmlab.notebooks import run
 from mmlab.notebooks.__main__ import main
 from mmlab.notebooks.catalogue import NotebookError, choose, parse_assignment, read
 from mmlab.notebooks.result import Result
+from mmlab.notebooks.runner import _execute
 from mmlab.notebooks.warm import WarmParent
 
 
@@ -232,6 +234,34 @@ runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
             (result,) = run(folder=folder, out=out)
         assert tried.read_text().split() == ["once"] * 2
         assert result.ok == ok and ("ended as it started, twice" in result.cause) == (not ok)
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (b'{"event": "cell", "num', "ended early"),
+        (b"", "ended early"),
+        (b'{"event": "done", "notebook": "%s"}' % (b"x" * 5000), "print and show less"),
+    ],
+)
+def test_what_a_worker_did_not_say_whole_is_a_failure(folder, said, cause):
+    """It was killed as it spoke, or has more to say than the runner takes."""
+    notebook = read(write_notebook(folder, "00-a", "1"))
+    result = Result("00-a", "A title", None, {})
+
+    class Orders:
+        def write(self, line: bytes) -> None:
+            pass
+
+    @asynccontextmanager
+    async def worker(mark: str):
+        news = asyncio.StreamReader(limit=1000)
+        news.feed_data(said)
+        news.feed_eof()
+        yield Orders(), news
+
+    assert asyncio.run(_execute(notebook, result, worker, 60)) is None
+    assert cause in result.cause
 
 
 def test_a_notebook_that_exits_early_has_not_succeeded(folder, out, warm):
