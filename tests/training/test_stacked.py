@@ -985,7 +985,20 @@ class Tried(Balancer):
         yield
 
 
-@pytest.mark.parametrize("method", [Clipped, Whitened, Largest, Begun, Late, Tried])
+class Predicts(Balancer):
+    """Keeps the largest loss of all networks; it counts where it predicts, and not in a step."""
+
+    def step(self, s):
+        losses = s.losses.stack()
+        self.top = losses.detach().max()
+        s.backward(losses)
+        yield
+
+    def fuse(self, out, present=None):
+        return out.joint / self.top
+
+
+@pytest.mark.parametrize("method", [Clipped, Whitened, Largest, Begun, Late, Tried, Predicts])
 def test_whatever_way_a_method_mixes_networks_they_train_one_by_one(method):
     data = datasets()
     with pytest.raises(UnstackableError, match=f"under {method.__name__}"):
