@@ -243,9 +243,14 @@ def test_a_page_carries_nothing_active(markup):
 
 @pytest.mark.parametrize("opening", ["<style>p", "<script>", "<iframe>"])
 def test_a_tag_left_open_does_not_swallow_the_rest_in_silence(opening):
-    cells = [v4.new_markdown_cell("a"), shown({"text/html": opening}), v4.new_markdown_cell("b")]
-    with pytest.raises(ValueError, match=r"the HTML of cell 2 leaves a tag open.*close it"):
-        page_of(*cells)
+    """Python's parser of HTML knows of more such tags in later versions, iframe among them."""
+    rest = v4.new_markdown_cell("The *end*.")
+    try:
+        page, _ = page_of(v4.new_markdown_cell("a"), shown({"text/html": opening}), rest)
+    except ValueError as error:
+        assert re.search("the HTML of cell 2 leaves a tag open.*close it", str(error))
+    else:
+        assert "<em>end</em>" in page
 
 
 def test_what_had_to_go_is_told():
