@@ -435,7 +435,7 @@ def test_a_flag_is_true_or_false(flag):
 
 
 def test_a_whole_update_is_damped_and_a_conv_scope_is_not():
-    with pytest.raises(ValueError, match="scope is 'conv'; allowed with it is scope='encoder'"):
+    with pytest.raises(ValueError, match="scope must be 'encoder'; it is 'conv'"):
         OGM(on="update", scope="conv")
 
 
