@@ -4,7 +4,9 @@
 
 What papermill lets pass is refused here: parameters are checked before anything runs, a notebook
 has one deadline as a whole, and success is told by the process that executed it, never by the file
-it left. Each failure is reported as notebook, cell number, source line, cause.
+it left. Each failure is reported as notebook, cell number, source line, cause, and costs no other
+notebook. One cell shows so much and no more, nothing that a notebook starts outlives it, and a page
+holds nothing that runs: what had to be cut, ended or left out is told in a note.
 
 With ``--warm`` the kernels are forked from one process that has loaded everything, which spares the
 seconds of imports (not on Windows; tried on Linux). Without it each process starts from nothing:

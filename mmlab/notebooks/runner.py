@@ -47,7 +47,7 @@ Executed = tuple[str, str]
 def _check_writable(folder: Path) -> None:
     """Raise UnwritableError now rather than after an hour of work."""
     probe = folder / ".probe"
-    write_atomically(probe, "")
+    write_atomically(probe, bytes(2**20))  # a full disk takes an empty file
     _remove(probe)
 
 
@@ -286,9 +286,9 @@ def run(
 def _check_numbers(jobs: int, timeout: float) -> None:
     if not (isinstance(jobs, int) and jobs >= 1):
         raise NotebookError(f"jobs={jobs!r}; it must be a whole number of at least 1 (--jobs)")
-    if not timeout > 0:  # NaN is not either
+    if not (isinstance(timeout, int | float) and timeout > 0):  # NaN is not either
         raise NotebookError(
-            f"timeout={timeout:g}; it must be a number of seconds above 0 (--timeout)"
+            f"timeout={timeout!r}; it must be a number of seconds above 0 (--timeout)"
         )
 
 

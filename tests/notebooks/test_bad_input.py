@@ -41,8 +41,8 @@ def out(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--timeout", "0"], "timeout=0; it must be a number of seconds above 0"),
-        (["--timeout", "-3"], "timeout=-3; it must be"),
+        (["--timeout", "0"], "timeout=0.0; it must be a number of seconds above 0"),
+        (["--timeout", "-3"], "timeout=-3.0; it must be"),
         (["--timeout", "nan"], "timeout=nan; it must be"),
         (["--jobs", "0"], "jobs=0; it must be a whole number of at least 1"),
         (["--profile", "huge"], "profile='huge'; choose from smoke, teach, full"),
@@ -73,11 +73,18 @@ def test_an_option_of_another_kind_is_named(folder, capsys, options):
     assert options[-1] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("jobs", [1.5, "2", None])
-def test_half_a_job_is_refused(folder, out, jobs):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"jobs": 1.5}, "jobs=1.5; it must be a whole number"),
+        ({"jobs": None}, "jobs=None; it must be a whole number"),
+        ({"timeout": "60"}, "timeout='60'; it must be a number of seconds"),
+    ],
+)
+def test_a_number_of_another_kind_is_refused(folder, out, options, words):
     write_notebook(folder, "00-a", "1")
-    with pytest.raises(NotebookError, match="whole number of at least 1"):
-        run(folder=folder, out=out, jobs=jobs)
+    with pytest.raises(NotebookError, match=words):
+        run(folder=folder, out=out, **options)
 
 
 def test_results_never_replace_the_notebooks(folder, tmp_path, monkeypatch, capsys):

@@ -328,11 +328,17 @@ def test_a_full_disk_leaves_nothing_half_written(folder, out, monkeypatch):
 
 
 def refuse(monkeypatch, name: str, number: int) -> None:
-    """Let writing to a file or folder of this name fail, as root is never refused in earnest."""
+    """Let writing to a file or folder of this name fail, as root is never refused in earnest.
+
+    An empty file finds room on a full disk.
+    """
     whole = Path.write_bytes
 
     def write(path: Path, content: bytes) -> int:
-        if name in (path.parent.name, path.name.removeprefix(".").partition(".html")[0]):
+        if content and name in (
+            path.parent.name,
+            path.name.removeprefix(".").partition(".html")[0],
+        ):
             raise OSError(number, os.strerror(number))
         return whole(path, content)
 
@@ -344,6 +350,7 @@ def refuse(monkeypatch, name: str, number: int) -> None:
     [
         ("site", errno.EACCES, "give yourself write permission on"),
         ("notebooks", errno.EROFS, "choose another folder (--out)"),
+        ("notebooks", errno.ENOSPC, "the disk is full: free some space and run again"),
         ("mathjax", errno.ENOSPC, "the disk is full: free some space and run again"),
         ("woff", errno.ENOSPC, "the disk is full: free some space and run again"),
     ],
