@@ -11,6 +11,7 @@ modalities span. A bias is the weight of a constant 1 appended to the features.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -205,7 +206,7 @@ class MLA(Balancer):
     def step(self, s: Step) -> Iterator[None]:
         head = shared_head(s)
         for m in s.present:
-            check_empty(head)
+            warn_if_filled(head)
             s.backward(s.losses[m])
             self.project(head, m)
             yield
@@ -268,12 +269,14 @@ def shared_head(s: Step) -> Linear:
     return s.model.heads
 
 
-def check_empty(head: Linear) -> None:
-    """Refuse a head that holds the gradient of an earlier turn: it would be projected again."""
+def warn_if_filled(head: Linear) -> None:
+    """Say so where the head holds the gradient of an earlier turn: it would be projected again."""
     if any(p.grad is not None and bool(p.grad.any()) for p in head.parameters()):
-        raise RuntimeError(
-            "the shared head holds the gradient of an earlier update; call optimizer.zero_grad() "
-            "after each optimizer.step(), inside the loop over balancer.step(s)"
+        warnings.warn(
+            "MLA's shared head still holds the gradient of an earlier update, and it counts again; "
+            "call optimizer.zero_grad() after each optimizer.step(), inside the loop over "
+            "balancer.step(s)",
+            stacklevel=3,
         )
 
 

@@ -490,11 +490,11 @@ def test_encoders_that_share_parameters_cannot_take_turns():
         fit(net, tiny, MLA(), epochs=1, device="cpu")
 
 
-def test_a_head_with_the_gradient_of_an_earlier_turn_is_refused():
+def test_a_head_with_the_gradient_of_an_earlier_turn_is_warned_of():
     net, samples = shared_network(), batch()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     turns = MLA().step(Step(net, samples, optimizer))
     next(turns)
     optimizer.step()  # and no zero_grad()
-    with pytest.raises(RuntimeError, match=r"call optimizer\.zero_grad\(\) after each"):
+    with pytest.warns(UserWarning, match=r"earlier update.*call optimizer\.zero_grad\(\)"):
         next(turns)

