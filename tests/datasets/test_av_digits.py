@@ -172,6 +172,14 @@ def test_occlusion_hides_a_quarter_with_the_training_mean():
     assert ((audio == 0).all(1).sum(1) == 12).all()
 
 
+def test_what_is_hidden_is_drawn_with_the_seed():
+    hidden = [
+        load("av-digits", seed=seed, occlusion={"image": 0.25}).test.inputs["image"] == 0
+        for seed in (0, 3)
+    ]
+    assert (hidden[0] == hidden[1]).all((1, 2)).double().mean() < 0.1, "one place of 25"
+
+
 def test_keep_thins_training_alone():
     data = load("av-digits", keep={"image": 0.2})
     assert data.train.present["image"].sum() == 300

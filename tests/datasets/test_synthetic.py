@@ -116,6 +116,9 @@ def test_seeds_and_sizes():
     assert torch.equal(one.train.inputs["a"], again.train.inputs["a"])
     assert not torch.equal(one.train.inputs["a"], other.train.inputs["a"])
     assert not torch.equal(one.train.inputs["a"][:10], one.test.inputs["a"])
+    axes = [directions({"a": 1.0, "b": 1.0}, seed=s) for s in (0, 1)]
+    assert not torch.equal(axes[0]["a"], axes[1]["a"])
+    assert not torch.equal(axes[0]["a"], axes[0]["b"])
 
 
 def test_dims_may_differ_between_modalities():

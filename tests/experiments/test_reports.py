@@ -43,6 +43,8 @@ def test_a_report_has_a_row_a_method():
     accuracy = TABLE.query("method == 'other'").accuracy
     assert table.loc["other", "accuracy, %"] == spell(accuracy, "%")
     assert list(report(TABLE, "other", "share a")) == ["share a, %", "minus other, points"]
+    turned = report(TABLE, "other").loc["joint", "minus other, points"]
+    assert turned == spell(difference(TABLE, "joint", "other")) == spell(-paired)
 
 
 def test_claims_get_their_verdicts():
@@ -53,6 +55,12 @@ def test_claims_get_their_verdicts():
     assert table["here, paired, 95 %"].iloc[0] == f"{spell(paired)} points"
     assert table["here, paired, 95 %"].iloc[1].endswith(" epochs")
     assert list(claims(rows, folds=3)) == ["who", "here, paired, 95 %", "over folds", "verdict"]
+
+
+def test_the_verdict_is_over_the_seeds_also_where_folds_are_shown():
+    values = pd.Series([0.1, 1.0, 2.0] * 2)
+    assert verdict(values) == "seen" and verdict(fold_means(values)) == "cannot tell here"
+    assert claims([Claim("it is better", "them", values)], folds=3).verdict.tolist() == ["seen"]
 
 
 def test_a_claim_that_two_make_has_a_row_for_each():
