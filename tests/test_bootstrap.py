@@ -607,6 +607,14 @@ if os.path.exists("slow"):
     time.sleep(600)
 '''
 
+# a shell's background job, and whatever it starts, is born deaf to Ctrl-C
+HEARING = """
+import os, signal, sys
+for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"} & {s.name for s in signal.Signals}:
+    signal.signal(signal.Signals[name], signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 FAKE_PYTEST = "import os; print('ran in', os.getcwd()); raise SystemExit(5)"
 
 
@@ -621,11 +629,11 @@ def bare(root, tmp_path_factory):
         (modules / f"{name}.py").write_text(code)
     environment = {"PATH": "", "HOME": str(root / "nowhere"), "PYTHONPATH": str(modules)}
 
-    made = []
+    made, hearing = [], [] if os.name == "nt" else [sys.executable, "-c", HEARING]
 
     def call(*before):
         process = subprocess.Popen(
-            [*before, sys.executable, "-S", "-m", "mmlab", "test"],
+            [*(before or hearing), sys.executable, "-S", "-m", "mmlab", "test"],
             cwd=place,
             env=environment,
             stdout=subprocess.PIPE,
