@@ -88,6 +88,12 @@ def options_of(
             raise ValueError(f"settings names {name!r}, which is no method; they are {[*methods]}")
         if not isinstance(own, Mapping):
             raise TypeError(f"settings[{name!r}] is {own!r}; give arguments, such as {{'lr': 0.1}}")
+    for name in ("lr", "epochs", "optimizer"):
+        if isinstance(common.get(name), Mapping):
+            raise TypeError(
+                f"{name} is {common[name]!r}; one per method goes into settings, such as "
+                f"settings={{{next(iter(methods))!r}: {{{name!r}: ...}}}}"
+            )
     allowed = {*inspect.signature(fit_seeds).parameters, *inspect.signature(fit).parameters}
     allowed -= {"model", "data", "balancer", "seed", "seeds", "training"}
     for given in (common, *settings.values()):
