@@ -33,7 +33,7 @@ def check_number(
         ValueError: out of range, or NaN.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
-        several = isinstance(value, Tensor | list | tuple)
+        several = hasattr(value, "__len__") and not isinstance(value, str)
         hint = ". For several values at once give `fit_seeds` one maker for each network"
         raise TypeError(f"{name} is {value!r}; give a number{hint if several else ''}")
     if not (value > above and least <= value <= most):

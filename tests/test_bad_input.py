@@ -66,7 +66,10 @@ def test_a_column_is_no_target():
 
 def test_a_negative_label_is_not_mended_by_more_classes():
     low = Batch({"a": torch.zeros(3, 2)}, torch.arange(3) - 1)
-    with pytest.raises(ValueError, match=r"label -1 in train .*from 0 to 1; renumber them$"):
+    with pytest.raises(
+        ValueError,
+        match=r"label -1 in train .*from 0 to 1; leave out samples without a label, or renumber them$",
+    ):
         MultimodalData(low, low, low)
 
 
@@ -167,7 +170,7 @@ def test_a_rate_that_would_not_reach_the_optimiser():
 def test_an_optimiser_where_its_maker_is_wanted():
     made = torch.optim.Adam(MultimodalNet.build(DATA).parameters())
     for wrong in (made, "Adam"):
-        with pytest.raises(TypeError, match=r"give what makes one from the parameters"):
+        with pytest.raises(TypeError, match=r"give a function that makes one from the parameters"):
             train(Joint(), optimizer=wrong)
 
 
@@ -490,7 +493,7 @@ def comparing(**options):
         ({"lr": -1.0}, ValueError, r"lr is -1\.0; allowed is a number above 0"),
         ({"lr": [0.1, 0.2, 0.3]}, ValueError, r"lr has 3 entries for 2 seeds; give one lr, or"),
         ({"lr": torch.tensor([0.1])}, ValueError, r"lr has 1 entries for 2 seeds"),
-        ({"optimizer": "Adam"}, TypeError, r"optimizer is 'str'; give what makes one"),
+        ({"optimizer": "Adam"}, TypeError, r"optimizer is 'Adam'; give a function that makes"),
         ({"device": "cuda:99"}, ValueError, r"'cuda:99' is not available; this machine has"),
         (
             {"observers": print},
