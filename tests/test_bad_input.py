@@ -155,6 +155,11 @@ def test_a_hyper_parameter_is_one_number():
     for wrong in ("0.1", True):
         with pytest.raises(TypeError, match=r"alpha is .*; give a number$"):
             OGM(alpha=wrong)
+    with pytest.raises(TypeError, match=r"lr is \[0\.1, 0\.2\]; give a number.*fit_seeds"):
+        train(Joint(), lr=[0.1, 0.2])
+    with pytest.raises(TypeError, match=r"lr is tensor\(0\.5"):
+        train(Joint(), lr=torch.tensor(0.5))
+    assert OGM(alpha=np.float32(0.5)).alpha == 0.5
 
 
 def test_a_rate_that_would_not_reach_the_optimiser():
