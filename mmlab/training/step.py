@@ -39,7 +39,7 @@ class Parameters:
     own: what a method trains beside the network (`Balancer.modules`).
 
     `shared` names the encoders that share a parameter with another part: their gradient is not
-    theirs alone. `hooked`: whether somebody hung a hook on a parameter's gradient.
+    theirs alone. `hooked`: whether a parameter has a hook that autograd's own accumulation calls.
     """
 
     def __init__(self, model: MultimodalNet, own: nn.Module | None = None) -> None:
@@ -61,7 +61,7 @@ class Parameters:
 
 
 def _is_hooked(p: nn.Parameter) -> bool:
-    return bool(p._backward_hooks or p._post_accumulate_grad_hooks)
+    return bool(p._post_accumulate_grad_hooks)
 
 
 class Step:
@@ -484,10 +484,9 @@ class Step:
         """Refuse to fill gradients past hooks that wait for autograd to do it."""
         if self._parameters.hooked:
             raise ValueError(
-                "a parameter has a gradient hook (register_hook or "
-                f"register_post_accumulate_grad_hook), and {who} fills gradients without calling "
-                "it, or calls it once per loss; use optimizer.register_step_pre_hook, which sees "
-                "the gradients of the update"
+                "a parameter has a hook (register_post_accumulate_grad_hook), and "
+                f"{who} fills gradients without calling it; use optimizer.register_step_pre_hook, "
+                "which sees the gradients of the update"
             )
 
     def _check_alone(self) -> None:

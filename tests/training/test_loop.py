@@ -740,7 +740,7 @@ def test_observers_come_in_a_list():
 
 def test_a_network_without_anything_to_train_is_refused():
     net = MultimodalNet.build(DATA).requires_grad_(False)
-    with pytest.raises(ValueError, match="no parameter of the network requires a gradient"):
+    with pytest.raises(ValueError, match="no parameter requires a gradient"):
         fit(net, DATA, epochs=1)
 
 

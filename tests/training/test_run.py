@@ -359,7 +359,7 @@ def test_a_training_goes_on_where_a_copy_of_its_state_left_off(method):
         if run.epoch == 2:
             raise Pausing
 
-    whole, part, kept = METHODS[method].make(), METHODS[method].make(), []
+    whole, part, kept, seen = METHODS[method].make(), METHODS[method].make(), [], []
     expected = fit(start(whole), DATA, whole, epochs=4, seed=5, device="cpu")
     with pytest.raises(Pausing):
         fit(start(part), DATA, part, epochs=4, seed=5, device="cpu", observers=[pauses])
@@ -377,10 +377,10 @@ def test_a_training_goes_on_where_a_copy_of_its_state_left_off(method):
         train_on=half.train_on,
         epoch=2,
         rows=list(half.rows),
+        observers=[lambda run: seen.append(run.epoch)],
     )
     torch.rand(5)
-    seen = []
-    rest.train_on(rest, [lambda run: seen.append(run.epoch)])
+    rest.train_on(rest)
     assert seen == [3, 4]
     assert same(weights(rest.model), weights(expected.model))
     assert rest.history.equals(expected.history) and rest.epoch == 4
