@@ -24,8 +24,11 @@ class Uniform(Balancer):
     def __init__(self, encoder_scale: float = 1.0) -> None:
         check_number("encoder_scale", encoder_scale, above=0)
         self.encoder_scale = encoder_scale
-        if encoder_scale != 1:
-            self.lost_if_adaptive = "is Uniform() without encoder_scale; use SGD"
+
+    @property
+    def lost_if_adaptive(self) -> str:
+        plain = isinstance(self.encoder_scale, float | int) and self.encoder_scale == 1
+        return "" if plain else "is Uniform() without encoder_scale; use SGD"
 
     def step(self, s: Step) -> Iterator[None]:
         s.backward(s.losses.stack(), scale=self.encoder_scale)

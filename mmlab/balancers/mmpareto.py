@@ -265,11 +265,6 @@ class MMPareto(Balancer):
     (True, ['audio', 'image'])
     """
 
-    lost_if_adaptive = (
-        "keeps only the direction of its gradients, not their length (gamma, rescale); compare it "
-        "with Uniform() under the same optimiser, or use SGD"
-    )
-
     def __init__(
         self, gamma: float = 1.5, rescale: str = "encoder", gamma_on_aligned: bool = True
     ) -> None:
@@ -277,6 +272,13 @@ class MMPareto(Balancer):
         check_choice("rescale", rescale, ("encoder", "tensor"))
         check_flag("gamma_on_aligned", gamma_on_aligned)
         self.gamma, self.rescale, self.gamma_on_aligned = gamma, rescale, gamma_on_aligned
+
+    @property
+    def lost_if_adaptive(self) -> str:
+        return (
+            "keeps only the direction of its gradients, not their length (gamma, rescale); compare "
+            "it with Uniform() under the same optimiser, or use SGD"
+        )
 
     def step(self, s: Step) -> Iterator[None]:
         losses = {m: (s.losses["joint"], s.losses[m]) for m in s.modalities}

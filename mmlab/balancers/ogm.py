@@ -148,8 +148,12 @@ class OGM(Balancer):
         check_window(window)
         self.alpha, self.enhance, self.scope, self.on = alpha, enhance, scope, on
         self.window, self.continuous = window, continuous
-        if on == "gradient":
-            self.lost_if_adaptive = "has almost no effect; use OGM(on='update'), or SGD"
+
+    @property
+    def lost_if_adaptive(self) -> str:
+        if self.on == "update":
+            return ""
+        return "has almost no effect; use OGM(on='update'), or SGD"
 
     def step(self, s: Step) -> Iterator[None]:
         first, last = self.window

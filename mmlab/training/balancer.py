@@ -74,19 +74,24 @@ class NetworkOptions(TypedDict):
 class Balancer:
     """Base of every method: write `step`; the rest has a default.
 
-    heads, fusion:    the network the method assumes, see `MultimodalNet.build`.
-    lost_if_adaptive: what Adam and the like take from the method, as the end of a sentence; a
-                      training under one then warns. Empty where they take nothing.
+    heads, fusion: the network the method assumes, see `MultimodalNet.build`.
     """
 
     heads = "own"
     fusion = "concat"
-    lost_if_adaptive = ""
 
     @property
     def network(self) -> NetworkOptions:
         """Keyword arguments for `MultimodalNet.build`."""
         return {"heads": self.heads, "fusion": self.fusion}
+
+    @property
+    def lost_if_adaptive(self) -> str:
+        """What Adam and the like take from the method, as the end of a sentence.
+
+        A training under one then warns. Empty where they take nothing.
+        """
+        return ""
 
     @property
     def name(self) -> str:
