@@ -121,7 +121,7 @@ def fit_seeds(
 
 
 def _check_network(network: object) -> None:
-    if not isinstance(network, type) or not issubclass(network, MultimodalNet):
+    if not isinstance(network, type) or not callable(getattr(network, "build", None)):
         what = network.__name__ if isinstance(network, type) else f"a {type(network).__name__}"
         raise TypeError(
             f"network is {what}; give a class of networks, MultimodalNet or a subclass: a network "
@@ -393,12 +393,17 @@ def _stacked_optimizer(
 
 
 def _check_entry_by_entry(optimizer: optim.Optimizer) -> None:
+    if any("initial_lr" in group for group in optimizer.param_groups):
+        raise UnstackableError(
+            "a schedule sets the optimiser's rate, and trying a stack would let it step; train the "
+            "seeds one by one"
+        )
     hooked = has_other_hooks(optimizer)
     if type(optimizer) not in ENTRY_BY_ENTRY or hooked:
         raise UnstackableError(
-            f"{type(optimizer).__name__}{' with step hooks' if hooked else ''} may mix the "
-            "networks of a stack; known to treat every entry on its own are, without step "
-            f"hooks, {', '.join(o.__name__ for o in ENTRY_BY_ENTRY[1:])}"
+            f"{type(optimizer).__name__}{' with step hooks' if hooked else ''} is not known to "
+            "treat every entry on its own, so networks of a stack might mix; allowed are, without "
+            f"step hooks, {', '.join(o.__name__ for o in ENTRY_BY_ENTRY[1:])}"
         )
 
 
@@ -449,7 +454,7 @@ class StackedRun(Course):
 
     def alone(self, r: int) -> Run:
         """The ordinary Run of network r."""
-        who = "who reads it for one network, as an observer or a branch does,"
+        who = "an observer that sets it, or a branch of one network,"
         return Run(
             model=self.model.replica(r),
             data=self.jobs[r].data,

@@ -490,6 +490,17 @@ def test_encoders_that_share_parameters_cannot_take_turns():
         fit(net, tiny, MLA(), epochs=1, device="cpu")
 
 
+def test_encoders_may_share_what_no_turn_moves():
+    net = shared_network()
+    first, second = (
+        next(part for part in net.encoders[m].modules() if isinstance(part, nn.Linear))
+        for m in net.encoders
+    )
+    first.bias.requires_grad_(False)
+    second.bias = first.bias
+    fit(net, data(), MLA(), epochs=1, device="cpu")
+
+
 def test_a_head_with_the_gradient_of_an_earlier_turn_is_warned_of():
     net, samples = shared_network(), batch()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

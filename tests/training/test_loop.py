@@ -630,6 +630,16 @@ def test_a_last_batch_of_one_sample_under_batchnorm_is_named():
     fit(normalised(), data, epochs=1, batch_size=33, device="cpu")
 
 
+def test_a_single_sample_that_a_method_takes_itself_is_told_as_by_torch():
+    class TakesOne(Balancer):
+        def step(self, s):
+            s.model.encoders["a"](s.batch.inputs["a"][:1])
+            yield
+
+    with pytest.raises(ValueError, match=r"^Expected more than 1 value per channel"):
+        fit(normalised(), DATA, TakesOne(), epochs=1, device="cpu")
+
+
 def test_what_fails_within_a_step_is_told_as_it_is():
     class Fails(Balancer):
         def step(self, s):
@@ -685,8 +695,31 @@ def test_an_optimiser_that_leaves_parameters_out_says_so():
     def most(parameters):
         return torch.optim.SGD(list(parameters)[:-2], lr=0.1)
 
-    with pytest.warns(UserWarning, match=r"leaves out 2 of \d+ trained parameters"):
-        trained(optimizer=most)
+    with pytest.warns(UserWarning, match=r"leaves out 2 of \d+ trained parameters") as seen:
+        trained(optimizer=most, epochs=1)
+    assert len(seen) == 1
+
+
+def test_a_step_that_is_cut_short_leaves_the_optimiser_its_groups():
+    made = []
+
+    def make(parameters):
+        made.append(torch.optim.SGD(parameters, lr=0.1))
+        return made[0]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    class CutShort(Balancer):
+        def step(self, s):
+            s.backward(s.losses["joint"])
+            s.scale_update("a", 0.5)
+            s.optimizer.register_step_pre_hook(interrupt)
+            yield
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(CutShort(), optimizer=make)
+    assert [group["lr"] for group in made[0].param_groups] == [0.1]
 
 
 def test_groups_and_frozen_parts_leave_nothing_out(recwarn):

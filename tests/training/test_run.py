@@ -114,6 +114,17 @@ def test_a_branch_under_an_optimiser_with_hooks_is_refused(when):
     trained(ATF(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1), epochs=1, observers=[branches])
 
 
+def test_a_branch_goes_on_beside_a_schedule():
+    schedules = []
+
+    def scheduled(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        schedules.append(torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
+        return optimizer
+
+    trained(GradientBlending(), optimizer=scheduled, epochs=1)
+
+
 def branches(run):
     """A branch of a run whose optimiser has the library's own hooks."""
     run.branch(Joint(), 1)
