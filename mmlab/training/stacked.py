@@ -377,8 +377,7 @@ def _stacked_optimizer(
     """The optimiser of one network, made that of all: in the same groups, however they were chosen.
 
     A group chosen by the number of axes, such as weight decay for matrices alone, would be another
-    one if the parameters with their additional axis were asked. It stays the same object, so that a
-    schedule that was made with it goes on to set its rate.
+    one if the parameters with their additional axis were asked.
     """
     _check_entry_by_entry(one)
     place = dict(zip(alone, together, strict=True))
@@ -387,9 +386,11 @@ def _stacked_optimizer(
             "the optimiser holds other parameters than it was given, and a stack cannot tell whose "
             "they are; train the seeds one by one"
         )
-    for group in one.param_groups:
-        group["params"] = [place[p] for p in group["params"]]
-    return one
+    groups = [
+        {**group, "params": [place[p] for p in group["params"]]} for group in one.param_groups
+    ]
+    kind: Any = type(one)  # one of ENTRY_BY_ENTRY, whose settings are all in the groups
+    return kind(groups)
 
 
 def _check_entry_by_entry(optimizer: optim.Optimizer) -> None:

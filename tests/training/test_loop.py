@@ -722,6 +722,17 @@ def test_a_step_that_is_cut_short_leaves_the_optimiser_its_groups():
     assert [group["lr"] for group in made[0].param_groups] == [0.1]
 
 
+def test_an_optimiser_of_frozen_parameters_alone_is_refused():
+    net = MultimodalNet.build(DATA)
+    net.encoders["a"].requires_grad_(False)
+
+    def frozen(parameters):
+        return torch.optim.SGD([p for p in parameters if not p.requires_grad], lr=0.1)
+
+    with pytest.raises(ValueError, match="holds none of the network's parameters"):
+        fit(net, DATA, epochs=1, optimizer=frozen, device="cpu")
+
+
 def test_groups_and_frozen_parts_leave_nothing_out(recwarn):
     net = MultimodalNet.build(DATA)
     net.encoders["a"].requires_grad_(False)
