@@ -114,17 +114,6 @@ def test_a_branch_under_an_optimiser_with_hooks_is_refused(when):
     trained(ATF(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1), epochs=1, observers=[branches])
 
 
-def test_a_branch_under_a_step_that_was_replaced_is_refused():
-    def replaced(parameters):
-        optimizer = torch.optim.SGD(parameters, lr=0.1)
-        plain = optimizer.step
-        optimizer.step = lambda *given: plain(*given)
-        return optimizer
-
-    with pytest.raises(ValueError, match=r"SGD has step hooks.*subclass of the optimiser"):
-        trained(GradientBlending(), optimizer=replaced, epochs=1)
-
-
 def test_a_branch_goes_on_beside_a_schedule():
     schedules = []
 
