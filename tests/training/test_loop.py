@@ -753,6 +753,7 @@ class Renamed(torch.optim.Adam):
 ADAPTIVE = {
     "OGM": (OGM(), "OGM has almost no effect; use OGM.on='update'., or SGD"),
     "MMPareto": (MMPareto(), "MMPareto keeps only the direction of its gradients"),
+    "Uniform": (Uniform(encoder_scale=1.5), r"Uniform is Uniform\(\) without encoder_scale"),
     "MLA": (MLA(), "MLA cannot protect what the head has learnt"),
 }
 
@@ -768,7 +769,8 @@ def test_what_an_adaptive_optimiser_undoes_is_said(name, kind):
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 def test_what_no_optimiser_undoes_is_not_warned_of(kind, recwarn):
-    for balancer in (Joint(), ATF(), OGM(on="update"), *[OGM()] * (kind is torch.optim.SGD)):
+    effective = [OGM(), Uniform(encoder_scale=1.5)] if kind is torch.optim.SGD else []
+    for balancer in (Joint(), Uniform(), ATF(), OGM(on="update"), *effective):
         net = MultimodalNet.build(DATA, **balancer.network)
         fit(net, DATA, balancer, epochs=1, optimizer=lambda p: kind(p, lr=1e-3), device="cpu")
     assert not [w for w in recwarn if "divides each gradient" in str(w.message)]
