@@ -103,7 +103,7 @@ def test_a_cell_that_prints_200_mb_goes_on_with_a_note(
     warm = request.getfixturevalue("warm_parent") if way == "warm" else None
     loud = "for _ in range(200):\n    print('x' * 10**6)\nwent_on = True"
     write_notebook(tmp_path / "notebooks", "00-a", loud, HUGE, "print(f'went on: {went_on}')")
-    (result,) = run(folder=tmp_path / "notebooks", out=tmp_path / "build", warm=warm)
+    (result,) = run(folder=tmp_path / "notebooks", out=tmp_path / "build", warm=warm, timeout=300)
     assert result.ok, f"{result}\n{result.detail}"
     notebook = nbformat.read(tmp_path / "build/notebooks/00-a.ipynb", as_version=4)
     text, huge, after = ("".join(o.text for o in c.outputs) for c in notebook.cells[2:])
