@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mmlab.datasets import dials, spoken
+from mmlab.datasets import dials, embedded, spoken
 from mmlab.datasets.base import MultimodalData
 from mmlab.datasets.spoken import FOLDS, Pairs
 from mmlab.seeds import generator
 
 __all__ = ["CARD", "FILE", "FOLDS", "MODALITIES", "SHA256", "load_av_digits", "pairs", "read"]
 
-FILE = spoken.DATA / "av-digits.npz"
+FILE = embedded.DATA / "av-digits.npz"
 SHA256 = "f4a4d52be34a9c0873f0075a006712e65b7f06a82ed6dc7ce2b170710b388f0b"
 MODALITIES = ("audio", "image")
 CARD = """\
@@ -69,10 +69,10 @@ def load_av_digits(
     rows = pairs(seed, split, arrays)
     clips = {name: pair.clips for name, pair in rows.items()}
     images = {name: pair.images for name, pair in rows.items()}
-    audio = spoken.prepare(arrays["mfcc"], clips, (0, 2), noise.get("audio", 0), seed, "audio")
-    image = spoken.select(arrays["image"] / 16, images)
-    image = spoken.noisy(image, noise.get("image", 0), seed, "image")
-    image = spoken.standardise(image, (0, 1, 2))
+    audio = embedded.prepare(arrays["mfcc"], clips, (0, 2), noise.get("audio", 0), seed, "audio")
+    image = embedded.select(arrays["image"] / 16, images)
+    image = embedded.noisy(image, noise.get("image", 0), seed, "image")
+    image = embedded.standardise(image, (0, 1, 2))
     return spoken.assemble(
         {
             "audio": _occluded(audio, occlusion.get("audio", 0), seed, "audio", axes=1),
@@ -101,7 +101,7 @@ def read(file: Path = FILE) -> dict[str, np.ndarray]:
     image (1797, 8, 8) from 0 to 16, image_digit (1797,).
     Raises FileNotFoundError, or ValueError where the checksum does not hold.
     """
-    return spoken.read_checked(file, SHA256, "build_av_digits.py")
+    return embedded.read_checked(file, SHA256, "build_av_digits.py")
 
 
 def pairs(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlab.datasets.spoken import DATA, read_checked
+from mmlab.datasets.embedded import DATA, read_checked
 
 RATE = 8000  # samples per second
 SAMPLES = DATA / "fsdd-samples.npz"

@@ -5,21 +5,17 @@ The recordings are those of data/av-digits.npz, so one seed gives the same sound
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmlab.datasets import dials
-from mmlab.datasets.base import Batch, MultimodalData
-from mmlab.seeds import derive, generator
+from mmlab.datasets import dials, embedded
+from mmlab.datasets.base import MultimodalData
+from mmlab.seeds import generator
 
-DATA = Path(__file__).resolve().parents[2] / "data"
 SPLITS = ("speaker", "seen")
 # (test speakers, holdout speaker); the other three train. Seed s uses fold s mod 3.
 FOLDS = (
@@ -35,33 +31,6 @@ class Pairs:
 
     clips: Tensor
     images: Tensor
-
-
-def read_checked(file: Path, sha256: str, script: str | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an embedded file.
-
-    script: what in data/ rebuilds the file, if anything does.
-
-    Raises FileNotFoundError or another OSError where it cannot be read, ValueError where the
-    checksum does not hold; all say how to get it back.
-    """
-    remedy = f"restore it with: git checkout -- data/{file.name} (or fetch the project anew)"
-    if script:
-        remedy += f", or rebuild it with: python data/{script}"
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"the data file {file} is missing; {remedy}") from None
-    except OSError as error:
-        reason = error.strerror
-        raise OSError(f"the data file {file} cannot be read ({reason}); {remedy}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise ValueError(
-            f"the data file {file} is damaged: SHA-256 {found} instead of {sha256} "
-            f"({len(content)} bytes); {remedy}"
-        )
-    return dict(np.load(io.BytesIO(content), allow_pickle=False))
 
 
 def pair(
@@ -96,23 +65,6 @@ def pair(
     return rows
 
 
-def prepare(
-    values: np.ndarray,
-    rows: Mapping[str, Tensor],
-    axes: tuple[int, ...],
-    noise: float,
-    seed: int,
-    modality: str,
-) -> dict[str, Tensor]:
-    """The rows of each split with noise, standardised over `axes`.
-
-    noise: in s.d. of the clean training rows over `axes`.
-    """
-    clean = select(values, rows)
-    sd = clean["train"].std(axes, correction=0, keepdim=True)
-    return standardise(noisy(clean, noise * sd, seed, modality), axes)
-
-
 def assemble(
     inputs: Mapping[str, Mapping[str, Tensor]],
     rows: Mapping[str, Pairs],
@@ -127,49 +79,24 @@ def assemble(
     units: Mapping[str, str],
     card: str,
 ) -> MultimodalData:
-    """The data set from its prepared inputs (modality -> split -> tensor); last, what hides some.
+    """The data set of digits from its prepared inputs (modality -> split -> tensor).
 
     digit: what is said in each recording; for regression scaled to -3 ... 3.
     """
     spoken = torch.from_numpy(digit).long()
     target = spoken if task == "classification" else (spoken.float() - 4.5) / 1.5
-    splits = {
-        part: Batch({m: values[part] for m, values in inputs.items()}, target[pairs.clips])
-        for part, pairs in rows.items()
-    }
-    splits["train"] = dials.keep(splits["train"], keep, seed)
-    for part, batch in splits.items():
-        splits[part] = dials.drop(batch, missing, derive(seed, "missing", part))
-    return MultimodalData(
-        **splits,
+    return embedded.assemble(
+        inputs,
+        {part: target[pairs.clips] for part, pairs in rows.items()},
+        keep=keep,
+        missing=missing,
+        seed=seed,
         task=task,
         n_classes=10 if task == "classification" else None,
         name=name,
         units=units,
         card=f"{_describe_split(seed, split)}\n{card}",
     )
-
-
-def select(values: np.ndarray, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The rows of each split, in float32."""
-    everything = torch.from_numpy(values.astype(np.float32))
-    return {name: everything[row] for name, row in rows.items()}
-
-
-def noisy(
-    splits: Mapping[str, Tensor], sd: Tensor | float, seed: int, modality: str
-) -> dict[str, Tensor]:
-    """Gaussian noise of `sd` on every split, from a stream of its own."""
-    return {
-        name: dials.add_noise(values, sd, generator(seed, "noise", modality, name))
-        for name, values in splits.items()
-    }
-
-
-def standardise(splits: Mapping[str, Tensor], axes: tuple[int, ...]) -> dict[str, Tensor]:
-    """Mean 0 and s.d. 1 over `axes` of the training split; the others follow its statistics."""
-    sd, mean = torch.std_mean(splits["train"], axes, correction=0, keepdim=True)
-    return {name: (values - mean) / sd for name, values in splits.items()}
 
 
 def _describe_split(seed: int, split: str) -> str:

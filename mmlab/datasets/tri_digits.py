@@ -13,11 +13,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from mmlab.datasets import av_digits, dials, spoken
+from mmlab.datasets import av_digits, dials, embedded, spoken
 from mmlab.datasets.base import MultimodalData
 from mmlab.datasets.spoken import Pairs
 
-FILE = spoken.DATA / "tri-digits.npz"
+FILE = embedded.DATA / "tri-digits.npz"
 SHA256 = "43ed1148fa5ac22b0d088b5d2ab4dc4fc186483507a01e81e2380c8bfd05f2f3"
 MODALITIES = ("audio", "pixels", "zernike")
 NOISE = MappingProxyType({"pixels": 1.0})
@@ -74,7 +74,7 @@ def load_tri_digits(
         "zernike": (scans["zernike"], images, (0,)),
     }
     inputs = {
-        m: spoken.prepare(values, which, axes, noise.get(m, 0), seed, m)
+        m: embedded.prepare(values, which, axes, noise.get(m, 0), seed, m)
         for m, (values, which, axes) in views.items()
     }
     return spoken.assemble(
@@ -102,7 +102,7 @@ def read(file: Path = FILE) -> dict[str, np.ndarray]:
     pixels (1994, 1, 16, 15) from 0 to 6, zernike (1994, 47), scan_digit (1994,).
     Raises FileNotFoundError, or ValueError where the checksum does not hold.
     """
-    arrays = spoken.read_checked(file, SHA256, "build_tri_digits.py")
+    arrays = embedded.read_checked(file, SHA256, "build_tri_digits.py")
     return arrays | {"pixels": arrays["pixels"][:, None]}
 
 

