@@ -7,19 +7,15 @@ import io
 import math
 import os
 import re
-import struct
 import wave
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmlab.datasets import archives
 from mmlab.datasets.embedded import DATA, read_checked
 
 RATE = 8000  # samples per second
@@ -29,16 +25,6 @@ ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/
 # Over the names and samples of all 3000 recordings: it holds however an archive is packed.
 CONTENT_SHA256 = "ee2198da4d99d1de2f4cb76d378318b58113b2562ece8a00fe761ba76d4911c9"
 NAME = re.compile(r"\d_[a-z]+_\d+\.wav")  # digit, speaker, take
-
-# Far above what the official set needs (3000 recordings of at most 2.3 s), and far below what a
-# small archive could swell to.
-MOST_FILES = 20_000
-LONGEST = 2**20  # bytes: a good minute
-MOST_BYTES = 2**28
-MOST_SWELLING = 100
-
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError)
-"""What reading an archive raises where it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +55,7 @@ def raw_recordings(path: Path | str | None = None) -> list[Recording]:
     path: a folder or .zip of `{digit}_{speaker}_{take}.wav` (mono, 16 bit, 8 kHz). None fetches
           the official archive of 3000 into pooch's cache, once, and checks its content.
 
-    Nothing is unpacked: files are read straight out of the archive, and no more than MOST_BYTES.
+    Nothing is unpacked: files are read straight out of the archive, within limits (`archives`).
     Raises FileNotFoundError where there is no recording, ConnectionError where the archive cannot
     be fetched, ValueError for a file of another format, one recording twice, or an archive that
     is damaged, too large, or of another content.
@@ -90,14 +76,7 @@ def raw_recordings(path: Path | str | None = None) -> list[Recording]:
 def _read_all(source: Path) -> dict[tuple[int, str, int], np.ndarray]:
     """The 16-bit samples of each digit, speaker and take."""
     found: dict[tuple[int, str, int], np.ndarray] = {}
-    total = 0
-    for name, content in _files(source):
-        total += len(content)
-        if total > MOST_BYTES:
-            raise ValueError(
-                f"the recordings in {source} have more than {MOST_BYTES} bytes together; give a "
-                "part of them at a time"
-            )
+    for name, content in archives.files(source, NAME):
         digit, speaker, take = name.removesuffix(".wav").split("_")
         key = int(digit), speaker, int(take)
         if key in found:
@@ -165,84 +144,6 @@ def _fetch() -> Path:
             f"could not fetch {ARCHIVE} ({error}); fetch it elsewhere and give its path, "
             "or use samples(), which needs no network"
         ) from error
-
-
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each recording in a folder or an archive."""
-    if source.is_dir():
-        for file in source.iterdir():
-            if NAME.fullmatch(file.name):
-                if not file.is_file():  # a pipe would keep us waiting
-                    raise ValueError(f"{file} is no file; move it out of the folder")
-                with file.open("rb") as stream:
-                    yield file.name, _content(file.name, stream)
-    elif zipfile.is_zipfile(source):
-        yield from _members(source)
-    elif source.exists():
-        source.open("rb").close()  # what may not be read says so
-        raise ValueError(
-            f"{source} is neither a folder nor a zip archive; give one of the two, or delete it "
-            "and fetch it again"
-        )
-
-
-def _members(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each recording in an archive that may come from anywhere."""
-    size = source.stat().st_size
-    if size > MOST_BYTES:
-        raise _refusal(source, f"has {size} bytes", f"at most {MOST_BYTES}")
-    try:
-        with zipfile.ZipFile(source) as archive:
-            _check_members(source, size, archive.infolist())
-            for member in archive.infolist():
-                name = PurePosixPath(member.filename).name
-                if NAME.fullmatch(name):
-                    with archive.open(member) as stream:
-                        yield name, _content(name, stream)
-    except DAMAGE as error:
-        raise ValueError(
-            f"the archive {source} is damaged ({error}); delete it and fetch it again"
-        ) from error
-
-
-def _content(name: str, stream: IO[bytes]) -> bytes:
-    content = stream.read(LONGEST + 1)
-    if len(content) > LONGEST:
-        raise ValueError(
-            f"{name} has more than {LONGEST} bytes; allowed are recordings of at most "
-            f"{LONGEST // 2 // RATE} s: cut it, or leave it out"
-        )
-    return content
-
-
-def _check_members(source: Path, size: int, members: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse an archive by what it declares. It cannot give more: zipfile stops reading there."""
-    if len(members) > MOST_FILES:
-        raise _refusal(source, f"holds {len(members)} files", f"at most {MOST_FILES}")
-    total = sum(member.file_size for member in members)
-    if total > MOST_BYTES:
-        raise _refusal(source, f"unpacks to {total} bytes", f"at most {MOST_BYTES}")
-    if total > MOST_SWELLING * size:
-        raise _refusal(
-            source, f"unpacks to {total // size} times its size", f"at most {MOST_SWELLING} times"
-        )
-    for member in members:
-        name = member.filename
-        paths = PurePosixPath(name), PureWindowsPath(name)
-        if any(path.anchor or ".." in path.parts for path in paths):
-            raise _refusal(source, f"holds {name!r}, which lies outside of it", "paths within it")
-        if member.flag_bits & 1:
-            raise _refusal(source, f"holds {name!r} under a password", "files without one")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            kind = f"holds {name!r}, compressed by method {member.compress_type}"
-            raise _refusal(source, kind, "stored or deflated files (methods 0 and 8)")
-
-
-def _refusal(source: Path, found: str, allowed: str) -> ValueError:
-    return ValueError(
-        f"the archive {source} {found}; allowed are {allowed}. Fetch it again from a source that "
-        "you trust, or pack what you need of it anew"
-    )
 
 
 def _read(name: str, content: bytes) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmlab.datasets import recordings
+from mmlab.datasets import archives, recordings
 from mmlab.datasets.av_digits import read
 from mmlab.datasets.recordings import RATE, mfcc, raw_recordings, samples
 
@@ -141,16 +141,16 @@ def test_what_a_refused_archive_is_compared_with(tmp_path):
 def test_an_archive_has_limits(tmp_path, monkeypatch, limit, value, found):
     members = [(f"1_theo_{take}.wav", wav(NOISE)) for take in range(3)]
     file = pack(tmp_path / "large.zip", members)
-    monkeypatch.setattr(recordings, limit, value)
+    monkeypatch.setattr(archives, limit, value)
     with pytest.raises(ValueError, match=found):
         raw_recordings(file)
 
 
 def test_a_folder_has_limits_too(folder, monkeypatch):
-    monkeypatch.setattr(recordings, "MOST_BYTES", 100)
+    monkeypatch.setattr(archives, "MOST_BYTES", 100)
     with pytest.raises(ValueError, match="more than 100 bytes together; give a part"):
         raw_recordings(folder)
-    monkeypatch.setattr(recordings, "LONGEST", 49)
+    monkeypatch.setattr(archives, "LONGEST", 49)
     with pytest.raises(ValueError, match=r"_\d+\.wav has more than 49 bytes"):
         raw_recordings(folder)
 
@@ -162,12 +162,12 @@ def test_a_file_without_end_is_not_read_to_its_end():
             return bytes(size)
 
     with pytest.raises(ValueError, match=r"1_theo_1\.wav has more than 1048576 bytes"):
-        recordings._content("1_theo_1.wav", Endless())
+        archives._content("1_theo_1.wav", Endless())
 
 
 def test_an_archive_that_swells_is_refused_before_it_is_read(tmp_path, monkeypatch):
     file = pack(tmp_path / "bomb.zip", [("1_theo_1.wav", wav(np.zeros(400_000)))])
-    monkeypatch.setattr(recordings, "_content", lambda *_: pytest.fail("this was read"))
+    monkeypatch.setattr(archives, "_content", lambda *_: pytest.fail("this was read"))
     with pytest.raises(
         ValueError, match=r"unpacks to \d{3} times its size; allowed are at most 100"
     ):
@@ -182,8 +182,8 @@ def test_an_archive_that_declares_too_little_gives_no_more_than_that(tmp_path, m
     assert packed.count(size) == 2, "before the content and in the directory at the end"
     (tmp_path / "liar.zip").write_bytes(packed.replace(size, small))
     got = []
-    read = recordings._content
-    monkeypatch.setattr(recordings, "_content", lambda *given: got.append(read(*given)))
+    read = archives._content
+    monkeypatch.setattr(archives, "_content", lambda *given: got.append(read(*given)))
     with pytest.raises(ValueError, match=r"liar\.zip is damaged \(Bad CRC.*fetch it again"):
         raw_recordings(tmp_path / "liar.zip")
     assert got == []
