@@ -9,12 +9,16 @@ from typing import Any
 from mmlab.datasets.av_digits import load_av_digits
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.dials import among, drop, realised_rates
+from mmlab.datasets.sum_digits import load_sum_digits
 from mmlab.datasets.synthetic import bayes_accuracy, synthetic
 from mmlab.datasets.tri_digits import load_tri_digits
+from mmlab.datasets.watch import load_watch
 
 DATASETS: dict[str, Callable[..., MultimodalData]] = {
     "av-digits": load_av_digits,
     "tri-digits": load_tri_digits,
+    "sum-digits": load_sum_digits,
+    "watch": load_watch,
     "synthetic": synthetic,
 }
 
