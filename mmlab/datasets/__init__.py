@@ -9,6 +9,7 @@ from typing import Any
 from mmlab.datasets.av_digits import load_av_digits
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.dials import among, drop, realised_rates
+from mmlab.datasets.phone_watch import load_phone_watch
 from mmlab.datasets.sum_digits import load_sum_digits
 from mmlab.datasets.synthetic import bayes_accuracy, synthetic
 from mmlab.datasets.tri_digits import load_tri_digits
@@ -19,6 +20,7 @@ DATASETS: dict[str, Callable[..., MultimodalData]] = {
     "tri-digits": load_tri_digits,
     "sum-digits": load_sum_digits,
     "watch": load_watch,
+    "phone-watch": load_phone_watch,
     "synthetic": synthetic,
 }
 
