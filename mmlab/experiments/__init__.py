@@ -1,8 +1,11 @@
 """Methods side by side: the same seeds for all, paired intervals, and what was seen in words."""
 
+from mmlab.experiments.captions import UNITS, caption
 from mmlab.experiments.comparison import Measure, compare
-from mmlab.experiments.reports import UNITS, Claim, claims, report, spell, verdict
-from mmlab.experiments.statistics import difference, fold_means, interval, summary
+from mmlab.experiments.intervals import detectable, interval, share_interval
+from mmlab.experiments.reports import Claim, claims, report, spell, verdict
+from mmlab.experiments.significance import equivalence, holm, p_value
+from mmlab.experiments.statistics import difference, fold_means, per_unit, summary
 from mmlab.experiments.tables import check_column
 from mmlab.training import train_once
 
@@ -10,13 +13,20 @@ __all__ = [
     "UNITS",
     "Claim",
     "Measure",
+    "caption",
     "check_column",
     "claims",
     "compare",
+    "detectable",
     "difference",
+    "equivalence",
     "fold_means",
+    "holm",
     "interval",
+    "p_value",
+    "per_unit",
     "report",
+    "share_interval",
     "spell",
     "summary",
     "train_once",

@@ -1,4 +1,4 @@
-"""Paired differences, seed by seed, and their intervals.
+"""Paired differences, seed by seed; their intervals over seeds, or over folds of people.
 
 A table here is one that `mmlab.experiments.compare` returned: one row per method and seed. Where
 runs failed nothing is reckoned from the others in silence: the numbers are NaN, and the failure is
@@ -10,73 +10,67 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mmlab.checks import check_number, check_whole
-from mmlab.experiments.tables import check_column, failed, lost_seeds
+from mmlab.checks import check_choice, check_whole
+from mmlab.experiments.intervals import interval, share_interval
+from mmlab.experiments.tables import check_column, failed, lost_seeds, unit_of
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import ArrayLike
-
-
-def interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean and ends of Student's t interval over independent runs: (mean, low, high).
-
-    Runs that share their test people are independent repeats for those people only. To speak of
-    new people, average over the runs of each fold first and give the folds' means.
-
-    Raises ValueError for fewer than two values (one run has no interval), for values that are not
-    one number per run, or a confidence that is not between 0 and 1.
-    """
-    import numpy as np
-    from scipy import stats
-
-    check_number("confidence", confidence, above=0)
-    if confidence >= 1:
-        raise ValueError(f"confidence is {confidence!r}; allowed is a number above 0 and below 1")
-    values = np.atleast_1d(np.asarray(values, dtype=float))
-    if values.ndim > 1:
-        raise ValueError(
-            f"values have the shape {values.shape}; give one number per run, such as one column"
-        )
-    if len(values) < 2:
-        raise ValueError(f"an interval needs at least 2 runs; got {len(values)}. Use more seeds")
-    mean = values.mean()
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-    return float(mean), float(mean - half), float(mean + half)
 
 
 def summary(
-    table: pd.DataFrame, baseline: str = "joint", column: str = "accuracy", confidence: float = 0.95
+    table: pd.DataFrame,
+    baseline: str = "joint",
+    column: str = "accuracy",
+    confidence: float = 0.95,
+    by: str = "seed",
+    folds: int | None = None,
 ) -> pd.DataFrame:
     """One row per method: mean and interval, and the paired difference to `baseline` seed by seed.
 
     Columns: mean, low, high, difference, difference low, difference high, seeds (that have a
     value), and, where a run failed, failed: what failed. A method with a failed run has no numbers,
     and none has a difference to it. A paired interval that leaves out 0 is a difference that
-    repeating the experiment does not explain; see `interval` for what seeds that share a fold can
-    tell. Raises ValueError for an unknown baseline, or a method that lacks a seed.
+    repeating the experiment does not explain. Shares keep within 0 to 1 (`share_interval`).
+
+    Args:
+        by: the unit of repetition, as in `per_unit`: "seed", or "fold" with the number of `folds`.
+
+    Raises ValueError for an unknown baseline, or a method that lacks a seed.
     """
     import pandas as pd
 
     check_column(table, column)
+    ends = share_interval if unit_of(table, column) == "%" else interval
     rows = {}
     for method in table["method"].unique():
         paired = pairs(table, method, baseline, column)
-        values = table.loc[table["method"] == method, column]
-        why = failed(table, method, column)
-        row = dict(zip(("mean", "low", "high"), _ends(values, confidence, why), strict=True))
+        own = of_method(table, method, column)
+        row = _named("", per_unit(own, by, folds), ends, confidence)
         if method != baseline:
-            keys = ("difference", "difference low", "difference high")
-            ends = _ends(paired, confidence, paired.attrs["failed"])
-            row |= dict(zip(keys, ends, strict=True))
-        rows[method] = row | {"seeds": values.count()} | ({"failed": why} if why else {})
+            row |= _named("difference", per_unit(paired, by, folds), interval, confidence)
+        why = own.attrs["failed"]
+        rows[method] = row | {"seeds": own.count()} | ({"failed": why} if why else {})
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-def _ends(values: pd.Series, confidence: float, why: str) -> tuple[float, float, float]:
-    return (math.nan,) * 3 if why else interval(values, confidence)
+def _named(
+    what: str, values: pd.Series, ends: Callable[..., tuple[float, ...]], confidence: float
+) -> dict[str, float]:
+    """Mean and ends under their columns' names; NaN where runs failed."""
+    keys = (what or "mean", f"{what} low".strip(), f"{what} high".strip())
+    numbers = (math.nan,) * 3 if values.attrs["failed"] else ends(values, confidence)
+    return dict(zip(keys, numbers, strict=True))
+
+
+def of_method(table: pd.DataFrame, method: str, column: str) -> pd.Series:
+    """A method's values by seed; `attrs["failed"]` says what failed, '' where nothing did."""
+    own = table[table["method"] == method].set_index("seed")[column]
+    own.attrs = {"failed": failed(table, method, column)}
+    return own
 
 
 def difference(
@@ -122,13 +116,35 @@ def pairs(table: pd.DataFrame, method: str, baseline: str, column: str) -> pd.Se
                 f"method {name!r} has no {column} at seed {gaps.idxmax()}; pairs need every seed"
             )
     paired = (values[method] - values[baseline]).rename(None)  # it is no column of the table
-    paired.attrs["failed"] = "; ".join(reasons)
+    paired.attrs = {"failed": "; ".join(reasons)}
+    if "tuned" in table.attrs:
+        paired.attrs["tuned"] = table.attrs["tuned"]
     return paired
+
+
+def per_unit(values: pd.Series, by: str = "seed", folds: int | None = None) -> pd.Series:
+    """One value per unit of repetition: what an interval or a verdict counts as one observation.
+
+    Args:
+        values: one per seed, which is the index, as `difference` gives.
+        by: "seed" speaks of repeating the training on these people; "fold" of new people. Seeds
+            that share their test people repeat the training, not the people.
+        folds: how many there are; needed for "fold".
+
+    Raises ValueError for another unit, or folds without their number; TypeError as `fold_means`.
+    """
+    check_choice("by", by, ("seed", "fold"))
+    if by == "seed":
+        return values
+    if folds is None:
+        raise ValueError("by is 'fold', and folds is None; say how many there are, such as folds=3")
+    return fold_means(values, folds)
 
 
 def fold_means(values: pd.Series, folds: int = 3) -> pd.Series:
     """Mean over the seeds s of each fold, s modulo `folds`: independent where people are the same.
 
+    Where the seeds 0, 1, 2, … take the folds in turn, as in `compare(data=lambda s: fold(s % 3))`.
     `interval` of these few means speaks of new people, that of the seeds of these people only.
 
     Raises TypeError for values without their seeds, ValueError for fewer than two folds.
@@ -141,4 +157,6 @@ def fold_means(values: pd.Series, folds: int = 3) -> pd.Series:
             "`mmlab.experiments.difference` gives"
         )
     check_whole("folds", folds, least=2)
-    return values.groupby(lambda seed: seed % folds).apply(lambda own: own.mean(skipna=False))
+    means = values.groupby(lambda seed: seed % folds).apply(lambda own: own.mean(skipna=False))
+    means.attrs = values.attrs
+    return means.rename_axis("fold")

@@ -7,31 +7,125 @@ from two_methods import TABLE
 
 from mmlab.experiments import (
     Claim,
+    caption,
     claims,
     difference,
+    equivalence,
     fold_means,
     interval,
+    p_value,
     report,
+    share_interval,
     spell,
     verdict,
 )
 
 
 def test_a_value_is_spelt_in_its_unit():
-    values = [0.01, 0.02, 0.03]
+    values = [0.01, 0.02, 0.03, 0.01, 0.03]
     mean, low, high = interval(values)
     assert spell(values) == f"+2.0 [{100 * low:+.1f}, {100 * high:+.1f}]"
-    assert spell(values, "%") == f"2.0 [{100 * low:.1f}, {100 * high:.1f}]"
+    _, least, most = share_interval(values)
+    assert spell(values, "%") == f"2.0 [{100 * least:.1f}, {100 * most:.1f}]" != spell(values)
     assert spell(values, "nats") == f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
     assert spell(values, "epochs") == f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
     ratio = np.exp([mean, low, high])
     assert spell(values, "×") == "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)
 
 
+def test_an_interval_of_shares_keeps_within_its_range():
+    values = [0.99, 1.0, 1.0, 0.97, 1.0]
+    assert interval(values)[2] > 1
+    assert spell(values, "%") == "99.2 [94.2, 99.9]"
+    assert spell([1.0] * 5, "%") == "100.0 [100.0, 100.0]"
+    with pytest.raises(ValueError, match=r"from 0\.5 to 91, and shares lie between 0 and 1"):
+        spell([0.5, 91], "%")
+
+
+def test_fewer_than_five_runs_are_shown_one_by_one():
+    assert spell([0.03, 0.01]) == "+2.0 (+3.0, +1.0)"
+    assert spell([0.5, 0.6, 0.7, 0.8], "%") == "65.0 (50.0, 60.0, 70.0, 80.0)"
+    assert spell([0.5, 0.6, 0.7, 0.8, 0.9], "%").startswith("70.0 [")
+
+
+def test_three_folds_are_enough():
+    means = fold_means(pd.Series([0.02, 0.04, 0.06] * 2), 3)
+    assert spell(means) == "+4.0 [-1.0, +9.0]" and verdict(means) == "cannot tell here"
+    assert verdict(means + 0.02) == "seen"
+    assert spell(means[:2]) == "+3.0 (+2.0, +4.0)" and verdict(means[:2] + 9) == "cannot tell here"
+
+
 def test_a_verdict_follows_the_interval():
-    assert verdict([1.0, 1.1, 1.2]) == "seen"
-    assert verdict([-1.0, -1.1, -1.2]) == "not seen"
-    assert verdict([-1.0, 0.1, 1.2]) == "cannot tell here"
+    values = np.array([1.0, 1.1, 1.2, 1.1, 1.0])
+    assert verdict(values) == "seen"
+    assert verdict(-values) == "not seen"
+    assert verdict(values - 1.1) == "cannot tell here"
+
+
+def test_fewer_than_five_runs_have_no_verdict():
+    assert verdict([1.0, 1.1, 1.2, 1.1]) == "cannot tell here"
+    assert verdict([0.01, -0.01] * 2, margin=5) == "cannot tell here"
+
+
+def test_a_difference_within_the_margin_is_not_seen():
+    values = np.array([0.002, -0.001, 0.001, -0.002, 0.001])
+    assert verdict(values) == verdict(values, margin=0.001) == "cannot tell here"
+    assert verdict(values, margin=0.01) == "not seen"
+    assert verdict(values + 0.01, margin=0.01) == "seen"
+    assert verdict(values + 0.005, margin=0.01) == "seen"  # small, and sure
+
+
+def test_many_claims_are_corrected_together():
+    """Six claims with p values between .05 / 6 and .05: five of them are seen, six are not."""
+    values = np.array([3.0, 1.0, 2.0, -0.1, 1.4])
+    assert 0.05 / 6 < p_value(values) < 0.05
+    few, many = claims([("it", "us", values)] * 5), claims([("it", "us", values)] * 6)
+    assert few.verdict.tolist() == ["seen"] * 5 and "p, Holm" not in few
+    assert many.verdict.tolist() == ["cannot tell here"] * 6
+    assert many["p, Holm"].tolist() == [f"{6 * p_value(values):.3f}"] * 6
+    assert "with no correction" in caption(few) and "with Holm's correction" in caption(many)
+    clear = [("it", "us", 10 + values)] * 6
+    assert claims(clear).verdict.tolist() == ["seen"] * 6
+    assert claims(clear)["p, Holm"].tolist() == ["< 0.001"] * 6
+
+
+def test_only_claims_that_are_tested_are_counted():
+    values = np.array([3.0, 1.0, 2.0, -0.1, 1.4])
+    rows = [("it", "us", values)] * 5 + [("too few runs", "us", [1.0, 1.1])]
+    assert claims(rows).verdict.tolist() == ["seen"] * 5 + ["cannot tell here"]
+    more = claims([*rows, ("it", "us", values)])
+    assert more["p, Holm"].tolist()[5] == "–" and more.verdict.tolist() == ["cannot tell here"] * 7
+
+
+def test_equivalence_is_corrected_for_its_own_number():
+    values = np.array([3.0, 1.0, 2.0, -0.1, 1.4]) - 1.46
+    margin = 1.46
+    assert 0.05 / 6 < equivalence(values, margin) < 0.05
+    alone, many = Claim("it", "us", values, margin=margin), ("it", "us", values)
+    assert claims([alone, *[many] * 5]).verdict.tolist()[0] == "not seen"
+    assert claims([alone] * 6).verdict.tolist() == ["cannot tell here"] * 6
+
+
+def test_verdicts_about_people_use_one_value_a_fold():
+    values = pd.Series([1.0, 2.0, 3.0, -1.5, -0.7] * 4)
+    values += 0.02 * np.arange(20)
+    assert verdict(values) == "seen"
+    table = claims([("it", "us", values)], folds=5, by="fold")
+    assert list(table) == ["who", "here, paired, 95 %", "over seeds", "verdict"]
+    assert table.verdict.tolist() == ["cannot tell here"]
+    assert table["here, paired, 95 %"].iloc[0] == spell(fold_means(values, 5)) + " points"
+    assert table["over seeds"].iloc[0] == spell(values)
+    with pytest.raises(ValueError, match="by is 'fold', and folds is None"):
+        claims([("it", "us", values)], by="fold")
+
+
+def test_a_report_is_over_the_unit_asked_for():
+    table = report(TABLE, folds=3, by="fold")
+    assert list(table) == ["accuracy, %", "minus joint, points", "over seeds"]
+    paired = difference(TABLE, "other")
+    assert table.loc["other"].tolist()[1:] == [spell(fold_means(paired, 3)), spell(paired)]
+    own = TABLE[TABLE.method == "other"].set_index("seed").accuracy
+    assert table.loc["other", "accuracy, %"] == spell(fold_means(own, 3), "%")
 
 
 def test_a_report_has_a_row_a_method():
@@ -76,10 +170,10 @@ def test_folds_need_the_seeds():
 
 
 def test_an_error_is_no_share():
-    rows = [(m, s, 0.5 + 0.1 * s + d) for s in range(3) for m, d in (("joint", 0), ("other", 0.2))]
+    rows = [(m, s, 0.5 + 0.1 * s + d) for s in range(5) for m, d in (("joint", 0), ("other", 0.2))]
     table = report(pd.DataFrame(rows, columns=["method", "seed", "mae"]), column="mae")
     assert list(table) == ["mae", "minus joint"]
-    assert table.loc["joint", "mae"].startswith("0.60 [")  # a mean has no plus sign
+    assert table.loc["joint", "mae"].startswith("0.70 [")  # a mean has no plus sign
     assert table.loc["other", "minus joint"] == "+0.20 [+0.20, +0.20]"
 
 

@@ -6,7 +6,14 @@ import pytest
 from scipy import stats
 from two_methods import TABLE
 
-from mmlab.experiments import difference, fold_means, interval, summary
+from mmlab.experiments import (
+    difference,
+    fold_means,
+    interval,
+    per_unit,
+    share_interval,
+    summary,
+)
 
 
 def test_the_interval_is_students():
@@ -34,13 +41,17 @@ def test_every_interval_of_a_summary_has_the_confidence_asked_for():
     joint, other = draw.random(5), draw.random(5)
     values = {"joint": joint, "other": other}
     rows = [(name, s, v) for name, row in values.items() for s, v in enumerate(row)]
-    table = summary(pd.DataFrame(rows, columns=["method", "seed", "accuracy"]), confidence=0.8)
+    runs = pd.DataFrame(rows, columns=["method", "seed", "mae"])
+    table = summary(runs, column="mae", confidence=0.8)
     expected = stats.ttest_rel(other, joint).confidence_interval(0.8)
     assert table.loc["other", ["difference low", "difference high"]].tolist() == pytest.approx(
         [*expected]
     )
     expected = stats.ttest_1samp(other, 0).confidence_interval(0.8)
     assert table.loc["other", ["low", "high"]].tolist() == pytest.approx([*expected])
+    table = summary(runs.rename(columns={"mae": "accuracy"}), confidence=0.8)
+    own = table.loc["other", ["mean", "low", "high"]].tolist()
+    assert own == pytest.approx(share_interval(other, 0.8))  # a share keeps within 0 to 1
 
 
 def test_a_summary_needs_two_runs_and_the_baseline():
@@ -63,6 +74,35 @@ def test_seeds_of_a_fold_are_averaged():
     means = fold_means(difference(TABLE, "other"))
     assert means.tolist() == pytest.approx([0.033, 0.035, 0.037])
     assert fold_means(pd.Series([1.0, 2.0, 4.0], index=[0, 2, 3]), 2).tolist() == [1.5, 4.0]
+
+
+def test_the_unit_of_repetition_is_a_seed_or_a_fold():
+    paired = difference(TABLE, "other")
+    assert per_unit(paired) is paired
+    means = per_unit(paired, "fold", 3)
+    assert means.tolist() == fold_means(paired, 3).tolist() and means.index.name == "fold"
+    with pytest.raises(ValueError, match=r"by is 'people'; allowed are 'seed', 'fold'"):
+        per_unit(paired, "people")
+    with pytest.raises(ValueError, match=r"by is 'fold', and folds is None; say .*folds=3"):
+        per_unit(paired, "fold")
+
+
+def test_a_summary_is_over_the_unit_asked_for():
+    row = summary(TABLE, by="fold", folds=3).loc["other"]
+    expected = interval(fold_means(difference(TABLE, "other"), 3))
+    assert row[["difference", "difference low", "difference high"]].tolist() == [*expected]
+    own = TABLE[TABLE.method == "other"].set_index("seed").accuracy
+    assert row[["mean", "low", "high"]].tolist() == [*share_interval(fold_means(own, 3))]
+    assert row["seeds"] == 6
+
+
+def test_a_fold_of_a_failed_run_has_no_mean():
+    with pytest.warns(UserWarning, match="NaN where a run failed"):
+        means = fold_means(difference(with_a_failure("other"), "other"))
+    assert means.isna().tolist() == [False, True, False]
+    assert means.attrs["failed"].startswith("'other' failed at 1 of 6 seeds")
+    lost = summary(with_a_failure("other"), by="fold", folds=3).loc["other"]
+    assert lost.drop(["seeds", "failed"]).isna().all()
 
 
 def test_one_number_is_no_set_of_runs():

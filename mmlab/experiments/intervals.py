@@ -1,0 +1,143 @@
+"""How sure a mean over independent runs is: intervals, and the difference they could have shown.
+
+Runs that share their test people are independent repeats for those people only. To speak of new
+people, average over the runs of each fold first (`mmlab.experiments.statistics.per_unit`).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmlab.checks import check_number
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+ENOUGH = {"seed": 5, "fold": 3}
+"""Values from which tables show an interval and give a verdict; fewer are shown one by one.
+
+Student's interval is exact for two normal values as well. But so few do not show whether they are
+normal, and accuracies, which are counts, may agree by chance and leave no spread at all. More seeds
+can always be run. Folds are as many as there are people, and each is a mean over seeds.
+"""
+
+
+def enough(values: ArrayLike) -> bool:
+    """Whether there are `ENOUGH` values; those of folds have an index of that name."""
+    unit = getattr(getattr(values, "index", None), "name", None)
+    return len(one_per_run(values)) >= ENOUGH["fold" if unit == "fold" else "seed"]
+
+
+def interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and ends of Student's t interval over independent runs: (mean, low, high).
+
+    Raises ValueError for fewer than two values (one run has no interval), for values that are not
+    one number per run, or a confidence that is not between 0 and 1.
+    """
+    runs = one_per_run(values)
+    check_part("confidence", confidence)
+    mean, half = runs.mean(), _half(runs, confidence)
+    return float(mean), float(mean - half), float(mean + half)
+
+
+def share_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and ends of an interval of a share over independent runs, which stays in 0 to 1.
+
+    Student's t on the scale of the mean's logit, with the standard error s / (√n mean (1 − mean))
+    (delta method: Agresti, Categorical Data Analysis, section 16.1). Where all runs agree there is
+    no spread, and the interval is that point. For one run of N samples the spread is binomial:
+    ``scipy.stats.binomtest(right, N).proportion_ci(method="wilson")``.
+
+    Raises ValueError as `interval`, and for a value that is not between 0 and 1.
+    """
+    runs = one_per_run(values)
+    check_part("confidence", confidence)
+    if (runs < 0).any() or (runs > 1).any():
+        raise ValueError(
+            f"the values go from {runs.min():g} to {runs.max():g}, and shares lie between 0 and 1; "
+            "divide percentages by 100, and use `interval` for other numbers"
+        )
+    low, high = _logit_ends(runs, confidence)
+    return float(runs.mean()), float(low), float(high)
+
+
+def detectable(values: ArrayLike, power: float = 0.8, confidence: float = 0.95) -> float:
+    """The smallest true difference that so many runs, spread like these, show with this power.
+
+    In the unit of the values, which are paired differences. It is the size at which the two-sided t
+    test finds a difference with probability `power`, were the standard deviation the one seen here
+    (noncentral t: Cohen 1988, Statistical Power Analysis, chapter 2). The mean plays no part.
+
+    Raises ValueError as `interval`, and for a power that is not between 1 − confidence and 1.
+    """
+    runs = one_per_run(values)
+    check_part("confidence", confidence)
+    check_part("power", power)
+    if power <= 1 - confidence:
+        raise ValueError(
+            f"power is {power!r}; allowed is a number above {1 - confidence:g}, the chance to see "
+            "what is not there"
+        )
+    return float(_effect(len(runs), power, confidence) * runs.std(ddof=1))
+
+
+def one_per_run(values: ArrayLike) -> np.ndarray:
+    """The values as an array (n,) of n ≥ 2 runs; raises ValueError for any other."""
+    runs = np.atleast_1d(np.asarray(values, dtype=float))
+    if runs.ndim > 1:
+        raise ValueError(
+            f"values have the shape {runs.shape}; give one number per run, such as one column"
+        )
+    if len(runs) < 2:
+        raise ValueError(f"an interval needs at least 2 runs; got {len(runs)}. Use more seeds")
+    return runs
+
+
+def check_part(name: str, value: float) -> None:
+    """Check a probability. Raises ValueError unless it is above 0 and below 1."""
+    check_number(name, value, above=0)
+    if value >= 1:
+        raise ValueError(f"{name} is {value!r}; allowed is a number above 0 and below 1")
+
+
+def standard_error(runs: np.ndarray) -> np.ndarray:
+    """Of the mean over the last axis, (…, n) to (…)."""
+    return runs.std(-1, ddof=1) / np.sqrt(runs.shape[-1])
+
+
+def _half(runs: np.ndarray, confidence: float) -> np.ndarray:
+    """Half the width of Student's interval, (…, n) to (…)."""
+    from scipy import stats
+
+    return stats.t.ppf((1 + confidence) / 2, runs.shape[-1] - 1) * standard_error(runs)
+
+
+def _logit_ends(runs: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval of a share, (…, n) to (…) each."""
+    mean, half = runs.mean(-1), _half(runs, confidence)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odds, step = mean / (1 - mean), half / (mean * (1 - mean))
+        low, high = (1 / (1 + np.exp(sign * step) / odds) for sign in (1, -1))
+    return np.where(half == 0, mean, low), np.where(half == 0, mean, high)
+
+
+@functools.cache
+def _effect(n: int, power: float, confidence: float) -> float:
+    """The true mean, in standard deviations, that n runs show with this power."""
+    from scipy import optimize, stats
+
+    edge = stats.t.ppf((1 + confidence) / 2, n - 1)
+    places = (np.arange(4096) + 0.5) / 4096
+    noise = np.sqrt(stats.chi2.ppf(places, n - 1) / (n - 1))  # estimated over true deviation
+
+    def surplus(shift: float) -> float:
+        """Of the noncentral t test, averaged over the noise: scipy's `nct` is NaN far out."""
+        return (norm(shift - edge * noise) + norm(-shift - edge * noise)).mean() - power
+
+    norm, high = stats.norm.cdf, edge
+    while surplus(high) < 0:
+        high *= 2
+    return optimize.brentq(surplus, 0, high) / np.sqrt(n)
