@@ -16,6 +16,11 @@ from mmlab.files import write_atomically
 if TYPE_CHECKING:
     from mmlab.balancers.atf import ATF as ATF
     from mmlab.balancers.blend import Blend as Blend
+    from mmlab.balancers.controls import DGL as DGL
+    from mmlab.balancers.controls import EncoderRates as EncoderRates
+    from mmlab.balancers.controls import Ensemble as Ensemble
+    from mmlab.balancers.controls import RefittedHead as RefittedHead
+    from mmlab.balancers.controls import ScaledInputs as ScaledInputs
     from mmlab.balancers.gblend import GradientBlending as GradientBlending
     from mmlab.balancers.joint import Uniform as Uniform
     from mmlab.balancers.mla import MLA as MLA
@@ -142,13 +147,18 @@ METHODS: dict[str, Method] = {
 }
 """Name -> method, in the order in which tables show them."""
 
+CONTROLS = dict.fromkeys(
+    ("Ensemble", "ScaledInputs", "EncoderRates", "RefittedHead", "DGL"), _HERE + "controls"
+)
+"""What every comparison of methods carries beside them, and where it lives."""
+
 TOOLS = {"Unimodal": _HERE + "joint", "Blend": _HERE + "blend"}
 """Classes that need an argument, and so are no method yet, and where they live."""
 
 
 def homes() -> dict[str, str]:
     """Class -> its module, of all methods and tools."""
-    return {method.kind: method.home for method in METHODS.values()} | TOOLS
+    return {method.kind: method.home for method in METHODS.values()} | CONTROLS | TOOLS
 
 
 def markdown() -> str:

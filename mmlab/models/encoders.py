@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlab.checks import check_choice
+from mmlab.checks import check_choice, check_number
 from mmlab.seeds import drawing, seeded
 
 HIDDEN = 128
@@ -63,6 +63,42 @@ def cnn(shape: tuple[int, ...], width: int) -> nn.Module:
         nn.Linear(places * width, width),
         nn.ReLU(),
     )
+
+
+class Scale(nn.Module):
+    """Multiplies its input by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def extra_repr(self) -> str:
+        return f"{self.factor:g}"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * x
+
+
+def scaled(
+    encoders: Mapping[str, nn.Module], scale: Mapping[str, float] | None
+) -> dict[str, nn.Module]:
+    """The encoders behind a constant factor on their input, where `scale` names one.
+
+    Raises TypeError or ValueError for a factor that is no number above 0, or an unknown modality.
+    """
+    if scale is not None and not isinstance(scale, Mapping):
+        raise TypeError(
+            f"scale is {scale!r}; give factors of modalities, such as {{{next(iter(encoders))!r}: "
+            "0.5}"
+        )
+    for m, factor in (scale or {}).items():
+        check_choice("a name in scale", m, encoders)
+        check_number(f"scale[{m!r}]", factor, above=0)
+    factors = {m: factor for m, factor in (scale or {}).items() if factor != 1}
+    return {
+        m: nn.Sequential(Scale(factors[m]), encoder) if m in factors else encoder
+        for m, encoder in encoders.items()
+    }
 
 
 BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {"mlp": mlp, "cnn": cnn}

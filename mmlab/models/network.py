@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.checks import check_choice, check_whole
-from mmlab.models.encoders import Encoders, make_encoders
+from mmlab.models.encoders import Encoders, make_encoders, scaled
 from mmlab.models.fusion import FUSIONS, Late
 from mmlab.models.linear import Linear
 from mmlab.models.modes import evaluating
@@ -269,6 +269,7 @@ class MultimodalNet(nn.Module):
         encoders: Encoders = "mlp",
         fusion: str | nn.Module | MakeFusion = "concat",
         heads: str = "own",
+        scale: Mapping[str, float] | None = None,
         width: int = 64,
         seed: int = 0,
     ) -> MultimodalNet:
@@ -283,6 +284,7 @@ class MultimodalNet(nn.Module):
                 of your own, called anew at every seed; or a module, of which the network takes a
                 deep copy.
             heads: "own" or "shared".
+            scale: modality -> a factor on its inputs.
             width: D, the features of each encoder.
             seed: sets the initial weights, a separate stream for each part: an encoder starts the
                 same whatever the fusion and the heads are. What the constructor of a subclass adds
@@ -297,7 +299,7 @@ class MultimodalNet(nn.Module):
             raise TypeError(f"seed is {seed!r}; give a whole number")
         check_choice("heads", heads, ("own", "shared"))
         check_whole("width", width, least=1)
-        parts = make_encoders(encoders, data, width, seed)
+        parts = scaled(make_encoders(encoders, data, width, seed), scale)
 
         def head() -> nn.Linear:
             return nn.Linear(width, data.n_outputs)

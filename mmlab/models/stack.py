@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from mmlab.models.encoders import Scale
 from mmlab.models.fusion import FUSIONS, Fusion
 from mmlab.models.linear import StackedLinear
 from mmlab.models.network import MultimodalNet
@@ -20,6 +21,7 @@ from mmlab.models.network import MultimodalNet
 ELEMENTWISE = (
     *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus),
     *(nn.Sigmoid, nn.Tanh),
+    Scale,
 )
 RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 

@@ -7,7 +7,7 @@ parameters.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 from torch import Tensor, nn, optim
 
@@ -69,6 +69,7 @@ class NetworkOptions(TypedDict):
 
     heads: str
     fusion: str
+    scale: NotRequired[Mapping[str, float]]
 
 
 class Balancer:
@@ -117,6 +118,9 @@ class Balancer:
 
     def epoch(self, run: Training) -> None:
         """Called before each epoch. Here parts may be frozen, or parameters changed in place."""
+
+    def finish(self, run: Training) -> None:
+        """Called once, after the last epoch and its observers: a last change of the network."""
 
     def step(self, s: Step) -> Iterator[None]:
         """Fill the gradients of one batch, then yield; at each yield the optimiser steps."""

@@ -250,6 +250,7 @@ def train(run: Course) -> None:
         _record(run, logged)
         check_finite(run)
         run.observe()
+    run.finish()
 
 
 def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | None]]]:

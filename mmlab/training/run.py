@@ -150,6 +150,10 @@ class Course(ABC):
         """Let the method prepare the coming epoch."""
         self.balancer.epoch(self)
 
+    def finish(self) -> None:
+        """Let the method end."""
+        self.balancer.finish(self)
+
     def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
         """Train a deep copy from here on under another balancer; return it.
 
