@@ -9,6 +9,7 @@ from typing import Any
 from mmlab.datasets.av_digits import load_av_digits
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.dials import among, drop, realised_rates
+from mmlab.datasets.icons import load_icons
 from mmlab.datasets.phone_watch import load_phone_watch
 from mmlab.datasets.sum_digits import load_sum_digits
 from mmlab.datasets.synthetic import bayes_accuracy, synthetic
@@ -20,6 +21,7 @@ DATASETS: dict[str, Callable[..., MultimodalData]] = {
     "tri-digits": load_tri_digits,
     "sum-digits": load_sum_digits,
     "watch": load_watch,
+    "icons": load_icons,
     "phone-watch": load_phone_watch,
     "synthetic": synthetic,
 }
