@@ -1,19 +1,23 @@
-"""What a trained network is measured by: accuracies, overfitting, gradient conflict, shares.
+"""What a network is measured by: accuracies, calibration, overfitting, conflict, shares, speed.
 
 Of the three unimodal accuracies, which are not comparable, see `mmlab.evaluation.unimodal`.
 """
 
+from mmlab.evaluation.confidence import calibration_error, violation_share
 from mmlab.evaluation.conflict import GradientWatch, gradient_conflict, gradient_norms
 from mmlab.evaluation.curves import Curves, overfitting
 from mmlab.evaluation.metrics import (
     accuracy,
     answered_share,
+    macro_f1,
     regression_metrics,
     test_accuracy,
     test_scores,
 )
+from mmlab.evaluation.missing import accuracy_by_pattern, without
 from mmlab.evaluation.passes import forward
-from mmlab.evaluation.shares import modality_gap, shapley_shares
+from mmlab.evaluation.shares import modality_gap, modality_valuation, shapley_shares
+from mmlab.evaluation.speed import LearningSpeed
 from mmlab.evaluation.unimodal import (
     joint_accuracy,
     own_head_accuracy,
@@ -24,13 +28,18 @@ from mmlab.evaluation.unimodal import (
 __all__ = [
     "Curves",
     "GradientWatch",
+    "LearningSpeed",
     "accuracy",
+    "accuracy_by_pattern",
     "answered_share",
+    "calibration_error",
     "forward",
     "gradient_conflict",
     "gradient_norms",
     "joint_accuracy",
+    "macro_f1",
     "modality_gap",
+    "modality_valuation",
     "overfitting",
     "own_head_accuracy",
     "probe_accuracy",
@@ -39,4 +48,6 @@ __all__ = [
     "share_accuracy",
     "test_accuracy",
     "test_scores",
+    "violation_share",
+    "without",
 ]

@@ -28,12 +28,7 @@ def accuracy(
         ValueError: real-valued targets, or shapes that do not fit.
         FloatingPointError: logits of a sample that counts are not finite.
     """
-    check_labels("accuracy", target)
-    if not target.ndim or logits.shape[:-1] != target.shape:
-        raise ValueError(
-            f"{what} have the shape {tuple(logits.shape)}, the target has {tuple(target.shape)}; "
-            "give logits (B, C) for a target (B,): for one column use target.squeeze(1)"
-        )
+    check_logits("accuracy", logits, target, what)
     if mask is not None:
         check_mask("mask", mask, target)
     check_finite(what, logits, mask)
@@ -41,6 +36,29 @@ def accuracy(
     if mask is None:
         return right.mean().item()
     return ((right * mask).sum() / mask.sum()).item()
+
+
+def macro_f1(logits: Tensor, target: Tensor) -> float:
+    """Mean over the classes of F1, 0 to 1: a rare class counts as much as a frequent one.
+
+    F1 of a class is 2 right / (samples of it + answers of it), the harmonic mean of precision and
+    recall (van Rijsbergen 1979, chapter 7). Classes that neither occur nor are answered do not
+    count, as in scikit-learn's ``f1_score(average="macro")``.
+
+    Args:
+        logits: (…, B, C); target: (…, B), whole numbers from 0 to C − 1.
+
+    Raises as `accuracy`.
+    """
+    check_logits("macro_f1", logits, target)
+    check_finite("the logits", logits)
+    classes, answers = logits.shape[-1], logits.argmax(-1)
+    both, truly, said = (
+        torch.bincount(labels.flatten(), minlength=classes).double()
+        for labels in (target[answers == target], target, answers)
+    )
+    counted = truly + said > 0
+    return (2 * both / (truly + said))[counted].mean().item()
 
 
 def regression_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
@@ -97,7 +115,7 @@ def test_accuracy(run: Run, split: str = "test") -> float:
 def answered_share(run: Run, split: str = "test") -> float:
     """Part of the samples of a split that the balancer has an answer for, 0 to 1."""
     check_choice("split", split, run.data.splits)
-    mask = _answered(run, run.split(split))
+    mask = answered(run, run.split(split))
     return 1.0 if mask is None else mask.float().mean().item()
 
 
@@ -105,17 +123,27 @@ def _answers(run: Run, split: str) -> tuple[Tensor, Tensor]:
     """Prediction and target of the samples that the balancer has an answer for."""
     check_choice("split", split, run.data.splits)
     batch = run.split(split)
-    prediction, mask = run.predict(batch), _answered(run, batch)
+    prediction, mask = predicted(run, batch, split)
+    return (prediction, batch.target) if mask is None else (prediction[mask], batch.target[mask])
+
+
+def predicted(run: Run, batch: Batch, where: str) -> tuple[Tensor, Tensor | None]:
+    """The balancer's prediction, and which samples it has an answer for (None: all).
+
+    Raises FloatingPointError for predictions of these that are not finite.
+    """
+    prediction, mask = run.predict(batch), answered(run, batch)
     numbers = prediction.reshape(len(prediction), -1)  # (B,) of a regression, too
     rows = not_finite(numbers, mask)
     if len(rows):
         broken = ", ".join(map(repr, _broken_outputs(run.model, batch[rows[:1, 0]])))
-        what = f"the predictions of {run.balancer.name} for {split} (of its outputs: {broken})"
+        what = f"the predictions of {run.balancer.name} for {where} (of its outputs: {broken})"
         check_finite(what, numbers, mask)
-    return (prediction, batch.target) if mask is None else (prediction[mask], batch.target[mask])
+    return prediction, mask
 
 
-def _answered(run: Run, batch: Batch) -> Tensor | None:
+def answered(run: Run, batch: Batch) -> Tensor | None:
+    """Which samples the balancer has an answer for, booleans (B,); None: all."""
     mask = run.balancer.answers(batch)
     if mask is not None:
         check_mask(f"{run.balancer.name}.answers(batch)", mask, batch.target)
@@ -154,6 +182,16 @@ def check_finite(what: str, values: Tensor, mask: Tensor | None = None) -> None:
             f"{what} are not finite in {len(rows)} of {values[..., 0].numel()} samples, first in "
             f"row {first[0] if len(first) == 1 else tuple(first)}; lower lr, or look for NaN in "
             "the inputs"
+        )
+
+
+def check_logits(who: str, logits: Tensor, target: Tensor, what: str = "the logits") -> None:
+    """Raises ValueError for real-valued targets, or where logits (…, B, C) do not fit them."""
+    check_labels(who, target)
+    if not target.ndim or logits.shape[:-1] != target.shape:
+        raise ValueError(
+            f"{what} have the shape {tuple(logits.shape)}, the target has {tuple(target.shape)}; "
+            "give logits (B, C) for a target (B,): for one column use target.squeeze(1)"
         )
 
 

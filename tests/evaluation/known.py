@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from mmlab import evaluation
+from mmlab import Joint, evaluation
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import Concat, MultimodalNet
-from mmlab.training import fit
+from mmlab.training import Run, fit
 
 DATA = synthetic(n=(60, 20, 20), dims=5)
 
@@ -42,3 +42,18 @@ def observed(data=DATA, loss=None, observers=None, epochs=1):
     observers = observers or [evaluation.Curves(), evaluation.GradientWatch()]
     net = MultimodalNet.build(data)
     return fit(net, data, epochs=epochs, device="cpu", loss=loss, observers=observers).history
+
+
+def untrained(net, data=DATA, balancer=None):
+    """A run that has not begun: the network as it is, to ask what a balancer makes of it."""
+    return Run(
+        model=net,
+        data=data,
+        balancer=balancer or Joint(),
+        optimizer=torch.optim.SGD(net.parameters()),
+        seed=0,
+        epochs=0,
+        batch_size=20,
+        device=torch.device("cpu"),
+        train_on=lambda run: None,
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from known import DATA, doubled, observed
+from known import DATA, doubled, observed, untrained
 from torch import nn
 
 from mmlab import evaluation
@@ -36,7 +36,15 @@ MEASURES = {
     "conflict": lambda net: evaluation.gradient_conflict(net, DATA.train),
     "gap": lambda net: evaluation.modality_gap(net, DATA.test),
     "shapley": lambda net: evaluation.shapley_shares(net, DATA.test),
+    "valuation": lambda net: _lists(evaluation.modality_valuation(net, DATA.test)),
+    "violation": lambda net: evaluation.violation_share(untrained(net), DATA.test),
+    "patterns": lambda net: evaluation.accuracy_by_pattern(untrained(net), DATA.test).to_dict(),
 }
+
+
+def _lists(values):
+    return {m: value.tolist() for m, value in values.items()}
+
 
 WHERE = {
     "own head": r"the logits of the head of 'b'",
@@ -46,6 +54,9 @@ WHERE = {
     "conflict": r"the joint norm of the gradients in encoder 'a' is nan",
     "gap": r"the features of 'b'",
     "shapley": r"the parts of 'b' in the joint logits",
+    "valuation": r"the joint logits",
+    "violation": r"the predictions of Joint",
+    "patterns": r"the predictions of Joint for this batch \(of its outputs: 'joint', 'b'\)",
 }
 
 

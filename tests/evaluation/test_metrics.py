@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from known import make_known
+from sklearn.metrics import f1_score
 
 from mmlab import evaluation
 from mmlab.balancers import Joint, Unimodal
@@ -182,3 +183,31 @@ def test_a_modality_alone_answers_for_the_samples_that_have_it():
     masks = {"a": whole.target < 3, "b": torch.ones(80, dtype=torch.bool)}
     part = Batch(whole.inputs, whole.target, masks)
     assert torch.equal(Unimodal("a").answers(part), masks["a"])
+
+
+def test_macro_f1_by_hand():
+    """Class 0: 2 right of 2 and 3 answers; class 1: 1 of 2 and 1; classes 2 and 3: none."""
+    answers, target = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([0, 0, 1, 1, 3])
+    logits = torch.nn.functional.one_hot(answers, 6).float()  # classes 4 and 5 are nowhere
+    expected = (4 / 5 + 2 / 3 + 0 + 0) / 4
+    assert evaluation.macro_f1(logits, target) == pytest.approx(expected)
+
+
+def test_macro_f1_is_that_of_scikit_learn():
+    draw = torch.Generator().manual_seed(0)
+    for classes in (2, 5, 40):
+        logits = torch.randn(60, classes, generator=draw)
+        target = torch.randint(classes, (60,), generator=draw)
+        expected = f1_score(target, logits.argmax(-1), average="macro")
+        assert evaluation.macro_f1(logits, target) == pytest.approx(expected)
+    stacked = logits.reshape(3, 20, classes), target.reshape(3, 20)
+    assert evaluation.macro_f1(*stacked) == pytest.approx(expected)
+
+
+def test_macro_f1_refuses_what_accuracy_refuses():
+    with pytest.raises(ValueError, match="macro_f1 needs class labels"):
+        evaluation.macro_f1(torch.zeros(2, 3), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"the shape \(2, 3\), the target has \(2, 1\)"):
+        evaluation.macro_f1(torch.zeros(2, 3), torch.zeros(2, 1).long())
+    with pytest.raises(FloatingPointError, match="the logits are not finite in 2 of 2 samples"):
+        evaluation.macro_f1(torch.full((2, 3), torch.nan), torch.zeros(2).long())

@@ -67,3 +67,51 @@ def test_a_gap_needs_two_modalities():
     net = MultimodalNet.build(MultimodalData(batch, batch, batch))
     with pytest.raises(ValueError, match=r"a gap needs two modalities; the model has \['a'\]"):
         evaluation.modality_gap(net, batch)
+
+
+def test_valuation_by_hand():
+    """a is always right, b never: v(a) = 1, v(b) = 0, v(ab) = 2, as a is the louder."""
+    net, data = make_known()
+    with torch.no_grad():
+        net.fusion.linear.weight[:, 4:] = 0.5 * torch.eye(4)
+    data.test.inputs["b"] = data.test.inputs["a"].roll(1, dims=1)  # the next class
+    values = evaluation.modality_valuation(net, data.test)
+    assert values["a"].tolist() == [1.5] * 80 and values["b"].tolist() == [0.5] * 80
+    with torch.no_grad():
+        net.fusion.linear.weight[:, 4:] = 2 * torch.eye(4)  # b is the louder: v(ab) = 0
+    values = evaluation.modality_valuation(net, data.test)
+    assert values["a"].tolist() == [0.5] * 80 and values["b"].tolist() == [-0.5] * 80
+
+
+@pytest.mark.parametrize("fusion", ["concat", "film", "attention"])
+def test_values_sum_to_the_modalities_of_a_right_answer(fusion):
+    batch = DATA.test
+    net = MultimodalNet.build(DATA, fusion=fusion)
+    right = evaluation.forward(net, batch).joint.argmax(-1) == batch.target
+    total = sum(evaluation.modality_valuation(net, batch).values())
+    assert total.tolist() == pytest.approx((2.0 * right).tolist()) and 0 < right.sum() < len(right)
+
+
+def test_a_modality_that_a_sample_lacks_has_no_value():
+    net, data = make_known()
+    everywhere = torch.ones(80, dtype=torch.bool)
+    batch = Batch(data.test.inputs, data.test.target, {"a": everywhere, "b": ~everywhere})
+    values = evaluation.modality_valuation(net, batch)
+    assert values["a"].tolist() == [1] * 80 and values["b"].tolist() == [0] * 80
+
+
+def test_the_values_of_three_by_hand():
+    """One sample; a and b are right alone and together, c is wrong, and only against one of them.
+
+    v: a 1, b 1, c 0, ab 2, ac 0, bc 0, abc 3; so a = b = 1/3 + 1/6 + 0 + 1, c = 2 (-1/6) + 1/3.
+    """
+    encoders = {m: nn.Identity() for m in "abc"}
+    net = MultimodalNet(encoders, Concat(dict.fromkeys("abc", 2), 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        net.fusion.linear.weight.copy_(torch.eye(2).repeat(1, 3))
+        net.fusion.linear.bias.zero_()
+    inputs = {"a": [[1.0, 0]], "b": [[1.0, 0]], "c": [[0, 1.5]]}
+    batch = Batch({m: torch.tensor(x) for m, x in inputs.items()}, torch.tensor([0]))
+    values = evaluation.modality_valuation(net, batch)
+    assert values["a"].item() == values["b"].item() == pytest.approx(1.5)
+    assert values["c"].item() == pytest.approx(0)

@@ -1,0 +1,73 @@
+"""How sure a prediction is, and whether it should be: calibration, and what a modality adds to it.
+
+Confidence is the largest of the predicted probabilities. All raise ValueError for real-valued
+targets, FloatingPointError for predictions that are not finite.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mmlab.checks import check_whole
+from mmlab.datasets.base import Batch
+from mmlab.evaluation.metrics import answered, check_finite, check_labels, check_logits
+from mmlab.evaluation.missing import having, without
+from mmlab.training import Run
+
+
+def calibration_error(logits: Tensor, target: Tensor, bins: int = 15) -> float:
+    """Expected calibration error, 0 to 1: the gap between confidence and accuracy.
+
+    Samples are put into `bins` bins of equal width by their confidence; the result is the mean of
+    |accuracy − mean confidence| over the bins, each weighed by its samples (Guo et al., ICML 2017,
+    equation 3). The estimate depends on the bins, and is above 0 for few samples of any network.
+
+    Args:
+        logits: (…, B, C); target: (…, B). Log-probabilities are logits, too.
+
+    Raises ValueError for shapes that do not fit, or no whole number of bins.
+    """
+    check_logits("calibration_error", logits, target)
+    check_finite("the logits", logits)
+    check_whole("bins", bins, least=1)
+    sure = _confidence(logits).flatten()
+    gap = (logits.argmax(-1) == target).flatten().to(sure) - sure
+    place = (sure * bins).ceil().long().clamp(1, bins) - 1  # the bins are open below
+    sums = torch.zeros(bins).to(sure).index_add_(0, place, gap)
+    return (sums.abs().sum() / len(sure)).item()
+
+
+def violation_share(run: Run, batch: Batch) -> dict[str, float]:
+    """Part of the samples whose confidence grows when a modality is taken away, per modality.
+
+    To know less should not make surer (Ma et al., Calibrating Multimodal Learning, ICML 2023: the
+    violating ratio). Confidence is that of the balancer's own prediction; the modality's input is
+    set to 0 and marked as absent. Samples count that have this modality and another one, and that
+    the balancer has an answer for both times; NaN where there are none.
+    """
+    check_labels("violation_share", batch.target)
+    batch = batch.to(run.device)
+    return {m: _grown(run, batch, m) for m in batch.modalities}
+
+
+def _grown(run: Run, batch: Batch, m: str) -> float:
+    has = having(batch)
+    counts = has[m] & (sum(mask.long() for mask in has.values()) > 1)
+    if not counts.any():
+        return math.nan
+    whole = batch[counts]
+    less = without(whole, m)
+    masks = [mask for one in (whole, less) if (mask := answered(run, one)) is not None]
+    both = torch.stack([torch.ones_like(whole.target, dtype=torch.bool), *masks]).all(0)
+    before, after = (run.predict(one) for one in (whole, less))
+    check_finite(f"the predictions of {run.balancer.name}", before, both)
+    check_finite(f"the predictions of {run.balancer.name} without {m!r}", after, both)
+    return (_confidence(after) > _confidence(before))[both].double().mean().item()
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    """Largest probability, (…, B, C) to (…, B)."""
+    return logits.detach().double().softmax(-1).amax(-1)

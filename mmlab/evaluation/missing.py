@@ -1,0 +1,65 @@
+"""Samples that lack modalities: which patterns there are, and how right the answers are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmlab.checks import check_choice
+from mmlab.datasets.base import Batch
+from mmlab.evaluation.metrics import accuracy, check_labels, predicted
+from mmlab.training import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def accuracy_by_pattern(run: Run, batch: Batch) -> pd.DataFrame:
+    """Accuracy of the balancer's own prediction for each set of modalities that samples have.
+
+    One row per pattern that occurs, named as "audio + image", the most modalities first. Columns:
+    samples (how many have it, and the balancer has an answer for), accuracy (0 to 1; NaN of none).
+    The patterns differ in their samples, too; to compare them, `without` gives one set of samples
+    in another pattern. For the interval of one accuracy see `mmlab.experiments.share_interval`.
+
+    Raises ValueError for real-valued targets, FloatingPointError for predictions that are not
+    finite.
+    """
+    import pandas as pd
+
+    check_labels("accuracy_by_pattern", batch.target)
+    batch = batch.to(run.device)
+    prediction, mask = predicted(run, batch, "this batch")
+    code = sum(has.long() << k for k, has in enumerate(having(batch).values()))
+    rows = {}
+    for pattern in torch.as_tensor(code).unique().tolist():
+        counts = code == pattern if mask is None else (code == pattern) & mask
+        names = [m for k, m in enumerate(batch.modalities) if pattern >> k & 1]
+        right = accuracy(prediction, batch.target, counts)
+        rows[" + ".join(names) or "none"] = (len(names), int(counts.sum()), right)
+    table = pd.DataFrame.from_dict(rows, "index", columns=["size", "samples", "accuracy"])
+    table = table.sort_values("size", ascending=False, kind="stable").drop(columns="size")
+    return table.rename_axis("pattern")
+
+
+def without(batch: Batch, *modalities: str) -> Batch:
+    """The batch as it would be if all its samples lacked these modalities: 0, and marked absent.
+
+    Raises ValueError for an unknown modality.
+    """
+    for m in modalities:
+        check_choice("modality", m, batch.modalities)
+    inputs = {m: torch.zeros_like(x) if m in modalities else x for m, x in batch.inputs.items()}
+    present = {
+        m: torch.zeros_like(mask) if m in modalities else mask for m, mask in having(batch).items()
+    }
+    return replace(batch, inputs=inputs, present=present)
+
+
+def having(batch: Batch) -> dict[str, Tensor]:
+    """Which samples have each modality, booleans (B,)."""
+    everywhere = torch.ones_like(batch.target, dtype=torch.bool)
+    return {m: everywhere if (mask := batch.has(m)) is None else mask for m in batch.modalities}

@@ -1,0 +1,67 @@
+"""Accuracy for each set of modalities, by hand."""
+
+import math
+
+import pytest
+import torch
+from known import make_known, untrained
+
+from mmlab import Unimodal, evaluation
+from mmlab.datasets import Batch
+from mmlab.datasets.dials import drop
+
+
+def patchy():
+    """Of 80 samples 40 have both, 24 only a, 16 only b, which tells nothing: then class 0 it is."""
+    net, data = make_known()
+    number = torch.arange(80)
+    has = {"a": number < 64, "b": (number < 40) | (number >= 64)}
+    inputs = {m: x * has[m][:, None] for m, x in data.test.inputs.items()}
+    return net, Batch(inputs, data.test.target, has)
+
+
+def test_accuracy_by_pattern_by_hand():
+    net, batch = patchy()
+    table = evaluation.accuracy_by_pattern(untrained(net), batch)
+    assert table.samples.to_dict() == {"a + b": 40, "a": 24, "b": 16}
+    assert table.accuracy.to_dict() == {"a + b": 1, "a": 1, "b": 0.25}
+    assert [*table.index] == ["a + b", "a", "b"] and table.index.name == "pattern"
+
+
+def test_complete_data_have_one_pattern():
+    net, data = make_known()
+    table = evaluation.accuracy_by_pattern(untrained(net), data.test)
+    assert table.to_dict("index") == {"a + b": {"samples": 80, "accuracy": 1.0}}
+
+
+def test_patterns_weighed_by_their_samples_make_up_the_accuracy():
+    net, data = make_known()
+    batch = drop(data.test, 0.6)
+    run = untrained(net)
+    table = evaluation.accuracy_by_pattern(run, batch)
+    whole = evaluation.accuracy(run.predict(batch), batch.target)
+    assert len(table) == 3
+    assert (table.samples * table.accuracy).sum() / 80 == pytest.approx(whole)
+
+
+def test_samples_without_an_answer_do_not_count():
+    net, batch = patchy()
+    table = evaluation.accuracy_by_pattern(untrained(net, balancer=Unimodal("a")), batch)
+    assert table.samples.to_dict() == {"a + b": 40, "a": 24, "b": 0}
+    assert math.isnan(table.accuracy["b"])
+
+
+def test_a_sample_can_lack_everything():
+    net, data = make_known()
+    gone = evaluation.without(data.test, "a", "b")
+    assert [*evaluation.accuracy_by_pattern(untrained(net), gone).index] == ["none"]
+
+
+def test_without_a_modality():
+    _, batch = patchy()
+    less = evaluation.without(batch, "a")
+    assert not less.inputs["a"].any() and less.inputs["b"] is batch.inputs["b"]
+    assert not less.present["a"].any() and less.present["b"] is batch.present["b"]
+    assert batch.inputs["a"].any() and batch.present["a"].any()
+    with pytest.raises(ValueError, match="modality is 'c'; allowed are 'a', 'b'"):
+        evaluation.without(batch, "c")
