@@ -52,19 +52,20 @@ def whole_numbers(seeds: Any) -> list[int]:
     return [int(seed) for seed in found]
 
 
-def datasets_of(data: object, seeds: Sequence[int]) -> list[MultimodalData]:
-    if isinstance(data, MultimodalData):
-        return [data] * len(seeds)
-    if not callable(data):
+def check_source(data: object) -> None:
+    if not isinstance(data, MultimodalData) and not callable(data):
         raise TypeError(
             f"data is a {type(data).__name__}; give one MultimodalData, or a callable seed -> data "
             "set, such as lambda seed: load('av-digits', seed=seed)"
         )
-    datasets = [data(seed) for seed in seeds]
-    for seed, one in zip(seeds, datasets, strict=True):
-        if not isinstance(one, MultimodalData):
-            raise TypeError(f"data({seed}) is a {type(one).__name__}; it must be a MultimodalData")
-    return datasets
+
+
+def dataset_of(data: MultimodalData | Callable[[int], MultimodalData], seed: int) -> MultimodalData:
+    """The data set of a seed."""
+    found = data if isinstance(data, MultimodalData) else data(seed)
+    if not isinstance(found, MultimodalData):
+        raise TypeError(f"data({seed}) is a {type(found).__name__}; it must be a MultimodalData")
+    return found
 
 
 def check_measure(measure: object, units: Mapping[str, str]) -> None:

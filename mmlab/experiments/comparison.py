@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from mmlab.datasets.base import MultimodalData
-from mmlab.evaluation import answered_share, share_accuracy, test_scores
 from mmlab.experiments.arguments import (
     MakeBalancer,
     check_measure,
     check_methods,
-    datasets_of,
+    check_source,
+    dataset_of,
     options_of,
-    rate_of,
     try_before,
     whole_numbers,
 )
-from mmlab.experiments.tables import ANSWERED, ERROR, HOLDOUT, SHARE, failure, known_unit
+from mmlab.experiments.cache import Cache, make_folder, method_digest
+from mmlab.experiments.identity import digest
+from mmlab.experiments.jobs import Data, Job, Measure, Outcome, Row, jobs_of
+from mmlab.experiments.sweeps import run_jobs
+from mmlab.experiments.tables import ANSWERED, ERROR, failure, known_unit
+from mmlab.experiments.workers import Pool, pool_of
 from mmlab.models.network import MultimodalNet
-from mmlab.models.stack import UnstackableError
-from mmlab.training import Run, fit_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Measure = Callable[[Run], Mapping[str, Any]]
-Row = dict[str, Any]
 
 
 def compare(
@@ -43,6 +41,9 @@ def compare(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     measure: Measure | None = None,
     units: Mapping[str, str] | None = None,
+    cache: str | Path | None = None,
+    parallel: int | str | None = None,
+    tuned: str | None = None,
     **training: Any,
 ) -> pd.DataFrame:
     """Train every method on every seed; one row per method and seed.
@@ -60,6 +61,19 @@ def compare(
         measure: what else to measure: a callable Run -> {column: value}.
         units: column -> unit, for the columns of `measure`: "%" for shares from 0 to 1, "" for
             plain numbers, or a text such as "s". `report` shows them so.
+        cache: a folder that keeps each run's row, in a file of its own, under all that the row
+            depends on: code, method, arguments, data and seed. A sweep that was stopped and is
+            called again trains what is missing, and its table is the same to the last bit, with the
+            same `parallel` (with another one, up to rounding). Equal runs of other sweeps are taken
+            from it too. What is lost at most is one program: the seeds of a method, or with
+            at_once=False one run.
+        parallel: None: all runs in this process, one after the other. A number: so many processes
+            of this machine. "config": what `joblib.parallel_config` says around the call, "loky"
+            or "dask". Each worker trains a part of a method's seeds, as one program where it can,
+            with its share of the cores. A worker that is killed costs what it was at; what has cost
+            three workers becomes an error of its rows. Makers, data, observers and `measure` are
+            sent to the workers, and what these change in objects of yours does not come back.
+        tuned: a note on how arguments were chosen, such as `tune` gives, for `attrs["tuned"]`.
         training: further arguments for `fit_seeds` and `fit` (lr, optimizer, batch_size, device,
             observers, loss ...). Each run has its own observers.
 
@@ -77,6 +91,9 @@ def compare(
     Raises:
         TypeError, ValueError: what cannot be right for any run, before anything trains. For this
             each method is made, and put into a network, once more.
+        NotADirectoryError, PermissionError, UnwritableError: `cache` is no folder to write into.
+        UnknownIdentityError (a TypeError): with `cache`, something is given of which cannot be told
+            whether it is the same the next time, such as an open file.
         Exception: the first error, where no run at all has a score.
 
     At one seed all methods start from the same encoders and see the batches in the same order. The
@@ -87,92 +104,74 @@ def compare(
     check_measure(measure, units or {})
     common = {"epochs": epochs, "network": network, "build": build, **training}
     options = options_of(common, settings or {}, methods)
-    numbers = whole_numbers(seeds)
-    datasets = datasets_of(data, numbers)
+    numbers, pool = whole_numbers(seeds), pool_of(parallel)
+    check_source(data)
+    source = _source(data, numbers, pool)
+    first = dataset_of(source, numbers[0])
     for name, make in methods.items():
-        try_before(name, make, datasets[0], numbers, options[name])
-    rows, at_once = [], {}
-    first: Exception | None = None
-    for name, make in methods.items():
-        runs = _train(make, datasets, numbers, options[name])
-        at_once[name] = max((run.together for run in runs if isinstance(run, Run)), default=0)
-        found = [_row(run, measure) for run in runs]
-        first = first or next((error for _, error in found if error), None)
-        rows.append(
-            [{"method": name, "seed": s} | row for s, (row, _) in zip(numbers, found, strict=True)]
-        )
-        _warn_of_failures(name, rows[-1])
-    by_seed = [row for of_seed in zip(*rows, strict=True) for row in of_seed]
-    if first and all(set(row) == {"method", "seed", ERROR} for row in by_seed):
-        raise first
-    table = _table(by_seed)
-    table.attrs |= {"at once": at_once, "units": _units(table, units or {})}
+        try_before(name, make, first, numbers, options[name])
+    jobs = [
+        job
+        for name, make in methods.items()
+        for job in jobs_of(name, make, source, numbers, options[name], measure, pool.size)
+    ]
+    outcomes = run_jobs(jobs, pool, _cache(cache, jobs, source))
+    rows = _rows(jobs, outcomes)
+    errors = [one.error for found in outcomes for one in found if one.error]
+    if errors and all(set(row) == {"method", "seed", ERROR} for row in rows):
+        raise errors[0]
+    table = _table(rows)
+    table.attrs |= {"at once": _at_once(jobs, outcomes), "units": _units(table, units or {})}
+    table.attrs |= {} if tuned is None else {"tuned": tuned}
     return table
 
 
-# --- what a run leaves ----------------------------------------------------------------------------
+# --- before ---------------------------------------------------------------------------------------
 
 
-def _train(
-    make: MakeBalancer,
-    datasets: Sequence[MultimodalData],
-    seeds: Sequence[int],
-    options: Mapping[str, Any],
-) -> list[Run | Exception]:
-    """A run per seed, or what it failed with."""
-    try:
-        return [*fit_seeds(datasets, make, seeds=seeds, **options)]
-    except UnstackableError as error:  # at_once=True was asked for
-        return [error] * len(seeds)
-    except Exception as error:
-        if len(seeds) == 1:
-            return [error]
-    runs: list[Run | Exception] = []
-    for place, (one, seed) in enumerate(zip(datasets, seeds, strict=True)):
-        alone = {**options, "at_once": False, "lr": rate_of(options, place)}
-        runs += _train(make, [one], [seed], alone)
-    return runs
+def _source(data: Data, seeds: Sequence[int], pool: Pool) -> Data:
+    """The data as the jobs take them: made once here, or by each worker anew."""
+    if isinstance(data, MultimodalData) or not pool.here:
+        return data
+    return {seed: dataset_of(data, seed) for seed in seeds}.__getitem__
 
 
-def _row(run: Run | Exception, measure: Measure | None) -> tuple[Row, Exception | None]:
-    """The columns of a run; what fails after some of them leaves these."""
-    row: Row = {}
-    error: Exception | None = None
-    if isinstance(run, Exception):
-        error = run
-    else:
-        try:
-            row |= _scores(run)
-            row |= _measured(run, measure, row) if measure else {}
-        except Exception as found:
-            error = found
-    if error:
-        row[ERROR] = f"{type(error).__name__}: {error}"
-    return row, error
+def _cache(cache: str | Path | None, jobs: Sequence[Job], data: Data) -> Cache | None:
+    """What is known of the runs; nothing is looked at where no cache is asked for."""
+    if cache is None:
+        return None
+    folder = make_folder(cache)
+    methods = {job.name: job for job in jobs}
+    digests = {name: method_digest(job) for name, job in methods.items()}
+    seeds = dict.fromkeys(seed for job in jobs for seed in job.seeds)
+    if isinstance(data, MultimodalData):
+        return Cache(folder, digests, dict.fromkeys(seeds, digest(data, "data")))
+    each = {seed: digest(dataset_of(data, seed), f"data({seed})") for seed in seeds}
+    return Cache(folder, digests, each)
 
 
-def _scores(run: Run) -> Row:
-    """The columns that every run has, in the order of the table."""
-    scores: Row = test_scores(run)
-    scores |= {HOLDOUT + name: value for name, value in test_scores(run, "holdout").items()}
-    if run.data.task == "classification" and hasattr(run.model.fusion, "contributions"):
-        shares = share_accuracy(run.model, run.data.test)
-        scores |= {SHARE + m: value for m, value in shares.items()}
-    return scores | {ANSWERED: answered_share(run)}
+# --- after ----------------------------------------------------------------------------------------
 
 
-def _measured(run: Run, measure: Measure, scores: Row) -> Row:
-    """The columns of `measure`; a tensor of one number is a number."""
-    found = measure(run)
-    if not isinstance(found, Mapping):
-        raise TypeError(f"measure gives a {type(found).__name__}; give {{column: value}}")
-    taken = [name for name in found if name in ("method", "seed", ERROR, *scores)]
-    if taken:
-        raise ValueError(f"measure gives {taken[0]!r}, a column of compare's own; rename it")
-    return {
-        name: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        for name, value in found.items()
-    }
+def _rows(jobs: Sequence[Job], outcomes: Sequence[Sequence[Outcome]]) -> list[Row]:
+    """The rows of the table, seed by seed."""
+    by_method: dict[str, list[Row]] = {}
+    for job, found in zip(jobs, outcomes, strict=True):
+        by_method.setdefault(job.name, []).extend(
+            {"method": job.name, "seed": seed} | one.row
+            for seed, one in zip(job.seeds, found, strict=True)
+        )
+    for name, rows in by_method.items():
+        _warn_of_failures(name, rows)
+    return [row for of_seed in zip(*by_method.values(), strict=True) for row in of_seed]
+
+
+def _at_once(jobs: Sequence[Job], outcomes: Sequence[Sequence[Outcome]]) -> dict[str, int]:
+    """Method -> how many of its runs were trained in one program at most."""
+    most: dict[str, int] = {}
+    for job, found in zip(jobs, outcomes, strict=True):
+        most[job.name] = max(most.get(job.name, 0), *(one.together for one in found))
+    return most
 
 
 def _table(rows: Sequence[Row]) -> pd.DataFrame:
@@ -196,7 +195,7 @@ def _warn_of_failures(name: str, rows: Sequence[Row]) -> None:
             f"method {name!r} {failure(failed, len(rows))} (to see where it comes from, run this "
             "method and seed alone: from mmlab.training import train_once; "
             "train_once(OGM(), data, seed=1, epochs=2); and then your measure, if you have one)",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
