@@ -1,4 +1,4 @@
-"""Set-up in one step: ``python3 -m mmlab run|test|lab|bench`` on a bare Python.
+"""Set-up in one step: ``python3 -m mmlab run|test|lab|bench|diagnose`` on a bare Python.
 
 The first call makes ``.venv`` beside this package and installs the project into it; later calls
 see from a stamp that nothing has changed and start at once. An activated environment that already
@@ -36,6 +36,7 @@ COMMANDS = {
     "test": "check the style and run the tests",
     "lab": "open JupyterLab on the notebooks",
     "bench": "time steps, runs and stacks, as ratios",
+    "diagnose": "say which drop a data set has: scale, competition or shift",
 }
 RESTORE = (
     "It says what to install: restore it (with git: `git checkout -- pyproject.toml "
@@ -46,7 +47,7 @@ FREE_SPACE = (
     "folder for temporary files, TMPDIR) and run the same command again."
 )
 USAGE = "usage: python3 -m mmlab COMMAND [what the command takes]\n\n" + "\n".join(
-    f"  {name:6}{purpose}" for name, purpose in COMMANDS.items()
+    f"  {name:9}{purpose}" for name, purpose in COMMANDS.items()
 )
 
 
@@ -69,6 +70,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         check_version(sys.version_info[:2])
+        check_checkout(ROOT)
         with stoppable():
             python = interpreter(ROOT)
         return hand_over(command_line(command, python, rest, ROOT), ROOT)
@@ -118,6 +120,16 @@ def check_version(version: tuple) -> None:
             "such as `python3.11 -m mmlab ...`, or use conda with environment.yml.".format(
                 *version, *OLDEST
             )
+        )
+
+
+def check_checkout(root: Path) -> None:
+    """Refuse where the package is installed without the project around it."""
+    if not any((root / name).exists() for name in ("pyproject.toml", "constraints.txt")):
+        raise SetupError(
+            "this mmlab is an installed package, in {}. The notebooks, the tests and their set-up "
+            "come with the project's checkout: run the same command in its folder. `import mmlab`, "
+            "the embedded data and `python -m mmlab.bench` work without it.".format(root / "mmlab")
         )
 
 
@@ -456,6 +468,7 @@ def command_line(command: str, python: str, rest: list[str], root: Path) -> list
             f"--ServerApp.root_dir={root}",
         ],
         "bench": ["mmlab.bench"],
+        "diagnose": ["mmlab.diagnosis"],
     }[command]
     return [python, "-m", *words, *rest]
 

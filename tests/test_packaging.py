@@ -3,10 +3,12 @@
 import ast
 import graphlib
 import importlib
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -94,7 +96,7 @@ ROOMS = (
     ("evaluation",),
     ("experiments",),
     ("",),  # mmlab itself: its names
-    ("plotting", "teaching", "bench", "notebooks", "__main__"),
+    ("plotting", "teaching", "bench", "diagnosis", "notebooks", "__main__"),
 )
 """From the ground up: a room imports from its own row and from those above it in this list."""
 
@@ -187,16 +189,99 @@ def test_a_circle_would_be_seen():
 # --- what is shipped ------------------------------------------------------------------------------
 
 
-def test_the_wheel_says_that_it_is_typed():
-    """Its files are those of the folder mmlab, whatever their ending, but for ignored ones."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel == {"packages": ["mmlab"]}
-    assert set(project["tool"]["hatch"]["build"]) == {"targets"}
-    marker = ROOT / "mmlab" / "py.typed"
-    assert marker.is_file() and marker.read_bytes() == b""
-    ignored = subprocess.run(["git", "check-ignore", str(marker)], cwd=ROOT, capture_output=True)
-    assert ignored.returncode != 0
+def build(kind: str, folder: Path) -> Path:
+    """A wheel of this checkout, unpacked, as an installer leaves it: no network is needed."""
+    words = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
+    subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    [file] = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as wheel:
+        wheel.extractall(folder / "site")
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return build("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def outside(site, tmp_path):
+    """Runs Python with the wheel, in an empty folder outside of the checkout."""
+
+    def run(*words):
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    return run
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_wheel_has_the_package_and_its_data(site):
+    assert (site / "mmlab" / "py.typed").read_bytes() == b""
+    sources = {str(path.relative_to(ROOT)) for path in modules().values()}
+    assert sources == {str(path.relative_to(site)) for path in site.rglob("*.py")}
+    scripts = {path.name for path in (ROOT / "data").glob("*.py")}
+    assert names(site / "mmlab/data") == names(ROOT / "data") - scripts - {"sources", "__pycache__"}
+    assert {"av-digits.npz", "README.md"} <= names(site / "mmlab/data")
+
+
+def test_the_wheel_has_nothing_beside_the_package(site):
+    assert {name for name in names(site) if not name.endswith(".dist-info")} == {"mmlab"}
+
+
+LOAD_ALL = """
+from pathlib import Path
+import mmlab
+from mmlab.datasets import DATASETS, embedded, load
+from mmlab.plotting import FIGURES
+
+assert embedded.DATA == Path(mmlab.__file__).parent / "data"
+for name in DATASETS:
+    if name != "phone-watch":  # the one that downloads
+        assert load(name).name == name
+print(mmlab.__file__, FIGURES, sep="\\n")
+"""
+
+
+def test_outside_of_a_checkout_the_data_come_from_the_wheel(outside, site):
+    """And figures go into the current folder, never beside the package."""
+    before = {*site.rglob("*")}
+    said = outside("-B", "-c", LOAD_ALL)
+    assert not said.returncode, said.stderr
+    assert said.stdout.splitlines() == [str(site / "mmlab/__init__.py"), "figures"]
+    assert {*site.rglob("*")} == before
+
+
+@pytest.mark.parametrize("command", ["run", "test", "lab"])
+def test_outside_of_a_checkout_the_commands_say_that_they_need_one(outside, command):
+    said = outside("-B", "-m", "mmlab", command)
+    assert said.returncode == 1 and "is an installed package" in said.stderr
+    assert "come with the project's checkout: run the same command in its folder" in said.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "list"])
+def test_outside_of_a_checkout_there_are_no_notebooks(outside, command):
+    said = outside("-B", "-m", "mmlab.notebooks", command)
+    assert said.returncode == 2 and "they come with the project's checkout" in said.stderr
+
+
+def test_an_editable_install_copies_nothing(tmp_path):
+    """It is a path to the checkout: a copy of the data would grow old."""
+    site = build("wheel:editable", tmp_path)
+    [path] = [name for name in names(site) if not name.endswith(".dist-info")]
+    assert Path((site / path).read_text(encoding="utf-8").strip()) == ROOT
+
+
+def test_nothing_that_is_shipped_is_ignored_by_git():
+    """The wheel leaves out what git ignores, so a file that is ignored would be missing."""
+    shipped = [ROOT / "mmlab/py.typed", *(ROOT / "data").glob("*.npz")]
+    words = ["git", "check-ignore", *map(str, shipped)]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True).stdout == b""
 
 
 PUBLIC = [name for name in modules() if name.count(".") == 1 and not name.endswith("__")]

@@ -5,6 +5,7 @@ import html
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib
 
@@ -236,3 +237,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(shown, tmp_path, monke
         plotting.show(plotting.canvas()[0], "01-test", "Nothing.")
     assert [path.name for path in folder.iterdir()] == ["01-test.png"]
     assert (folder / "01-test.png").read_bytes() == b"old"
+
+
+def test_figures_go_into_the_checkout_or_else_into_the_current_folder(tmp_path):
+    assert plotting.figures_of(tmp_path) == Path("figures")
+    (tmp_path / "pyproject.toml").touch()
+    assert plotting.figures_of(tmp_path) == tmp_path / "figures"
+    assert Path(__file__).parents[1] / "figures" == plotting.FIGURES

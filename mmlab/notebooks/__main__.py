@@ -17,7 +17,6 @@ from mmlab.notebooks.catalogue import (
     Notebook,
     NotebookError,
     choose,
-    collection,
     parse_assignment,
 )
 from mmlab.notebooks.progress import show
@@ -99,7 +98,7 @@ def _parameters(assignments: Sequence[str], notebooks: Sequence[Notebook]) -> di
 
 def _list_command(folder: Path) -> int:
     """List the notebooks; 0 if all can be read."""
-    notebooks = collection(folder)
+    notebooks = choose((), folder)
     for notebook in notebooks:
         settings = ", ".join(f"{k}={v!r}" for k, v in notebook.defaults.items())
         show(f"{notebook.number:02d} {notebook.title}  ({settings})", sys.stdout)

@@ -138,7 +138,8 @@ def choose(numbers: Iterable[int | str], folder: Path = NOTEBOOKS) -> list[Noteb
     notebooks = collection(folder)
     if not notebooks:
         raise NotebookError(
-            f"no notebook (NN-name.ipynb) in {folder}; is this the project's checkout?"
+            f"no notebook (NN-name.ipynb) in {folder}; they come with the project's checkout and "
+            "not with an installed package: run this in the folder of the checkout"
         )
     there = sorted({notebook.name[:2] for notebook in notebooks})
     wanted = {str(number).zfill(2) for number in numbers} or set(there)
