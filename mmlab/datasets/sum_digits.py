@@ -19,7 +19,8 @@ CARD = """\
 The data of av-digits in other pairs: the target is (spoken + written digit) mod 10, and every pair
 of two digits is there equally often in every split. So either digit alone says nothing about the
 target: one modality alone stays at chance (10 %), and so does a sum of logits, one part for each
-modality, because under cross-entropy its best is to guess. What lies above is interaction.
+modality, because under cross-entropy its best is to guess. What lies above is interaction: train
+with fusion="film" or "attention", not "concat", "sum" or "late", and for 60 epochs rather than 15.
 The pairs and the task are made; the inputs are real."""
 
 
