@@ -12,15 +12,15 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
-from mmlab.notebooks import run
+from mmlab.notebooks import SiteError, run
 from mmlab.notebooks.body import body
-from mmlab.notebooks.site import build
+from mmlab.notebooks.site import build, copy_maths
 
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 SVG = "<svg xmlns='http://www.w3.org/2000/svg'/>"
 TEXT = r"""# 00 · Start here · 开始
 
-Inline $\alpha_m$ and $$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb),
+Inline $\alpha_m$ and $$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb#top),
 [data](../data/README.md), [spaced](my%20file.csv),
 [paper](https://example.org/paper.pdf). ![a cat](cat.png)
 
@@ -111,6 +111,14 @@ def test_maths_is_left_for_the_copied_mathjax(site):
     assert any(fonts.glob("*.woff"))
 
 
+def test_maths_that_a_full_disk_cut_short_is_copied_anew(site):
+    copy = site / "mathjax/MathJax.js"
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:100])
+    copy_maths(site.parent)
+    assert copy.read_bytes() == whole
+
+
 def test_links_lead_to_pages_where_there_are_pages_else_to_the_files(site):
     page = soup(site / "00-a.html")
     links = {a.get_text(): a["href"] for a in page.select("main a:not(.anchor-link)")}
@@ -118,10 +126,10 @@ def test_links_lead_to_pages_where_there_are_pages_else_to_the_files(site):
     assert links["paper"] == "https://example.org/paper.pdf"
     for name, file in (
         ("data", "README.md"),
-        ("not run", "02-c.ipynb"),
+        ("not run", "02-c.ipynb#top"),
         ("spaced", "my%20file.csv"),
     ):
-        assert (site / unquote(links[name])).resolve().is_file()
+        assert (site / unquote(links[name].partition("#")[0])).resolve().is_file()
         assert links[name].endswith(file)
     assert page.select_one("header a[rel=next]")["href"] == "01-b.html"
     assert soup(site / "01-b.html").select_one("header a[rel=next]") is None
@@ -131,6 +139,11 @@ def test_images_keep_their_words_and_come_with_the_page(site):
     images = soup(site / "00-a.html").select("img")
     assert [image["alt"] for image in images] == ["a cat", "a line", "a < b"]
     assert all(image["src"].startswith("data:image/") for image in images)
+
+
+def test_the_words_of_a_vector_image_may_hold_quotation_marks():
+    page, _ = page_of(shown({"image/svg+xml": SVG}, **{"image/svg+xml": {"alt": 'say "no"'}}))
+    assert BeautifulSoup(page, "html.parser").img["alt"] == 'say "no"'
 
 
 def test_folds_stay_folded(site):
@@ -157,6 +170,27 @@ def test_index_says_what_ran_and_what_failed(site):
     assert [a["href"] for a in page.select("tbody a")] == ["00-a.html", "01-b.html"]
 
 
+def test_what_a_record_says_is_text_and_no_markup(tmp_path):
+    facts = ("title", "minutes", "profile", "device", "package", "version", "note", "line", "cause")
+    said = {name: f"<b>{name}</b> &amp;" for name in facts}
+    for name, ok in (("00-a", True), ("01-b", False)):
+        add_result(tmp_path / "build", name, ok=ok)
+        path = tmp_path / f"build/notebooks/{name}.json"
+        record = json.loads(path.read_text()) | said
+        record["parameters"] = {"profile": said["profile"]}
+        record["versions"] = {said["package"]: said["version"]}
+        record["notes"] = [said["note"]]
+        path.write_text(json.dumps(record))
+    page = soup(build(tmp_path / "build", tmp_path / "notebooks"))
+    assert page.select("tbody b") == []
+    good, bad = (row.get_text() for row in page.select("tbody tr"))
+    shown = {name for name in facts if said[name] in good}
+    assert shown == set(facts) - {"line", "cause"}  # which are of a failure
+    assert all(text in bad for text in said.values())
+    title = soup(tmp_path / "build/site/00-a.html").title
+    assert title.get_text() == f"{said['title']} · mmlab"
+
+
 def test_a_record_of_an_earlier_version_waits_for_its_next_run(tmp_path):
     add_result(tmp_path / "build", "00-a")
     (tmp_path / "build/notebooks/00-a.body.html").unlink()
@@ -164,6 +198,17 @@ def test_a_record_of_an_earlier_version_waits_for_its_next_run(tmp_path):
     page = soup(build(tmp_path / "build", tmp_path / "notebooks"))
     assert [a["href"] for a in page.select("tbody a")] == ["01-b.html"]
     assert len(page.select("tbody tr")) == 1
+
+
+def test_a_record_that_is_another_s_is_named(tmp_path):
+    """As where somebody copied or renamed a file by hand."""
+    add_result(tmp_path / "build", "00-a")
+    records = tmp_path / "build/notebooks"
+    (records / "01-b.json").write_text((records / "00-a.json").read_text())
+    with pytest.raises(SiteError, match=r"01-b\.json is damaged \(.*it is the record of 00-a\)"):
+        build(tmp_path / "build", tmp_path / "notebooks")
+    page = soup(tmp_path / "build/site/index.html")
+    assert [a["href"] for a in page.select("tbody a")] == ["00-a.html"]
 
 
 def test_pages_serve_readers_who_do_not_see(site):
@@ -199,6 +244,9 @@ ACTIVE = [
     "<style>@import 'https://example.org/x.css';</style>",
     "<style>p { background: url(https://example.org/x) }</style>",
     "<style>p { color: red }</style ><script>alert(1)</script>",
+    "<style>p[title='\\3c/style>\\3cimg src=x onerror=alert(1)>'] { color: red }</style>",
+    "<p style='background: URL(\"https://example.org/x\")'>text</p>",
+    "<p style='position: fixed; top: 0'>text</p>",
     "<p style='background: u\\72l(https://example.org/x); position: fixed'>text</p>",
     "<img src='https://example.org/pixel.png'>",
     "<video poster='https://example.org/x.png' src='https://example.org/x.mp4' autoplay></video>",
@@ -241,6 +289,14 @@ def test_a_page_carries_nothing_active(markup):
         assert "<em>end</em>" in page  # what comes after is not swallowed
 
 
+@pytest.mark.parametrize(
+    "href", ["https://a.org/b", "HTTPS://a.org", "MailTo:a@b.org", "#c", "d.md"]
+)
+def test_a_link_that_only_leads_somewhere_stays(href):
+    page, notes = page_of(shown({"text/html": f'<a href="{href}">go</a>'}))
+    assert BeautifulSoup(page, "html.parser").a["href"] == href and notes == []
+
+
 @pytest.mark.parametrize("opening", ["<style>p", "<script>", "<iframe>"])
 def test_a_tag_left_open_does_not_swallow_the_rest_in_silence(opening):
     """Python's parser of HTML knows of more such tags in later versions, iframe among them."""
@@ -259,6 +315,8 @@ def test_what_had_to_go_is_told():
         "its page leaves out what could run or load something by itself: i onclick, iframe"
     ]
     assert "<b>a</b>" in page and "<i>c</i>" in page
+    page, _ = page_of(shown({"text/html": "<script>let x</script><svg>in it</svg><b>a</b>"}))
+    assert "<b>a</b>" in page and "let x" not in page and "in it" not in page
     assert page_of(v4.new_markdown_cell(TEXT.replace("![a cat](cat.png)", "")))[1] == []
 
 
