@@ -9,7 +9,7 @@ from nbformat import v4
 from small import write_notebook
 
 from mmlab.notebooks import run
-from mmlab.notebooks.output_limit import FRAME, LIMIT, LONGEST, NOTE, OutputLimit
+from mmlab.notebooks.output_limit import FRAME, LIMIT, LONGEST, NOTE, WRAPPING, OutputLimit
 from mmlab.notebooks.worker import joined
 
 HUGE = "from IPython.display import HTML, display\ndisplay(HTML('<b>x</b>' * 10_000_000))\nprint(1)"
@@ -43,10 +43,19 @@ class Wire:
 def test_printed_text_is_cut_with_one_note():
     wire = Wire()
     assert wire.print("short") == "short"
-    cut = wire.print("x" * LIMIT)
-    assert cut.endswith("x" + NOTE) and LIMIT - 2000 < len(cut) < LIMIT + len(NOTE)
+    cut = wire.print("begin" + "x" * LIMIT)
+    assert cut.startswith("begin") and cut.endswith("x" + NOTE)
+    assert LIMIT - 2000 < len(cut) < LIMIT + len(NOTE)
     assert wire.print("more") == ""
     assert wire.print("of another cell", cell="b") == "of another cell"
+
+
+def test_what_just_fits_is_shown_and_every_print_counts_its_wrapping(monkeypatch):
+    monkeypatch.setattr("mmlab.notebooks.output_limit.LIMIT", 3 * (WRAPPING + 1))
+    wire = Wire()
+    assert [wire.print("x") for _ in range(5)] == ["x", "x", "x", NOTE, ""]
+    fits = "x" * (2 * WRAPPING + 3)
+    assert wire.print(fits, cell="b") == fits
 
 
 def test_many_small_outputs_are_large_as_well():

@@ -1,5 +1,6 @@
 """The strict runner: what it refuses, how it reports each failure, and what it leaves behind."""
 
+import ast
 import asyncio
 import errno
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import nbformat
@@ -21,8 +23,9 @@ from mmlab.files import UnwritableError
 from mmlab.notebooks import run
 from mmlab.notebooks.__main__ import main
 from mmlab.notebooks.catalogue import NotebookError, choose, parse_assignment, read
+from mmlab.notebooks.progress import Progress
 from mmlab.notebooks.result import Result
-from mmlab.notebooks.runner import _execute
+from mmlab.notebooks.runner import _execute, _run_one, _unrun
 from mmlab.notebooks.warm import WarmParent
 
 
@@ -58,6 +61,7 @@ def pretend_earlier_success(out: Path, name: str) -> list[Path]:
     ("parameters", "complaint"),
     [
         ({"sed": 1}, "no parameter sed.*seed"),
+        ({"seed": 1, "sed": 2}, "no parameter sed; it has: profile, seed"),
         ({"seed": 1.5}, "seed=1.5 is float.*int"),
         ({"seed": True}, "seed=True is bool.*int"),
         ({"seed": "one"}, "seed='one' is str.*int"),
@@ -120,6 +124,8 @@ def test_command_line_values_follow_the_default(folder):
     assert parse_assignment("seed=three", notebooks) == ("seed", "three")
     with pytest.raises(NotebookError, match="name=value"):
         parse_assignment("seed", notebooks)
+    without = read(write_notebook(folder, "01-b", parameters="seed = 0"))
+    assert parse_assignment("device=3", [*notebooks, without]) == ("device", "3")
 
 
 def test_output_folder_that_cannot_be_written(folder, tmp_path):
@@ -152,6 +158,39 @@ def test_a_good_run_leaves_result_record_and_page(folder, out, capsys):
     assert (out / "site/00-a.html").exists()
     left = {path.name for path in (out / "notebooks").iterdir()}
     assert left == {"00-a.ipynb", "00-a.body.html", "00-a.json"}
+
+
+def run_alone(folder: Path, out: Path, **parameters) -> tuple[dict, dict]:
+    """The record of a run without a kernel, and the job that its worker got."""
+    notebook, orders = read(write_notebook(folder, "00-a", "1")), Orders()
+    said = (
+        b'{"event": "cell", "number": 3, "line": "1"}\n'
+        b'{"event": "done", "notebook": "{}", "body": "<p>a body</p>"}\n'
+    )
+    worker, progress = speaking(said, orders), Progress(None)
+    asyncio.run(_run_one(notebook, _unrun(notebook, parameters), out, 60, worker, progress))
+    (job,) = orders.lines
+    record = json.loads((out / "notebooks/00-a.json").read_text())
+    return record, ast.literal_eval(job.decode())
+
+
+def test_a_record_says_when_and_on_which_device_it_ran(folder, out, monkeypatch):
+    record, _ = run_alone(folder, out, device="mps")
+    assert record["ok"] and record["device"] == "mps"
+    assert (record["cell"], record["line"]) == (None, "")  # they say where it failed
+    when = datetime.fromisoformat(record["finished"])
+    assert when.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - when) < timedelta(minutes=1)
+    monkeypatch.setattr("mmlab.training.find_device", lambda: "cuda:1")
+    record, _ = run_alone(folder, out, device="auto")
+    assert record["device"] == "cuda:1"
+
+
+def test_a_worker_is_told_what_differs_from_the_notebook_s_own(folder, out):
+    record, job = run_alone(folder, out, seed=0, rate=2)
+    assert job["parameters"] == {"rate": 2.0}  # a cell with them stands on the page
+    assert (job["path"], job["folder"]) == (str(folder / "00-a.ipynb"), str(folder))
+    assert (record["parameters"]["seed"], record["parameters"]["rate"]) == (0, 2.0)
 
 
 def test_what_cannot_be_shown_as_a_page_is_told(folder, out):
@@ -236,6 +275,29 @@ runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
         assert result.ok == ok and ("ended as it started, twice" in result.cause) == (not ok)
 
 
+class Orders:
+    """Notes what a worker is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        self.lines.append(line)
+
+
+def speaking(said: bytes, orders: Orders | None = None):
+    """A worker that says this and ends."""
+
+    @asynccontextmanager
+    async def worker(mark: str):
+        news = asyncio.StreamReader(limit=1000)
+        news.feed_data(said)
+        news.feed_eof()
+        yield orders or Orders(), news
+
+    return worker
+
+
 @pytest.mark.parametrize(
     ("said", "cause"),
     [
@@ -249,18 +311,7 @@ def test_what_a_worker_did_not_say_whole_is_a_failure(folder, said, cause):
     notebook = read(write_notebook(folder, "00-a", "1"))
     result = Result("00-a", "A title", None, {})
 
-    class Orders:
-        def write(self, line: bytes) -> None:
-            pass
-
-    @asynccontextmanager
-    async def worker(mark: str):
-        news = asyncio.StreamReader(limit=1000)
-        news.feed_data(said)
-        news.feed_eof()
-        yield Orders(), news
-
-    assert asyncio.run(_execute(notebook, result, worker, 60)) is None
+    assert asyncio.run(_execute(notebook, result, speaking(said), 60)) is None
     assert cause in result.cause
 
 
