@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.ticker import ScalarFormatter
 from nbconvert import HTMLExporter
 from nbformat import v4
 
@@ -63,6 +64,21 @@ def test_a_known_name_keeps_its_look_whatever_else_is_drawn():
 def test_an_unknown_name_keeps_its_look_in_any_order():
     assert plotting.looks(["smell", "joint"])["smell"] == plotting.looks(["smell"])["smell"]
     assert plotting.looks(["smell", "touch"]) == plotting.looks(["touch", "smell"])
+    names = [f"method {i}" for i in range(12)]  # so many that some want the same look
+    assert plotting.looks(names) == plotting.looks(names[::-1])
+
+
+def test_an_unknown_name_keeps_its_look_in_every_process():
+    names = ["smell", "touch", "taste"]
+    code = f"from mmlab import plotting; print([plotting.looks([n])[n] for n in {names}])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == str([plotting.looks([name])[name] for name in names])
+
+
+def test_looks_come_in_the_order_of_the_names_each_once():
+    found = plotting.looks(["zeta", "joint", "alpha", "zeta"])
+    assert list(found) == ["zeta", "joint", "alpha"]
+    assert found == plotting.looks(["zeta", "joint", "alpha"])
 
 
 def test_modalities_differ_in_colour_and_in_line_and_in_marker():
@@ -138,6 +154,23 @@ def test_differences_are_paired_by_seed(table, axes):
     np.testing.assert_allclose(_bars(axes), [interval(paired)[1:]])
 
 
+def test_differences_say_to_what_and_have_a_line_at_0(table, axes):
+    plotting.differences(table, baseline="image", ax=axes)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["joint"]
+    assert axes.get_xlabel() == "accuracy minus image, points"
+    assert [0, 0] in [list(line.get_xdata()) for line in axes.lines]
+    assert axes.xaxis.get_major_formatter()(-0.125, 0) == "−12.5"
+
+
+def test_a_figure_says_what_it_is_told_to_say(table):
+    _, panels = plotting.canvas(3)
+    plotting.comparison(table, ax=panels[0])
+    plotting.comparison(table, label="right, %", ax=panels[1])
+    plotting.differences(table, label="gain, points", ax=panels[2])
+    assert [ax.get_xlabel() for ax in panels] == ["accuracy, %", "right, %", "gain, points"]
+    plt.close("all")
+
+
 def test_a_method_looks_the_same_in_both_panels(axes):
     names = ["joint", *(f"method {i}" for i in range(9))]
     rows = [(m, seed, 0.1 * seed) for m in names for seed in (0, 1)]
@@ -172,11 +205,23 @@ def test_curves_draw_the_mean_and_the_band(axes):
     np.testing.assert_allclose([edges.min(), edges.max()], [low, high])
 
 
+def test_curves_come_in_the_table_s_order_with_few_marks_and_whole_epochs(axes):
+    rows = [(s, e, name, 0.1 * s) for name in ("text", "audio") for s in (0, 1) for e in range(20)]
+    history = pd.DataFrame(rows, columns=["seed", "epoch", "output", "value"])
+    plotting.curves(history, percent=True, ax=axes)
+    assert [line.get_label() for line in axes.lines] == ["text", "audio"]
+    assert [line.get_markevery() for line in axes.lines] == [4, 4]
+    assert len(axes.collections) == 2  # two seeds have a band
+    assert all(tick == round(tick) for tick in axes.xaxis.get_major_locator().tick_values(0, 2))
+    assert axes.yaxis.get_major_formatter()(0.25, 0) == "25"
+
+
 def test_curves_of_one_seed_have_no_band(axes):
     history = pd.DataFrame({"seed": 0, "epoch": [1, 2], "output": "audio", "value": [1.0, 2.0]})
     plotting.curves(history, ax=axes)
     assert len(axes.lines) == 1
     assert not axes.collections
+    assert isinstance(axes.yaxis.get_major_formatter(), ScalarFormatter)  # no share, so no %
 
 
 def test_show_writes_both_files_and_displays_the_alt_text(shown, tmp_path):
@@ -187,6 +232,7 @@ def test_show_writes_both_files_and_displays_the_alt_text(shown, tmp_path):
     ((data, options),) = shown
     assert base64.b64decode(data["image/png"]) == (tmp_path / "figures/01-test.png").read_bytes()
     assert options["metadata"]["image/png"]["alt"] == "Two points."
+    assert b"Software" not in base64.b64decode(data["image/png"])  # it would name a version
     assert not plt.get_fignums()  # the inline backend must not show it a second time
 
 
@@ -198,6 +244,7 @@ def test_the_alt_text_reaches_the_page(shown):
     page, _ = HTMLExporter().from_notebook_node(v4.new_notebook(cells=[cell]))
     assert 'Joint is "below" image.' in html.unescape(page)
     assert page.count("<img") == 1
+    assert data["text/plain"] == 'Joint is "below" image.'
 
 
 def test_the_same_figure_gives_the_same_files(shown, tmp_path):
