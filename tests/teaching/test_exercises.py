@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,6 +42,11 @@ def test_right_is_said_and_kept(capsys):
     assert capsys.readouterr().out == "✓ mine: right in 2 cases\n"
 
 
+def test_one_case_is_said_to_be_one(capsys):
+    check(shares, cases=[torch.ones(2, 2)])
+    assert capsys.readouterr().out == "✓ shares: right in 1 case\n"
+
+
 def nothing(x): ...
 
 
@@ -74,6 +80,11 @@ def test_not_written_goes_on_with_the_reference_and_never_raises(mine, strict, c
     assert "not written yet" in capsys.readouterr().out
 
 
+def test_a_decorated_stub_is_not_written_either(strict, capsys):
+    assert check(torch.no_grad()(nothing)) is shares
+    assert "not written yet" in capsys.readouterr().out
+
+
 def no_return(x):
     x / x.sum(-1, keepdim=True)
 
@@ -94,6 +105,11 @@ def test_what_has_no_bytecode_is_no_stub(strict):
     mine = functools.wraps(print)(functools.partial(print, end=""))
     with pytest.raises(AssertionError, match=r"✗ print, .*NoneType"):
         check(mine)
+
+
+def test_what_hands_on_its_argument_is_no_stub(strict):
+    with pytest.raises(AssertionError, match="it is a NoneType, where a float"):
+        check(lambda x: x, lambda x: 1.0, [None])
 
 
 def test_a_constant_may_be_the_answer(strict, capsys):
@@ -178,6 +194,8 @@ def test_nan_and_infinity_are_right_where_they_are_expected(strict):
     check(lambda x: expected.clone(), lambda x: expected, [0])
     with pytest.raises(AssertionError, match="finite where they should not be"):
         check(lambda x: torch.tensor([float("nan"), 1.0, 1.0]), lambda x: expected, [0])
+    with pytest.raises(AssertionError, match=r"right shape, wrong values \(off by up to 1\)"):
+        check(lambda x: torch.tensor([float("nan"), float("inf"), 2.0]), lambda x: expected, [0])
 
 
 def test_wrong_shape_is_told_from_wrong_values(capsys):
@@ -196,6 +214,17 @@ def test_an_exception_is_told_with_its_line(capsys):
     assert "in the line: y = x @ torch.ones(7)" in text
 
 
+def test_of_its_own_lines_the_innermost_is_shown(capsys):
+    def mine(x):
+        if x.ndim:
+            return mine(x[0])
+        return x @ x
+
+    check(mine)
+    text = capsys.readouterr().out
+    assert "in the line: return x @ x" in text and "return mine(" not in text
+
+
 def test_none_after_a_right_case_is_wrong_not_unwritten(strict):
     with pytest.raises(AssertionError, match="case 'uneven rows': it is a NoneType"):
         check(lambda x: shares(x) if x.std() == 0 else None)
@@ -212,9 +241,11 @@ def test_a_mistake_that_cannot_be_made_is_passed_over(capsys):
         ((1.0, 2.0), (1.0, 2.5), r"in \[1\]: right shape, wrong values"),
         ((1.0, 2.0), (1.0,), "a tuple of 2"),
         ({"a": 1.0}, {"b": 1.0}, r"keys \['a'\]"),
+        ({"a": 1.0}, {"a": 1.0, "b": 2.0}, r"keys \['a'\]"),
         ({"a": 1.0}, {"a": [2.0]}, r"in \['a'\]: wrong shape"),
         (1.0, "one", "it is a str, where a float"),
         ({"a": "one"}, {"a": "two"}, r"in \['a'\]: it is not 'one'"),
+        ("one", np.array(["one", "two"]), "it is not 'one'"),
         ({"a": torch.zeros(2)}, {"a": torch.ones(2)}, r"worst entry \[0\]: got 1, expected 0"),
         (torch.tensor(float("nan")), torch.tensor(1.0), "wrong values"),
     ],
@@ -242,6 +273,12 @@ def test_unless_said_otherwise_five_digits_count(strict):
         check(lambda x: x + 1e-4, lambda x: x, [1.0])
 
 
+def test_numbers_of_double_precision_are_compared_in_it(strict):
+    one = torch.ones(1, dtype=torch.float64)
+    with pytest.raises(AssertionError, match=r"off by up to 1e-09"):
+        check(lambda x: x + 1e-9, lambda x: x, [one], tolerance=1e-12)
+
+
 def test_nobody_sees_what_another_did_to_the_arguments(strict):
     given = torch.ones(2, 2)
     check(lambda x: x.mul_(2), lambda x: x.mul_(2), [given])
@@ -256,7 +293,7 @@ def test_random_numbers_are_the_same_for_both_and_leave_the_rest_alone(strict):
 
 def test_a_tuple_is_several_arguments(strict):
     check(lambda x, y: x - y, lambda x, y: x - y, [(3, 1)])
-    with pytest.raises(AssertionError, match="off by up to 4"):
+    with pytest.raises(AssertionError, match=r"case 1: .* by up to 4"):
         check(lambda x, y: y - x, lambda x, y: x - y, [(3, 1)])
 
 

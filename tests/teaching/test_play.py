@@ -1,5 +1,6 @@
 """`explore` without a reader and with one: ipywidgets' controls can be moved without a browser."""
 
+import base64
 import re
 from html.parser import HTMLParser
 
@@ -116,7 +117,8 @@ def test_the_first_picture_is_drawn_once_at_the_first_setting(draw, live, shown)
     strip, box = shown
     assert strip["text/plain"] == "Three lines."
     _, output = parts(box)
-    _, alt = image(output)
+    source, alt = image(output)
+    assert b"Software" not in base64.b64decode(source.partition(",")[2])  # it would name a version
     assert alt == "The picture at angle = 90, gamma_rate = 1.5, raw = False, kind = concat"
 
 
@@ -179,6 +181,17 @@ def test_controls_say_their_name_unit_and_value(draw, live, shown):
     assert angle.readout and rate.readout and rate.readout_format == ".2f"
     assert not angle.continuous_update and not rate.continuous_update
     assert (rate.min, rate.max, rate.step) == (0.0, 2.0, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("control", "digits"),
+    [((0.05, 1.05, 0.1), ".2f"), ((0.0, 1.0, 0.125), ".3f"), ((1e22, 9e22, 1e22), ".0f")],
+)
+def test_a_slider_shows_the_digits_that_its_values_have(control, digits, live, shown):
+    strip = [{"rate": control[0]}]
+    explore(lambda ax, rate: None, strip=strip, name="n", alt="a", rate=control)
+    slider, _ = shown[-1].children
+    assert slider.readout_format == digits
 
 
 def test_choices_need_not_be_texts(live, shown):

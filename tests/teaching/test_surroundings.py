@@ -33,6 +33,25 @@ def test_environment_hints_at_what_is_missing_or_old(monkeypatch, capsys):
     assert "All is there" not in text
 
 
+def test_environment_asks_for_nothing_that_only_developers_need(monkeypatch, capsys):
+    lines = ["torch>=2.1", 'pytest>=999; extra == "dev"']
+    monkeypatch.setattr(surroundings.metadata, "requires", lambda name: lines)
+    environment()
+    text = capsys.readouterr().out
+    assert "torch" in text and "pytest" not in text and text.endswith("All is there.\n")
+
+
+def test_environment_says_where_mmlab_itself_is_not_installed(monkeypatch, capsys):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    for ask in ("requires", "version"):
+        monkeypatch.setattr(surroundings.metadata, ask, missing)
+    environment()
+    text = capsys.readouterr().out
+    assert "mmlab is missing: set it up with" in text and "All is there" not in text
+
+
 def test_environment_works_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"
