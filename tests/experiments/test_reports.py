@@ -60,6 +60,7 @@ def test_a_verdict_follows_the_interval():
     assert verdict(values) == "seen"
     assert verdict(-values) == "not seen"
     assert verdict(values - 1.1) == "cannot tell here"
+    assert verdict(0 * values) == "cannot tell here"  # an end at 0 is on neither side
 
 
 def test_fewer_than_five_runs_have_no_verdict():
@@ -139,6 +140,10 @@ def test_a_report_has_a_row_a_method():
     assert list(report(TABLE, "other", "share a")) == ["share a, %", "minus other, points"]
     turned = report(TABLE, "other").loc["joint", "minus other, points"]
     assert turned == spell(difference(TABLE, "joint", "other")) == spell(-paired)
+
+
+def test_a_report_keeps_the_order_of_the_table():
+    assert report(TABLE[::-1], folds=3).index.tolist() == ["other", "joint"]
 
 
 def test_claims_get_their_verdicts():
@@ -227,6 +232,13 @@ def test_a_share_lies_between_0_and_1():
     with pytest.raises(ValueError, match=r"'accuracy' has values from 80 to 89, .*unit=''"):
         report(table)
     assert report(table, unit="").loc["joint", "accuracy"].startswith("82.50 [")
+    with pytest.raises(ValueError, match=r"'accuracy' has values from -0.1 to "):
+        report(TABLE.assign(accuracy=TABLE.accuracy.where(TABLE.seed > 0, -0.1)))
+
+
+def test_all_and_nothing_are_shares():
+    table = TABLE.assign(accuracy=(TABLE.seed % 2).astype(float))
+    assert report(table).loc["joint", "accuracy, %"].startswith("50.0 [")
 
 
 @pytest.mark.parametrize("folds", [2, 3])
@@ -276,6 +288,13 @@ def test_a_claim_about_a_failed_run_says_so():
     assert shown["over folds"].tolist() == ["–"] * 2
     assert shown.verdict.tolist() == ["cannot tell here"] * 2
     assert spell(paired) == f"'other' {WHY}" and verdict(paired) == "cannot tell here"
+
+
+def test_the_runs_that_are_left_of_a_failed_comparison_decide_nothing():
+    with pytest.warns(UserWarning, match="failed at 1 of 6 seeds"):
+        left = difference(with_a_failure("other"), "other").dropna()
+    assert len(left) == 5
+    assert spell(left) == f"'other' {WHY}" and verdict(left) == "cannot tell here"
 
 
 def test_one_run_cannot_be_spelt():
