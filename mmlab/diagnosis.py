@@ -1,0 +1,73 @@
+"""Which drop has a data set: ``python -m mmlab.diagnosis NAME [--encoders cnn] [KEY=VALUE ...]``.
+
+It prints what `mmlab.experiments.diagnose` finds, and draws it where --figure names a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmlab.datasets import DATASETS, load
+from mmlab.experiments import Diagnosis, diagnose
+from mmlab.files import UnwritableError, write_atomically
+from mmlab.models.encoders import BUILDERS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Diagnose the data set that is named; what cannot be done ends the program with a message."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        settings = dict(map(_setting, options.settings))
+        found = diagnose(
+            lambda seed: load(options.name, seed=seed, **settings),
+            seeds=range(options.seeds),
+            epochs=options.epochs,
+            build={"encoders": options.encoders},
+        )
+        print(found)
+        if options.figure:
+            write_atomically(options.figure, _drawn(found, options.figure.suffix[1:] or "png"))
+    except (ValueError, TypeError, OSError, UnwritableError) as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mmlab.diagnosis", description=__doc__)
+    parser.add_argument("name", metavar="NAME", help=f"of {', '.join(DATASETS)}")
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="of the data set, such as split=arm"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="how many trainings of each (5)")
+    parser.add_argument("--epochs", type=int, default=15, help="of each training (15)")
+    parser.add_argument("--encoders", choices=[*BUILDERS], default="mlp", help="(mlp)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it: FILE.png, .svg, .pdf")
+    return parser
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """'key=value' -> the two; a value that is no Python literal is a text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is no setting; write KEY=VALUE, such as split=arm")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _drawn(found: Diagnosis, kind: str) -> bytes:
+    from mmlab import plotting  # takes a second, and few draw
+
+    plotting.style()
+    buffer = io.BytesIO()
+    plotting.diagnosis(found).savefig(buffer, format=kind)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
