@@ -7,6 +7,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -69,6 +70,25 @@ def read_checked(file: Path, sha256: str, remedy: str) -> bytes:
     if found != sha256:
         raise SystemExit(f"{file} has SHA-256 {found} instead of {sha256}; {remedy}")
     return content
+
+
+def deb_files(package: bytes, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """The files of a Debian package whose path is wanted, in the order of their paths.
+
+    The package is an ar archive: headers of 60 bytes, with a name of 16 and, from byte 48, the size
+    of what follows, at even places. One of its members is the tar archive of the files.
+    """
+    place, found = 8, {}
+    while place < len(package):
+        name, size = package[place : place + 16].strip(), int(package[place + 48 : place + 58])
+        if name == b"data.tar.xz":
+            content = io.BytesIO(package[place + 60 : place + 60 + size])
+            with tarfile.open(fileobj=content, mode="r|xz") as archive:
+                for member in archive:
+                    if member.isfile() and wanted(path := member.name.removeprefix("./")):
+                        found[path] = archive.extractfile(member).read()
+        place += 60 + size + size % 2
+    return dict(sorted(found.items()))
 
 
 def resample(sequence: np.ndarray, frames: int) -> np.ndarray:

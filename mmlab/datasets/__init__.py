@@ -10,7 +10,9 @@ from mmlab.datasets.av_digits import load_av_digits
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.dials import among, drop, realised_rates
 from mmlab.datasets.icons import load_icons
+from mmlab.datasets.items import load_items
 from mmlab.datasets.phone_watch import load_phone_watch
+from mmlab.datasets.stamps import load_stamps
 from mmlab.datasets.sum_digits import load_sum_digits
 from mmlab.datasets.synthetic import bayes_accuracy, synthetic
 from mmlab.datasets.tri_digits import load_tri_digits
@@ -22,6 +24,8 @@ DATASETS: dict[str, Callable[..., MultimodalData]] = {
     "sum-digits": load_sum_digits,
     "watch": load_watch,
     "icons": load_icons,
+    "stamps": load_stamps,
+    "items": load_items,
     "phone-watch": load_phone_watch,
     "synthetic": synthetic,
 }

@@ -1,4 +1,4 @@
-"""Spoken digits as sound: ten recordings that ship with us, the whole set, and their MFCCs."""
+"""Spoken digits as sound, from an archive that is fetched or given, and the MFCCs of a sound."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ import torch
 from torch import Tensor
 
 from mmlab.datasets import archives
-from mmlab.datasets.embedded import DATA, read_checked
 
 RATE = 8000  # samples per second
-SAMPLES = DATA / "fsdd-samples.npz"
-SAMPLES_SHA256 = "4c258ce9df348b2303b586a03758f808200eb984453bfaff9e6223716f55159e"
 ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
 # Over the names and samples of all 3000 recordings: it holds however an archive is packed.
 CONTENT_SHA256 = "ee2198da4d99d1de2f4cb76d378318b58113b2562ece8a00fe761ba76d4911c9"
@@ -35,18 +32,6 @@ class Recording:
     digit: int
     speaker: str
     take: int
-
-
-def samples() -> list[Recording]:
-    """Ten original recordings, 0 to 9, of all six speakers; they need no network.
-
-    Raises FileNotFoundError, or ValueError where the checksum does not hold.
-    """
-    arrays = read_checked(SAMPLES, SAMPLES_SHA256)
-    waves = np.split(arrays["x"], np.cumsum(arrays["lengths"])[:-1])
-    digits, speakers, takes = (arrays[key].tolist() for key in ("y", "speaker", "take"))
-    rows = zip(waves, digits, speakers, takes, strict=True)
-    return [Recording(_scale(values), *about) for values, *about in rows]
 
 
 def raw_recordings(path: Path | str | None = None) -> list[Recording]:
@@ -141,8 +126,8 @@ def _fetch() -> Path:
         return Path(pooch.retrieve(ARCHIVE, known_hash=None, fname="fsdd-1.0.10.zip"))
     except OSError as error:
         raise ConnectionError(
-            f"could not fetch {ARCHIVE} ({error}); fetch it elsewhere and give its path, "
-            "or use samples(), which needs no network"
+            f"could not fetch {ARCHIVE} ({error}); fetch it elsewhere and give its path, or listen "
+            "to stamps.listen(), which needs no network"
         ) from error
 
 

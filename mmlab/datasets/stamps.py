@@ -1,0 +1,166 @@
+"""stamps: pictures and their spoken descriptions in many languages. Real, paired, embedded.
+
+data/README.md tells where the file comes from and how it is rebuilt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmlab.datasets import dials, embedded
+from mmlab.datasets.base import MultimodalData
+from mmlab.datasets.recordings import RATE
+from mmlab.seeds import generator
+
+FILE = embedded.DATA / "stamps.npz"
+SHA256 = "85e29544441d925814738f305906831767d13c04f82b7f0286be77e0944575cb"
+MODALITIES = ("picture", "speech")
+SPLITS = ("stamp", "language")
+SHARES = (0.6, 0.15, 0.25)  # of the recordings in train, holdout and test
+CARD = """\
+Pictures and spoken descriptions: Tux Paint's stamps, Debian package tuxpaint-stamps-default
+2022.06.04 (GPL-2, by many volunteers).
+A recording describes its picture in one of 13 languages: the pairs are natural. One row is one
+recording, so a picture has up to 11 rows, and languages cover different pictures.
+Stamps of one kind whose names begin with the same word never cross a split in split="stamp".
+Few people speak each language, and they are in all splits there; the file does not name them.
+In split="language" the test has the pictures of training, so picture alone is nearly perfect.
+The settings were looked at on the test splits: tune anything new on the holdout alone."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """A picture to look at and its description to listen to.
+
+    samples: (T,) between -1 and 1, `rate` of them per second. picture: (48, 48, 3), 0 to 255.
+    """
+
+    samples: Tensor
+    rate: int
+    kind: str
+    language: str
+    name: str
+    picture: np.ndarray
+
+
+def load_stamps(
+    *,
+    seed: int = 0,
+    split: str = "stamp",
+    noise: Mapping[str, float] | None = None,
+    keep: Mapping[str, float] | None = None,
+    missing: float | Mapping[str, float] | None = None,
+) -> MultimodalData:
+    """Picture (B, 3, 12, 12) and speech (B, 13, 24), MFCCs over stretched time. Target: 10 kinds.
+
+    seed:    what is in each split, the order, and every random dial.
+    split:   "stamp": new stamps in holdout and test, whole groups of like names in one split;
+             "language": every language in one split. 60 / 15 / 25 % of the recordings, up to one
+             group or language.
+    noise:   s.d. of Gaussian noise in all splits, in s.d. over the training samples of all pixels
+             together (picture), of each MFCC coefficient (speech).
+    keep:    share of the *training* samples that have the modality.
+    missing: rate of missing modalities in all splits, one number or one per modality.
+
+    Noise comes first, then both are standardised with statistics of the training split (pictures as
+    a whole, speech per coefficient), then keep and missing hide.
+    Raises ValueError for an unknown split, modality or value, TypeError for a seed or a setting of
+    another type, FileNotFoundError or ValueError for a missing or damaged file.
+    """
+    noise = dials.check_dial("noise", noise, MODALITIES, high=math.inf)
+    keep = dials.check_dial("keep", keep, MODALITIES)
+    missing = dials.check_missing(missing, MODALITIES)
+    arrays = read()
+    recordings = rows(seed, split, arrays)
+    picture_of = arrays["picture_of"]
+    values = {
+        "picture": (arrays["picture"][picture_of], (0, 1, 2, 3)),
+        "speech": (arrays["speech"], (0, 2)),
+    }
+    kind = torch.from_numpy(arrays["kind"][picture_of]).long()
+    return embedded.assemble(
+        {
+            m: embedded.prepare(array, recordings, axes, noise.get(m, 0), seed, m)
+            for m, (array, axes) in values.items()
+        },
+        {part: kind[row] for part, row in recordings.items()},
+        keep=keep,
+        missing=missing,
+        seed=seed,
+        n_classes=len(arrays["kinds"]),
+        name="stamps",
+        units={
+            "picture": "s.d. of the pixels (3 colours x 12 x 12)",
+            "speech": "s.d. of each MFCC coefficient (13 coefficients x 24 frames)",
+        },
+        card=f"{_describe_split(recordings, split, arrays)}\n{CARD}",
+    )
+
+
+def read(file: Path = FILE) -> dict[str, np.ndarray]:
+    """The arrays of the embedded file.
+
+    Recordings: speech (N, 13, 24), language (number in `languages`) and picture_of (row of the
+    picture), each (N,). Pictures: picture (P, 3, 12, 12) from 0 to 255, kind (number in `kinds`),
+    name and group, each (P,). To hear and see: heard (10,) rows of recordings, their sound in a row
+    (16 bit, 8000 per second), lengths (10,), seen (10, 3, 48, 48).
+    Raises FileNotFoundError, or ValueError where the checksum does not hold.
+    """
+    arrays = embedded.read_checked(file, SHA256, "build_stamps.py")
+    speech = arrays.pop("speech") * arrays.pop("scale") + arrays.pop("centre")
+    return arrays | {"speech": speech, "name": arrays["name"].astype(str)}
+
+
+def rows(
+    seed: int, split: str = "stamp", arrays: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Tensor]:
+    """Which recordings of the file are in train, holdout and test, in shuffled order."""
+    dials.check_seed(seed)
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}{dials.among(split, SPLITS)}")
+    arrays = read() if arrays is None else arrays
+    groups = {"stamp": arrays["group"][arrays["picture_of"]], "language": arrays["language"]}
+    members = embedded.whole_groups(groups[split], SHARES, seed, "stamps")
+    draw = generator(seed, "stamps", "order")
+    return {part: row[torch.randperm(len(row), generator=draw)] for part, row in members.items()}
+
+
+def listen() -> list[Described]:
+    """Ten stamps, one of each kind, with the original sound of their descriptions, at 8 kHz.
+
+    Raises FileNotFoundError, or ValueError where the checksum does not hold.
+    """
+    arrays = read()
+    sounds = np.split(arrays["sound"], np.cumsum(arrays["lengths"])[:-1])
+    return [
+        Described(
+            samples=torch.from_numpy(sound.astype(np.float32) / 32768),
+            rate=RATE,
+            kind=str(arrays["kinds"][arrays["kind"][arrays["picture_of"][row]]]),
+            language=str(arrays["languages"][arrays["language"][row]]),
+            name=str(arrays["name"][arrays["picture_of"][row]]),
+            picture=seen.transpose(1, 2, 0),
+        )
+        for row, sound, seen in zip(arrays["heard"], sounds, arrays["seen"], strict=True)
+    ]
+
+
+def _describe_split(
+    recordings: Mapping[str, Tensor], split: str, arrays: Mapping[str, np.ndarray]
+) -> str:
+    if split == "stamp":
+        return "Tested on new stamps, in languages that were heard in training."
+    spoken = {
+        part: ", ".join(arrays["languages"][np.unique(arrays["language"][row])])
+        for part, row in recordings.items()
+    }
+    return (
+        f"Tested on {spoken['test']}, held out {spoken['holdout']}, trained on {spoken['train']}."
+    )
