@@ -57,15 +57,14 @@ def could_see(differences: Iterable[tuple[ArrayLike, str]]) -> str:
     for values, unit in differences:
         found.setdefault(unit, []).append(detectable(values))
     texts = [
-        f"{_span(dict.fromkeys(shown(x, unit) for x in sorted(sizes)))} {unit}".strip()
-        for unit, sizes in found.items()
+        f"{_span(dict.fromkeys(shown(x, unit) for x in sorted(rows)))} {unit}".strip()
+        for unit, rows in found.items()
     ]
     if not texts:
         return ""
-    rows = ", row by row," if sum(map(len, found.values())) > 1 else ""
-    return (
-        f"a true difference of{rows} {', '.join(texts)} would by itself show with probability 0.8"
-    )
+    each = "row by row, " if sum(map(len, found.values())) > 1 else ""
+    sizes = ", ".join(texts)
+    return f"{each}a true difference of {sizes} would by itself show with probability 0.8"
 
 
 def tuned(tables: Iterable[object]) -> str:

@@ -222,7 +222,7 @@ def _caption(given: list[Claim], values: list[ArrayLike], by: str, corrected: bo
     how = "Holm's correction" if corrected else "no correction"
     return joined(
         repeated(filter(_whole, values), by),
-        f"verdicts at {LEVEL:.0%}, with {how} for the number of claims",
+        f"verdicts at {100 * LEVEL:.0f} %, with {how} for the number of claims",
         f"a difference within {', '.join(sorted(margins))} counts as none" if margins else "",
         could_see(judged),
         tuned(claim.values for claim in given),

@@ -27,9 +27,10 @@ def test_calibration_by_hand():
 
 
 def test_a_bin_is_closed_above():
-    logits, target = logits_of(0.75, 0.76), torch.tensor([0, 1])
-    assert evaluation.calibration_error(logits, target, bins=4) == pytest.approx((0.25 + 0.76) / 2)
-    assert evaluation.calibration_error(logits, target, bins=2) == pytest.approx(0.51 / 2)
+    logits = torch.tensor([[0.0, 0.0], [0.0, math.log(9)]])  # .5 exactly, and .9
+    target = torch.tensor([0, 0])  # the first is right by .5, the second wrong by .9
+    assert evaluation.calibration_error(logits, target, bins=2) == pytest.approx((0.5 + 0.9) / 2)
+    assert evaluation.calibration_error(logits, target, bins=1) == pytest.approx((0.9 - 0.5) / 2)
 
 
 def test_sure_and_right_is_calibrated_sure_and_wrong_is_not():

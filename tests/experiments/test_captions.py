@@ -44,8 +44,8 @@ def test_claims_say_what_counts_as_none_and_what_each_unit_could_show():
     size = detectable(paired)
     assert caption(claims(rows)) == (
         "Mean [95 % interval] over 3 to 6 seeds; of fewer than 5 mean (each value). "
-        "Verdicts at 5%, with no correction for the number of claims. "
-        "A difference within ±1.0 points counts as none. A true difference of, row by row, "
+        "Verdicts at 5 %, with no correction for the number of claims. "
+        "A difference within ±1.0 points counts as none. Row by row, a true difference of "
         f"{100 * size:.1f} to {300 * size:.1f} points, {2 * size:.3f} nats would by itself show "
         "with probability 0.8."
     )

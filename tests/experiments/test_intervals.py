@@ -79,7 +79,7 @@ def test_a_detectable_difference_is_that_of_statsmodels():
     draw = np.random.default_rng(1)
     for n in (3, 5, 6, 10, 30):
         values = draw.normal(0, 2, n)
-        for power in (0.5, 0.8, 0.95):
+        for power in (0.1, 0.5, 0.8, 0.95):
             effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=power)
             expected = effect * values.std(ddof=1)
             assert detectable(values, power) == pytest.approx(expected, rel=1e-4)
