@@ -1,4 +1,4 @@
-"""Set-up in one step: ``python3 -m mmlab run|test|lab|bench`` on a bare Python.
+"""Set-up in one step: ``python3 -m mmlab run|test|lab|bench|diagnose`` on a bare Python.
 
 The first call makes ``.venv`` beside this package and installs the project into it; later calls
 see from a stamp that nothing has changed and start at once. An activated environment that already
@@ -36,6 +36,7 @@ COMMANDS = {
     "test": "check the style and run the tests",
     "lab": "open JupyterLab on the notebooks",
     "bench": "time steps, runs and stacks, as ratios",
+    "diagnose": "say which drop a data set has: scale, competition or shift",
 }
 RESTORE = (
     "It says what to install: restore it (with git: `git checkout -- pyproject.toml "
@@ -46,7 +47,7 @@ FREE_SPACE = (
     "folder for temporary files, TMPDIR) and run the same command again."
 )
 USAGE = "usage: python3 -m mmlab COMMAND [what the command takes]\n\n" + "\n".join(
-    f"  {name:6}{purpose}" for name, purpose in COMMANDS.items()
+    f"  {name:9}{purpose}" for name, purpose in COMMANDS.items()
 )
 
 
@@ -467,6 +468,7 @@ def command_line(command: str, python: str, rest: list[str], root: Path) -> list
             f"--ServerApp.root_dir={root}",
         ],
         "bench": ["mmlab.bench"],
+        "diagnose": ["mmlab.diagnosis"],
     }[command]
     return [python, "-m", *words, *rest]
 

@@ -11,7 +11,7 @@ import html
 import io
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmlab.balancers.registry import METHODS
-from mmlab.experiments import interval
+from mmlab.experiments import Diagnosis, interval, share_interval
+from mmlab.experiments.diagnosis import name_of
 from mmlab.files import write_atomically
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def comparison(
     Methods stand in the table's order, from the top.
     """
     rows = {name: group[column] for name, group in table.groupby("method", sort=False)}
-    _rows(rows, ax, looks(rows))
+    _rows(rows, ax, looks(rows), share_interval)
     ax.set_xlabel(label or f"{column}, %")
 
 
@@ -160,9 +161,14 @@ def differences(
     ax.set_xlabel(label or f"{column} minus {baseline}, points")
 
 
-def _rows(values: Mapping[str, pd.Series], ax: Axes, of: Mapping[str, Look]) -> None:
+def _rows(
+    values: Mapping[str, pd.Series],
+    ax: Axes,
+    of: Mapping[str, Look],
+    ends: Callable[[pd.Series], tuple[float, float, float]] = interval,
+) -> None:
     for row, (name, runs) in enumerate(values.items()):
-        mean, low, high = interval(runs)
+        mean, low, high = ends(runs)
         color, _, marker = of[name]
         ax.plot(
             runs,
@@ -213,13 +219,38 @@ def curves(
             **of[name]._asdict(),
         )
         if len(runs) > 1:
-            _, low, high = zip(*(interval(runs[place]) for place in runs), strict=True)
+            ends = share_interval if percent else interval
+            _, low, high = zip(*(ends(runs[place]) for place in runs), strict=True)
             ax.fill_between(runs.columns, low, high, color=of[name].color, alpha=0.15, linewidth=0)
     ax.set_xlabel(x)
     if table[x].dtype.kind == "i":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if percent:
         ax.yaxis.set_major_formatter(_percent)
+
+
+def diagnosis(found: Diagnosis) -> Figure:
+    """What `mmlab.experiments.diagnose` found: every answer's accuracy, and the three causes.
+
+    Left: accuracy on the test (filled, with its 95 % interval) and on the holdout (hollow). Right:
+    what each cause has of the loss; the grey band is what does not count.
+    """
+    figure, (left, right) = canvas(2)
+    test, holdout = found.scores["test"], found.scores["holdout"]
+    of = looks([*test])
+    named = {name_of(who): runs for who, runs in test.items()}
+    _rows(named, left, {name_of(who): look for who, look in of.items()}, share_interval)
+    for row, (m, runs) in enumerate(holdout.items()):
+        color, _, marker = of[m]
+        left.plot(runs.mean(), row - 0.22, color=color, marker=marker, fillstyle="none")
+    left.set_xlabel("accuracy, %: test filled, holdout hollow")
+    causes = {c: finding.values for c, finding in found.findings.items() if c != "drop"}
+    _rows(causes, right, dict.fromkeys(causes, LOOKS["joint"]))
+    right.axvspan(-found.margin, found.margin, color="#DDDDDD", zorder=0)
+    right.axvline(0, color="#555555", linewidth=1)
+    right.set_yticks(range(len(causes)), [f"{c}:\n{found.findings[c].verdict}" for c in causes])
+    right.set_xlabel("speaks for the cause, points")
+    return figure
 
 
 def _percent(share: float, _: float) -> str:

@@ -2,6 +2,7 @@
 
 from mmlab.experiments.captions import UNITS, caption
 from mmlab.experiments.comparison import Measure, compare
+from mmlab.experiments.diagnosis import Diagnosis, diagnose
 from mmlab.experiments.intervals import detectable, interval, share_interval
 from mmlab.experiments.reports import Claim, claims, report, spell, verdict
 from mmlab.experiments.significance import equivalence, holm, p_value
@@ -12,12 +13,14 @@ from mmlab.training import train_once
 __all__ = [
     "UNITS",
     "Claim",
+    "Diagnosis",
     "Measure",
     "caption",
     "check_column",
     "claims",
     "compare",
     "detectable",
+    "diagnose",
     "difference",
     "equivalence",
     "fold_means",

@@ -155,7 +155,7 @@ def diagnose(
     check_source(data)
     first = dataset_of(data, numbers[0])
     _check_task(first)
-    trials = {f"{m} × {k:g}": (m, k) for m in first.modalities for k in scales}
+    trials = {f"{m} × {k:g}": (m, k) for m in first.modalities for k in _factors(scales)}
     methods: dict[str, Callable[[], Balancer]] = {"joint": Joint, "ensemble": Ensemble}
     methods |= {name: partial(ScaledInputs, **{m: k}) for name, (m, k) in trials.items()}
     runs = compare(methods, data, seeds=numbers, measure=measure_encoders, **training)
@@ -188,6 +188,17 @@ def measure_encoders(run: Run) -> dict[str, float]:
             own = own_head_accuracy(run.model, run.split(split))
             found |= {start + m: x for m, x in own.items()}
     return found
+
+
+def _factors(scales: Iterable[float]) -> list[float]:
+    factors = [*scales]
+    for factor in factors:
+        check_number("a factor in scales", factor, above=0)
+    if not factors or 1 in factors or len({*factors}) < len(factors):
+        raise ValueError(
+            f"scales are {factors}; give at least one factor, each once; 1 is tried in any case"
+        )
+    return factors
 
 
 def _chosen(runs: pd.DataFrame, tried: Iterable[str]) -> str:

@@ -1,0 +1,236 @@
+"""`diagnose` names the cause where it is known, and says what it measured."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from worlds import WORLDS, diagnosed
+
+from mmlab import diagnosis as program
+from mmlab.datasets import Batch, MultimodalData, load
+from mmlab.datasets.synthetic import synthetic
+from mmlab.experiments import diagnose
+from mmlab.experiments.diagnosis import _findings
+
+SEEDS = range(5)
+TINY = {"n": (64, 32, 32), "dims": 4}
+
+
+def around(mean, spread=0.004):
+    """One share per seed with this mean."""
+    return pd.Series(mean + spread * np.array([-1.0, 1, 0, 1, -1]) / 2, index=SEEDS)
+
+
+def findings(chosen=("loud", 0.25), probe=0.0, **changed):
+    """What is said of these scores; by default nothing is lost, and all are equal at 0.9."""
+    names = ("loud", "good", "ensemble", "joint", "ensemble, scaled", "joint, scaled")
+    scores = {split: {who: around(0.9) for who in names} for split in ("test", "holdout")}
+    for split, given in changed.items():
+        scores[split] |= {who.replace("_", ", "): around(x) for who, x in given.items()}
+    probes = {m: around(probe) for m in ("loud", "good")}
+    return _findings(scores, probes, chosen, margin=0.01)
+
+
+def causes(found):
+    return [name for name, one in found.items() if one.verdict == "seen"]
+
+
+def test_nothing_is_found_where_nothing_is_lost():
+    assert causes(findings()) == []
+
+
+def test_scale_is_a_drop_that_a_constant_mends():
+    found = findings(test={"joint": 0.8})
+    assert causes(found) == ["drop", "scale"]
+    assert "loud × 0.25" in found["scale"].sentence and "+10.0" in found["scale"].sentence
+
+
+def test_without_a_chosen_scale_there_is_none():
+    found = findings(chosen=None, test={"joint": 0.8, "joint_scaled": 0.8})
+    assert found["scale"].verdict == "not seen"
+    assert "as they are" in found["scale"].sentence
+
+
+def test_competition_is_a_drop_that_no_constant_mends_and_the_ensemble_has_not():
+    found = findings(test={"joint": 0.8, "joint_scaled": 0.8}, probe=0.05)
+    assert causes(found) == ["drop", "competition"]
+    assert "-5.0" in found["competition"].sentence
+
+
+def test_a_scale_may_mend_a_part_and_leave_competition():
+    assert causes(findings(test={"joint": 0.7, "joint_scaled": 0.8})) == [
+        "drop",
+        "scale",
+        "competition",
+    ]
+
+
+FALLEN = {"loud": 0.4, "ensemble": 0.8, "ensemble_scaled": 0.8, "joint": 0.75, "joint_scaled": 0.75}
+
+
+def test_shift_is_a_modality_that_fails_in_the_test_and_takes_the_ensemble_down():
+    """There the holdout answers for scale and competition, and it has no drop."""
+    found = findings(test=FALLEN)
+    assert causes(found) == ["drop", "shift"]
+    assert "holdout" in found["competition"].sentence
+    assert "loud changes by -50.0" in found["shift"].sentence
+
+
+def test_beside_a_shift_the_holdout_tells_of_scale_and_competition():
+    drop = {"joint": 0.7, "joint_scaled": 0.8}
+    assert causes(findings(test=FALLEN, holdout=drop)) == ["drop", "scale", "competition", "shift"]
+
+
+def test_a_modality_that_is_too_sure_on_the_holdout_as_well_is_no_shift():
+    low = {"ensemble": 0.8, "ensemble_scaled": 0.8}
+    found = findings(test=FALLEN, holdout=low)
+    assert found["shift"].verdict != "seen"
+
+
+def test_an_ensemble_that_falls_without_any_modality_falling_is_no_shift():
+    found = findings(test={**FALLEN, "loud": 0.9})
+    assert found["shift"].verdict != "seen"
+
+
+def test_less_than_the_margin_does_not_count():
+    assert causes(findings(test={"joint": 0.894, "joint_scaled": 0.9})) == []
+
+
+def test_runs_that_disagree_tell_nothing():
+    scores = {"joint": 0.8}
+    found = findings(test=scores)
+    assert found["scale"].verdict == "seen"
+    wide = found["scale"].values + 0.3 * np.array([-1, 1, -1, 1, 0.0])
+    from mmlab.experiments.diagnosis import _answer
+
+    assert _answer(wide, 0.01) == "cannot tell here"
+
+
+@pytest.mark.parametrize("expected", [(), ("scale",), ("competition",), ("shift",)], ids=str)
+def test_a_cause_that_is_there_by_construction_is_named(expected):
+    torch.set_num_threads(1)
+    found = diagnosed(WORLDS[expected], draw=0)
+    assert found.causes == expected, str(found)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return diagnose(
+        lambda seed: synthetic(seed=seed, **TINY), scales=(0.5,), epochs=1, batch_size=32
+    )
+
+
+def test_the_scores_are_those_of_the_trainings(small):
+    runs = small.runs.set_index(["method", "seed"])
+    assert {*small.runs["method"]} >= {"joint", "ensemble", "a × 0.5", "b × 0.5"}
+    for split, start in (("test", ""), ("holdout", "holdout ")):
+        scores = small.scores[split]
+        for m in "ab":
+            assert (scores[m] == runs.loc["ensemble", f"{start}alone {m}"]).all()
+        for who in ("joint", "ensemble"):
+            assert (scores[who] == runs.loc[who, f"{start}accuracy"]).all()
+    assert [*small.scores["test"]] == [
+        *("a", "b", "ensemble", "joint", "ensemble, scaled", "joint, scaled"),
+    ]
+
+
+def test_the_holdout_chooses_the_scale(small):
+    means = small.runs.groupby("method")["holdout accuracy"].mean()
+    best = means[["joint", "a × 0.5", "b × 0.5"]].max()
+    name = "joint" if small.chosen is None else "{} × {:g}".format(*small.chosen)
+    assert means[name] == best
+    chosen = small.runs[small.runs["method"] == name].set_index("seed")["accuracy"]
+    assert (small.scores["test"]["joint, scaled"] == chosen).all()
+
+
+def test_it_prints_a_table_and_four_sentences(small):
+    text = str(small)
+    assert text.count("points") >= 3 and "a alone" in text and "joint, best scale" in text
+    assert len(small.sentences) == 4
+    page = small._repr_html_()
+    assert page.count("<li>") == 4 and "<table" in page
+
+
+def test_names_of_modalities_are_escaped_on_a_page():
+    names = {m: torch.randn(64, 3) for m in ("<b>", "c")}
+    batch = Batch(names, torch.randint(2, (64,)))
+    data = MultimodalData(batch, batch, batch)
+    found = diagnose(data, scales=(0.5,), epochs=1)
+    assert "<b>" not in found._repr_html_()
+
+
+def test_folds_are_the_unit_where_asked_for():
+    found = diagnose(
+        lambda seed: synthetic(seed=seed, **TINY),
+        seeds=range(6),
+        by="fold",
+        folds=3,
+        scales=(0.5,),
+        epochs=1,
+    )
+    assert all(len(values) == 3 for values in found.scores["test"].values())
+
+
+BATCH = Batch({"a": torch.randn(8, 2), "b": torch.randn(8, 2)}, torch.randn(8))
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "error", "message"),
+    [
+        (MultimodalData(BATCH, BATCH, BATCH, task="regression"), {}, ValueError, "'regression'"),
+        (synthetic(signal={"a": 2.0}, **TINY), {}, ValueError, "'a' alone.*at least two"),
+        (synthetic(**TINY), {"seeds": range(4)}, ValueError, r"\[0, 1, 2, 3\].*at least five"),
+        (synthetic(**TINY), {"margin": 0}, ValueError, "margin is 0.*above 0"),
+        (synthetic(**TINY), {"scales": (0.0,)}, ValueError, "scales is 0.0.*above 0"),
+        (synthetic(**TINY), {"scales": (0.5, 1)}, ValueError, r"\[0.5, 1\].*1 is tried"),
+        (synthetic(**TINY), {"scales": ()}, ValueError, "scales"),
+        (synthetic(**TINY), {"epoch": 3}, TypeError, "'epoch' is no argument"),
+        ("av-digits", {}, TypeError, "data is"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_said(data, given, error, message):
+    with pytest.raises(error, match=message):
+        diagnose(data, **given)
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+
+def test_the_program_prints_and_draws(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(program, "load", lambda name, seed, **more: synthetic(seed=seed, **TINY))
+    program.main(["synthetic", "--epochs", "1", "--figure", str(tmp_path / "d.png")])
+    assert "joint training" in capsys.readouterr().out
+    assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_settings_reach_the_data_set(monkeypatch):
+    asked = []
+
+    def ask(name, seed, **more):
+        asked.append((name, more))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(program, "load", ask)
+    with pytest.raises(SystemExit):
+        program.main(["watch", "split=arm", "front_people=3"])
+    assert asked[0] == ("watch", {"split": "arm", "front_people": 3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["av-digit"], "did you mean 'av-digits'"),
+        (["av-digits", "split"], "KEY=VALUE"),
+        (["av-digits", "split=x"], "unknown split 'x'"),
+        (["av-digits", "--seeds", "2"], "at least five"),
+    ],
+)
+def test_the_program_says_what_it_cannot_do(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_load_is_what_the_program_calls():
+    assert program.load is load
