@@ -290,6 +290,10 @@ def spoil_missing_package(root, site, monkeypatch):
     shutil.rmtree(site / "papermill-1.0.dist-info")
 
 
+def spoil_missing_tool(root, site, monkeypatch):
+    shutil.rmtree(site / "pytest-1.0.dist-info")  # which only `test` needs
+
+
 def spoil_missing_project(root, site, monkeypatch):
     shutil.rmtree(site / "mmlab-1.0.dist-info")
 
@@ -307,6 +311,7 @@ def spoil_our_own(root, site, monkeypatch):
     [
         spoil_nothing_activated,
         spoil_missing_package,
+        spoil_missing_tool,
         spoil_missing_project,
         spoil_other_checkout,
         spoil_our_own,
@@ -355,6 +360,15 @@ def test_a_python_without_its_venv_module_is_told_what_to_install(root, installe
     with pytest.raises(bootstrap.SetupError, match=r"ensurepip.*python3-venv"):
         bootstrap.interpreter(root)
     assert not (root / ".venv").exists()
+
+
+def test_a_python_without_its_venv_module_takes_nothing_away(root, installer, monkeypatch):
+    bootstrap.interpreter(root)
+    monkeypatch.setattr(bootstrap.platform, "python_version", lambda: "3.99.0")
+    monkeypatch.setattr(bootstrap.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(bootstrap.SetupError, match="ensurepip"):
+        bootstrap.interpreter(root)
+    assert bootstrap.python_of(root).exists()
 
 
 @pytest.mark.parametrize(
