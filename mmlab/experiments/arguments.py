@@ -95,20 +95,24 @@ def options_of(
                 f"{name} is {common[name]!r}; one per method goes into settings, such as "
                 f"settings={{{next(iter(methods))!r}: {{{name!r}: ...}}}}"
             )
-    allowed = {*inspect.signature(fit_seeds).parameters, *inspect.signature(fit).parameters}
-    allowed -= {"model", "data", "balancer", "seed", "seeds", "training"}
+    allowed = training_arguments()
     for given in (common, *settings.values()):
         unknown = [name for name in given if name not in allowed]
         if unknown:
             raise TypeError(
-                f"{unknown[0]!r} is no argument of a training; allowed are "
-                f"{', '.join(sorted(allowed))}"
+                f"{unknown[0]!r} is no argument of a training; allowed are {', '.join(allowed)}"
             )
     options = {name: {**common, **settings.get(name, {})} for name in methods}
     for own in options.values():
         if isinstance(own.get("lr"), Tensor):
             own["lr"] = own["lr"].tolist()
     return options
+
+
+def training_arguments() -> list[str]:
+    """The names of what `compare` hands on to a training, in alphabetical order."""
+    found = {*inspect.signature(fit_seeds).parameters, *inspect.signature(fit).parameters}
+    return sorted(found - {"model", "data", "balancer", "seed", "seeds", "training"})
 
 
 def try_before(

@@ -166,17 +166,11 @@ def _plain(outcome: Outcome) -> Outcome:
     row: Row = {}
     for name, value in outcome.row.items():
         try:
-            row[_name(name)] = _value(name, value)
+            row[name] = _value(name, value)
         except TypeError as error:
             kept = {key: one for key, one in outcome.row.items() if type(one) in PLAIN}
             return failed_outcome(outcome.error or error, kept, outcome.together)
     return Outcome(row, outcome.together, outcome.error)
-
-
-def _name(name: object) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"measure names a column {name!r}; with a cache names are texts")
-    return str(name)
 
 
 def _value(name: str, value: Any) -> Any:

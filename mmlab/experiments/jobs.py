@@ -154,6 +154,9 @@ def _measured(run: Run, measure: Measure, scores: Row) -> Row:
     found = measure(run)
     if not isinstance(found, Mapping):
         raise TypeError(f"measure gives a {type(found).__name__}; give {{column: value}}")
+    for name in found:
+        if not isinstance(name, str):
+            raise TypeError(f"measure names a column {name!r}; give names that are texts")
     taken = [name for name in found if name in ("method", "seed", ERROR, *scores)]
     if taken:
         raise ValueError(f"measure gives {taken[0]!r}, a column of compare's own; rename it")
