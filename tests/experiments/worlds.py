@@ -37,42 +37,45 @@ WORLDS = {
 """Causes -> modalities."""
 
 SIZES = {"train": 600, "holdout": 400, "test": 600}
-SIGNAL = {"good": 3.0, "fair": 2.0, "fair_too": 2.0, "loud": 1.0, "quick": 2.0, "moved": 2.0}
+SIGNAL = {"good": 3.0, "fair": 2.0, "fair_too": 2.0, "loud": 1.0, "quick": 2.0, "moved": 2.5}
 WIDTH = {"loud": 64, "quick": 128}
 CLASSES = 4
 
 
-def world(names: Sequence[str], seed: int) -> MultimodalData:
-    """The modalities `names`, (B, 32 or what WIDTH says), drawn by the seed."""
+def world(names: Sequence[str], draw: int, seed: int) -> MultimodalData:
+    """The modalities `names`, (B, 32 or what WIDTH says).
+
+    The draw sets where the classes lie, the seed which samples there are.
+    """
     splits = {}
     for part, size in SIZES.items():
-        draw = generator(seed, "world", part)
-        target = torch.randint(CLASSES, (size,), generator=draw)
-        inputs = {m: _input(m, target, draw, seed, part) for m in names}
+        source = generator(draw, "world", seed, part)
+        target = torch.randint(CLASSES, (size,), generator=source)
+        inputs = {m: _input(m, target, source, draw, part) for m in names}
         splits[part] = Batch(inputs, target)
     return MultimodalData(**splits, n_classes=CLASSES, name=" + ".join(names))
 
 
-def _input(m: str, target: Tensor, draw: torch.Generator, seed: int, part: str) -> Tensor:
+def _input(m: str, target: Tensor, source: torch.Generator, draw: int, part: str) -> Tensor:
     width = WIDTH.get(m, 32)
-    noise = torch.randn(len(target), width, generator=draw)
+    noise = torch.randn(len(target), width, generator=source)
     if m == "slow":
-        return noise + 3.0 * _parities(target, width, draw, seed)
+        return noise + 3.0 * _parities(target, width, source, draw)
     means = torch.randn(
-        CLASSES, width, generator=generator(seed, m, m == "moved" and part == "test")
+        CLASSES, width, generator=generator(draw, m, m == "moved" and part == "test")
     )
     means = nn.functional.normalize(means - means.mean(0))
     x = noise + SIGNAL[m] * means[target]
     return 4.0 * x if m == "loud" else x
 
 
-def _parities(target: Tensor, width: int, draw: torch.Generator, seed: int) -> Tensor:
+def _parities(target: Tensor, width: int, source: torch.Generator, draw: int) -> Tensor:
     """Each of the target's two bits is the product of two signs, along directions of their own."""
-    axes = torch.linalg.qr(torch.randn(width, 4, generator=generator(seed, "axes")))[0].T
+    axes = torch.linalg.qr(torch.randn(width, 4, generator=generator(draw, "axes")))[0].T
     x = torch.zeros(len(target), width)
     for bit in range(2):
         sign = 2.0 * (target >> bit & 1) - 1
-        free = 2.0 * torch.randint(2, target.shape, generator=draw) - 1
+        free = 2.0 * torch.randint(2, target.shape, generator=source) - 1
         x += free[:, None] * axes[2 * bit] + (sign * free)[:, None] * axes[2 * bit + 1]
     return x
 
@@ -92,7 +95,7 @@ def diagnosed(names: Sequence[str], draw: int) -> Diagnosis:
         for m in names
     }
     return diagnose(
-        lambda seed: world(names, 100 * draw + seed),
+        lambda seed: world(names, draw, seed),
         scales=(0.25, 0.0625),
         build={"encoders": encoders},
         batch_size=64,
