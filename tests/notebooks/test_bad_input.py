@@ -262,7 +262,16 @@ def test_a_damaged_notebook_does_not_stop_another_that_is_chosen(folder, out, wa
 
 @pytest.mark.parametrize(
     "record",
-    ["", "[]", "{}", "null", '{"notebook": "09-z"}', '{"notebook": 1, "ok": true}', "\x00"],
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"notebook": "09-z"}',
+        '{"notebook": "09-z", "ok": false}',
+        '{"notebook": 1, "ok": true}',
+        "\x00",
+    ],
 )
 def test_a_damaged_record_is_told_after_the_run(folder, out, record):
     write_notebook(folder, "00-a", parameters="seed = ")  # which is told without a kernel
