@@ -655,7 +655,15 @@ def test_there_are_two_folds_or_more(folds):
 
 
 @pytest.mark.parametrize(
-    "row", ["better", ("better", "us"), {"text": "better"}, ("a", "b", 1, 2, 3)]
+    "row",
+    [
+        "better",
+        "abc",
+        ["a", "b", [1, 2]],
+        ("better", "us"),
+        {"text": "better"},
+        ("a", "b", 1, 2, 3),
+    ],
 )
 def test_a_claim_has_a_text_its_author_and_values(row):
     with pytest.raises(TypeError, match=r"a claim is .*; give \(text, who, values\) or"):

@@ -730,7 +730,15 @@ def test_signals_mean_afterwards_what_they_meant_before():
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_second_signal_does_not_end_the_cleaning():
+@pytest.fixture
+def heeded():
+    """Ctrl-C raises KeyboardInterrupt, also in a background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_does_not_end_the_cleaning(heeded):
     cleaned = []
     with pytest.raises(bootstrap.Stopped) as caught, bootstrap.stoppable():
         try:

@@ -11,7 +11,8 @@ Three things make joint training lose, and each has a tell-tale that the others 
                  was not.
 
 Scale and competition are read from the test; where a shift is seen, from the holdout, which is
-still of the training world.
+still of the training world. What is explained is a drop below the best modality: where there is
+none, no cause is named, though the ensemble may still be better than joint training.
 
 Source: ours.
 """
@@ -266,7 +267,6 @@ def _findings(
     test = scores["test"]
     best = max(probes, key=lambda m: test[m].mean())
     drop = test[best] - test["joint"]
-    lost = max(drop, test["ensemble"] - test["joint"], key=lambda values: values.mean())
     shift = _shift(scores, best, list(probes), margin)
     world = "holdout" if shift.verdict == "seen" else "test"
     found = {
@@ -274,7 +274,7 @@ def _findings(
         "competition": _competition(scores[world], probes, world, margin),
         "shift": shift,
     }
-    if (word := _answer(lost, margin)) != "seen":  # there is nothing to explain
+    if (word := _answer(drop, margin)) != "seen":  # there is nothing to explain
         found = {cause: replace(finding, verdict=word) for cause, finding in found.items()}
     return {"drop": _drop(drop, best, margin)} | found
 

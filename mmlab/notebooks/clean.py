@@ -4,6 +4,7 @@ Outputs and text may hold any HTML. A page keeps what shows (tables, figures, so
 loses scripts, event handlers, frames, forms and addresses that are more than a link.
 """
 
+import html
 import re
 
 import tinycss2  # type: ignore[import-untyped]
@@ -13,6 +14,8 @@ from bleach.css_sanitizer import (  # type: ignore[import-untyped]
 )
 from bleach.sanitizer import Cleaner  # type: ignore[import-untyped]
 from bs4 import BeautifulSoup
+from bs4.dammit import EntitySubstitution
+from bs4.formatter import HTMLFormatter
 
 
 def _names(text: str) -> frozenset[str]:
@@ -58,6 +61,16 @@ class Style(CSSSanitizer):
 STYLE = Style(PROPERTIES)
 
 
+class Quoted(HTMLFormatter):
+    """Values in double quotes: bleach escapes what it finds in single ones a second time."""
+
+    def attribute_value(self, value: str) -> str:
+        return html.escape(value)
+
+
+QUOTED = Quoted(entity_substitution=EntitySubstitution.substitute_xml)
+
+
 def clean(soup: BeautifulSoup) -> tuple[str, list[str]]:
     """The HTML of a page that runs nothing, and the names of what had to go.
 
@@ -82,7 +95,7 @@ def clean(soup: BeautifulSoup) -> tuple[str, list[str]]:
     cleaner = Cleaner(TAGS, keeps, protocols, strip=True, css_sanitizer=STYLE)
     sheet = "\n".join(filter(None, styles))
     head = f"<style>\n{sheet}\n</style>\n" if sheet else ""
-    return head + cleaner.clean(str(soup)), sorted(removed)
+    return head + cleaner.clean(soup.decode(formatter=QUOTED)), sorted(removed)
 
 
 def _style_sheet(css: str) -> str:

@@ -191,9 +191,14 @@ def _neighbours(name: str, pages: list[str]) -> str:
     """Links to the page before and the page after."""
     at = pages.index(name)
     before, after = pages[max(at - 1, 0) : at], pages[at + 1 : at + 2]
-    links = [f'<a rel="prev" href="{_address(page)}">← {page[:2]}</a>' for page in before]
-    links += [f'<a rel="next" href="{_address(page)}">{page[:2]} →</a>' for page in after]
+    links = [f'<a rel="prev" href="{_address(page)}">← {_number(page)}</a>' for page in before]
+    links += [f'<a rel="next" href="{_address(page)}">{_number(page)} →</a>' for page in after]
     return " ".join(links)
+
+
+def _number(name: str) -> str:
+    """The number that a notebook's name begins with."""
+    return html.escape(name[:2])
 
 
 def _address(name: str) -> str:
@@ -257,7 +262,8 @@ def _row(record: dict[str, Any]) -> str:
     """One notebook of the index."""
     name, title = record["notebook"], html.escape(record["title"])
     versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
-    status = f'<span class="ok">✓ ok</span><small>{_minute(record["finished"])}</small>'
+    when = html.escape(_minute(record["finished"]))
+    status = f'<span class="ok">✓ ok</span><small>{when}</small>'
     if not record["ok"]:
         where = f"cell {record['cell']}, {record['line']}: " if record["cell"] else ""
         status = f'<span class="failed">✗ failed</span><br>{html.escape(where + record["cause"])}'
@@ -272,4 +278,4 @@ def _row(record: dict[str, Any]) -> str:
         status,
     ]
     data = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr><th scope="row">{name[:2]}</th>{data}</tr>'
+    return f'<tr><th scope="row">{_number(name)}</th>{data}</tr>'

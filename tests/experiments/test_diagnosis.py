@@ -39,6 +39,13 @@ def test_nothing_is_found_where_nothing_is_lost():
     assert causes(findings()) == []
 
 
+def test_no_cause_is_named_where_only_the_ensemble_is_better():
+    better = {"ensemble": 0.95, "ensemble_scaled": 0.95}
+    found = findings(test=better)
+    assert causes(found) == []
+    assert "+5.0" in found["competition"].sentence
+
+
 def test_scale_is_a_drop_that_a_constant_mends():
     found = findings(test={"joint": 0.8})
     assert causes(found) == ["drop", "scale"]
@@ -93,7 +100,7 @@ def test_an_ensemble_that_falls_without_any_modality_falling_is_no_shift():
 
 
 def test_less_than_the_margin_does_not_count():
-    assert causes(findings(test={"joint": 0.894, "joint_scaled": 0.9})) == []
+    assert causes(findings(test={"joint": 0.894})) == []
 
 
 def test_runs_that_disagree_tell_nothing():

@@ -5,7 +5,7 @@
 Four classes. A world is a few modalities, each with one property:
 
     good, fair   a class mean in noise, at two distances
-    loud         little signal, and all of it multiplied by 4
+    loud         little signal, and all of it multiplied by 6
     quick        some signal, learnt at once; its encoder normalises, so no scale slows it
     slow         much signal, as parities, learnt late; its encoder normalises, too
     moved        fair, and in the test its class means are others
@@ -38,7 +38,7 @@ WORLDS = {
 
 SIZES = {"train": 600, "holdout": 400, "test": 600}
 SIGNAL = {"good": 3.0, "fair": 2.0, "fair_too": 2.0, "loud": 1.0, "quick": 2.0, "moved": 2.5}
-WIDTH = {"loud": 64, "quick": 128}
+WIDTH = {"loud": 128, "quick": 128}
 CLASSES = 4
 
 
@@ -66,7 +66,7 @@ def _input(m: str, target: Tensor, source: torch.Generator, draw: int, part: str
     )
     means = nn.functional.normalize(means - means.mean(0))
     x = noise + SIGNAL[m] * means[target]
-    return 4.0 * x if m == "loud" else x
+    return 6.0 * x if m == "loud" else x
 
 
 def _parities(target: Tensor, width: int, source: torch.Generator, draw: int) -> Tensor:
