@@ -130,28 +130,31 @@ def pool_of(parallel: int | str | None) -> Pool:
 def _run(count: int, lanes: Sequence[_Lane]) -> Iterator[tuple[int, Any]]:
     """Number and result of each task; one batch at a time in each lane."""
     waiting, idle, deaths, size = deque(range(count)), [*lanes], Counter[int](), 1
-    running: dict[Future, tuple[_Lane, list[int], float]] = {}
+    running: dict[Future, tuple[_Lane, list[int]]] = {}
+    found: list[tuple[int, Any]] = []
     while waiting or running:
         while idle and waiting:
             places = _next_batch(waiting, size, deaths)
             lane = idle.pop()
-            running[lane.submit(places)] = lane, places, time.monotonic()
+            running[lane.submit(places)] = lane, places
+        yield from found  # whoever takes them need not hurry: the workers are busy
+        found.clear()
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            lane, places, since = running.pop(future)
+            lane, places = running.pop(future)
             idle.append(lane)
             try:
-                results = future.result()
+                seconds, results = future.result()
             except lane.deaths as error:
                 lane.renew()
                 deaths.update(places)
                 lost = [i for i in places if len(places) == 1 and deaths[i] >= lane.tries]
                 waiting.extendleft(i for i in reversed(places) if i not in lost)
-                yield from ((i, _died(error)) for i in lost)
+                found += [(i, _died(error)) for i in lost]
                 continue
-            each = (time.monotonic() - since) / len(places)
-            fair = ceil(len(waiting) / len(lanes))
-            size = max(1, min(int(BATCH_SECONDS / each), 2 * len(places), fair))
-            yield from zip(places, results, strict=True)
+            most = BATCH_SECONDS * len(places) / max(seconds, 1e-6)
+            size = max(1, min(int(most), 2 * len(places), ceil(len(waiting) / len(lanes))))
+            found += zip(places, results, strict=True)
+    yield from found
 
 
 def _next_batch(waiting: deque[int], size: int, deaths: Counter[int]) -> list[int]:
@@ -285,19 +288,21 @@ def _end_with(parent: psutil.Process) -> None:
     os._exit(1)
 
 
-def _work_here(places: list[int]) -> list[bytes]:
+def _work_here(places: list[int]) -> tuple[float, list[bytes]]:
     return _work(_received[0], places)
 
 
-def _work(sent: _Sent, places: list[int]) -> list[bytes]:
-    """Result and warnings of some tasks, pickled."""
+def _work(sent: _Sent, places: list[int]) -> tuple[float, list[bytes]]:
+    """How long some tasks took in seconds; result and warnings of each, pickled."""
     with _one_at_a_time:
-        before = torch.get_num_threads()
+        tasks, before = sent.tasks, torch.get_num_threads()
         torch.set_num_threads(min(before, sent.threads))
+        since = time.monotonic()
         try:
-            return [_told(sent.tasks[i]) for i in places]
+            results = [_told(tasks[i]) for i in places]
         finally:
             torch.set_num_threads(before)
+        return time.monotonic() - since, results
 
 
 def _told(task: Task) -> bytes:

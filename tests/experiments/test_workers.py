@@ -39,8 +39,8 @@ class Lane:
 
     deaths, tries = (BrokenExecutor,), 3
 
-    def __init__(self, deadly=()):
-        self.deadly, self.given, self.renewed = {*deadly}, [], 0
+    def __init__(self, deadly=(), seconds=1e-5):
+        self.deadly, self.seconds, self.given, self.renewed = {*deadly}, seconds, [], 0
 
     def submit(self, places):
         self.given.append(places)
@@ -48,7 +48,7 @@ class Lane:
         if self.deadly & {*places}:
             future.set_exception(BrokenExecutor("killed"))
         else:
-            future.set_result([f"{place}" for place in places])
+            future.set_result((self.seconds * len(places), [f"{place}" for place in places]))
         return future
 
     def renew(self):
@@ -64,12 +64,17 @@ def test_ten_thousand_short_tasks_go_in_batches():
     assert all(len(lane.given) > 2 for lane in lanes)
 
 
-def test_long_tasks_go_one_by_one(monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr("mmlab.experiments.workers.time.monotonic", lambda: next(clock))
-    lanes = [Lane(), Lane()]
+def test_long_tasks_go_one_by_one():
+    lanes = [Lane(seconds=0.15), Lane(seconds=0.15)]
     assert len([*_run(9, lanes)]) == 9
     assert all(len(places) == 1 for lane in lanes for places in lane.given)
+
+
+def test_workers_are_busy_while_results_are_taken():
+    lanes = [Lane(seconds=1), Lane(seconds=1)]
+    results = _run(9, lanes)
+    next(results)
+    assert [len(lane.given) for lane in lanes] == [2, 2]
 
 
 def test_a_task_that_costs_three_workers_is_given_up_and_the_others_are_not():
