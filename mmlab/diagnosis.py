@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        settings = dict(map(_setting, options.settings))
+        settings = dict(map(setting, options.settings))
         found = diagnose(
             lambda seed: load(options.name, seed=seed, **settings),
             seeds=range(options.seeds),
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _setting(text: str) -> tuple[str, object]:
+def setting(text: str) -> tuple[str, object]:
     """'key=value' -> the two; a value that is no Python literal is a text."""
     key, equals, value = text.partition("=")
     if not equals:

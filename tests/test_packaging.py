@@ -96,7 +96,7 @@ ROOMS = (
     ("evaluation",),
     ("experiments",),
     ("",),  # mmlab itself: its names
-    ("plotting", "teaching", "bench", "diagnosis", "notebooks", "__main__"),
+    ("plotting", "teaching", "bench", "diagnosis", "evidence", "notebooks", "__main__"),
 )
 """From the ground up: a room imports from its own row and from those above it in this list."""
 
