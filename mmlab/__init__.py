@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmlab.datasets import load as load
     from mmlab.experiments.comparison import compare as compare
     from mmlab.experiments.diagnosis import diagnose as diagnose
+    from mmlab.experiments.tuning import tune as tune
     from mmlab.models import MultimodalNet as MultimodalNet
     from mmlab.models import Output as Output
     from mmlab.training import Balancer as Balancer
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "mmlab.training": ("fit", "fit_seeds", "Run", "Step", "Balancer"),
-    "mmlab.experiments": ("compare", "diagnose"),
+    "mmlab.experiments": ("compare", "tune", "diagnose"),
     "mmlab.datasets": ("load", "Batch", "MultimodalData"),
     "mmlab.models": ("MultimodalNet", "Output"),
 }

@@ -8,6 +8,7 @@ from mmlab.experiments.reports import Claim, claims, report, spell, verdict
 from mmlab.experiments.significance import equivalence, holm, p_value
 from mmlab.experiments.statistics import difference, fold_means, per_unit, summary
 from mmlab.experiments.tables import check_column
+from mmlab.experiments.tuning import Tuned, tune
 from mmlab.training import train_once
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Claim",
     "Diagnosis",
     "Measure",
+    "Tuned",
     "caption",
     "check_column",
     "claims",
@@ -33,5 +35,6 @@ __all__ = [
     "spell",
     "summary",
     "train_once",
+    "tune",
     "verdict",
 ]
