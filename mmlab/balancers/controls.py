@@ -73,7 +73,7 @@ class ScaledInputs(Joint):
         TypeError, ValueError: a factor that is no number above 0.
     """
 
-    def __init__(self, **scales: float) -> None:
+    def __init__(self, /, **scales: float) -> None:
         for m, scale in scales.items():
             check_number(m, scale, above=0)
         self.scales = scales
@@ -98,7 +98,7 @@ class EncoderRates(Joint):
             modality.
     """
 
-    def __init__(self, **rates: float) -> None:
+    def __init__(self, /, **rates: float) -> None:
         for m, rate in rates.items():
             check_number(m, rate, above=0)
         self.rates = rates

@@ -33,6 +33,7 @@ from mmlab.experiments.arguments import check_source, dataset_of, whole_numbers
 from mmlab.experiments.comparison import compare
 from mmlab.experiments.reports import spell, verdict
 from mmlab.experiments.statistics import of_method, per_unit
+from mmlab.experiments.tables import failed
 from mmlab.training import Balancer, Joint, Run
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Diagnosis:
 
     @property
     def sentences(self) -> list[str]:
-        return [finding.sentence for finding in self.findings.values()]
+        return [f"{name} ({one.verdict}): {one.sentence}" for name, one in self.findings.items()]
 
     def __str__(self) -> str:
         seen = " and ".join(self.causes) or "nothing"
@@ -144,6 +145,7 @@ def diagnose(
     Raises:
         ValueError: real-valued targets, one modality, fewer than five seeds, a value out of range.
         TypeError: what is no data set, no seeds, no argument of `compare`.
+        RuntimeError: a training failed.
 
     Source: the three tell-tales are ours; the ensemble is that of Du et al., ICML 2023.
     """
@@ -160,6 +162,7 @@ def diagnose(
     methods: dict[str, Callable[[], Balancer]] = {"joint": Joint, "ensemble": Ensemble}
     methods |= {name: partial(ScaledInputs, **{m: k}) for name, (m, k) in trials.items()}
     runs = compare(methods, data, seeds=numbers, measure=measure_encoders, **training)
+    _check_whole(runs)
     scaled = _chosen(runs, ("joint", *trials))
     chosen = trials.get(scaled)
     names = {"ensemble": "ensemble", "joint": "joint", "ensemble, scaled": "ensemble"}
@@ -219,7 +222,17 @@ def _ensemble_at(
     return compare(methods, data, seeds=seeds, **{**training, "build": build})
 
 
+def _check_whole(runs: pd.DataFrame) -> None:
+    """Raises RuntimeError where a training failed."""
+    for method in runs["method"].unique():
+        if why := failed(runs, method, "accuracy"):
+            raise RuntimeError(f"the training {method!r} {why}; nothing can be said without it")
+
+
 def _check_task(data: MultimodalData) -> None:
+    taken = [m for m in data.modalities if m in ANSWERS]
+    if taken:
+        raise ValueError(f"a modality is called {taken[0]!r}, a name that diagnose uses; rename it")
     if data.task != "classification":
         raise ValueError(f"the task is {data.task!r}; diagnose compares accuracies of classes")
     if len(data.modalities) < 2:
@@ -286,7 +299,7 @@ def _answer(values: pd.Series, margin: float) -> str:
 
 
 def _drop(values: pd.Series, best: str, margin: float) -> Finding:
-    sentence = f"Joint training against the best modality, {best}, alone: {spell(-values)} points."
+    sentence = f"joint training against {best} alone, the best modality: {spell(-values)} points."
     return Finding(values, _answer(values, margin), sentence)
 
 
@@ -294,11 +307,11 @@ def _scale(scores: Scores, chosen: tuple[str, float] | None, world: str, margin:
     """A loud input: a constant, chosen on the holdout, wins."""
     values = scores["joint, scaled"] - scores["joint"]
     if chosen is None:
-        sentence = "Scale: the holdout chooses the inputs as they are, so none is too loud."
+        sentence = "the holdout chooses the inputs as they are, so none is too loud."
         return Finding(values, "not seen", sentence)
     m, factor = chosen
     sentence = (
-        f"Scale: with {m} × {factor:g}, which the holdout chooses, joint training changes by "
+        f"with {m} × {factor:g}, which the holdout chooses, joint training changes by "
         f"{spell(values)} points on the {world}."
     )
     return Finding(values, _answer(values, margin), sentence)
@@ -311,9 +324,9 @@ def _competition(
     values = scores["ensemble, scaled"] - scores["joint, scaled"]
     m = max(probes, key=lambda name: probes[name].mean())
     sentence = (
-        "Competition: the ensemble of networks trained alone against joint training, both at the "
-        f"best scale: {spell(values)} points on the {world}. By a linear probe the encoder of {m} "
-        f"changes most beside the others: {spell(-probes[m])} points."
+        "networks trained alone, averaged, against joint training, both at the best scale: "
+        f"{spell(values)} points on the {world}. By a linear probe on the test, the encoder of {m} "
+        f"loses most by joint training: it changes by {spell(-probes[m])} points."
     )
     return Finding(values, _answer(values, margin), sentence)
 
@@ -333,7 +346,7 @@ def _shift(
     words = {_answer(values, margin), _answer(falls[m], margin)}
     word = next(w for w in ("not seen", "cannot tell here", "seen") if w in words)
     sentence = (
-        f"Shift: alone, {m} changes by {spell(-falls[m])} points from the holdout to the test; "
-        f"there the ensemble against {best} alone: {spell(-gap['test'])} points."
+        f"{m} alone changes by {spell(-falls[m])} points from the holdout to the test; on the test "
+        f"networks trained alone, averaged, against {best} alone: {spell(-gap['test'])} points."
     )
     return Finding(values, word, sentence)

@@ -80,7 +80,7 @@ def test_shift_is_a_modality_that_fails_in_the_test_and_takes_the_ensemble_down(
     found = findings(test=FALLEN)
     assert causes(found) == ["drop", "shift"]
     assert "holdout" in found["competition"].sentence
-    assert "loud changes by -50.0" in found["shift"].sentence
+    assert "loud alone changes by -50.0" in found["shift"].sentence
 
 
 def test_beside_a_shift_the_holdout_tells_of_scale_and_competition():
@@ -193,11 +193,24 @@ BATCH = Batch({"a": torch.randn(8, 2), "b": torch.randn(8, 2)}, torch.randn(8))
         (synthetic(**TINY), {"scales": ()}, ValueError, "scales"),
         (synthetic(**TINY), {"epoch": 3}, TypeError, "'epoch' is no argument"),
         ("av-digits", {}, TypeError, "data is"),
+        (synthetic(signal={"ensemble": 1.0, "b": 1.0}, **TINY), {}, ValueError, "'ensemble'"),
     ],
 )
 def test_what_cannot_be_diagnosed_is_said(data, given, error, message):
     with pytest.raises(error, match=message):
         diagnose(data, **given)
+
+
+@pytest.mark.filterwarnings("ignore:method")
+def test_a_training_that_failed_ends_the_diagnosis():
+    def stop(run):
+        if run.seed == 3 and run.epoch:
+            raise ValueError("no more")
+
+    with pytest.raises(
+        RuntimeError, match=r"training 'joint' failed at 1 of 5 seeds \(3\).*no more"
+    ):
+        diagnose(synthetic(**TINY), scales=(0.5,), epochs=1, observers=[stop])
 
 
 # --- the program ----------------------------------------------------------------------------------
