@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mmlab.balancers.registry import METHODS
 from mmlab.experiments import Diagnosis, interval, share_interval
-from mmlab.experiments.diagnosis import name_of
+from mmlab.experiments.diagnosis import ANSWERS, name_of
 from mmlab.files import write_atomically
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ with methods of its own may add them, so that they too look the same in all its 
 
 # the name of a class stands for the first method that it makes
 _SAME = {method.kind: name for name, method in reversed(METHODS.items())}
+
+ANSWER_LOOKS = (
+    Look("#7F7F7F", "-", "D"),
+    LOOKS["joint"],
+    Look("#7F7F7F", "--", "d"),
+    Look("#000000", "--", "X"),
+)
+"""Of what a diagnosis calls ANSWERS: black for joint training, grey for networks trained alone."""
 
 _SPARE = [
     Look(color, (0, dashes), marker=star)  # so many points, of style 1, turned by so many degrees
@@ -235,9 +243,10 @@ def diagnosis(found: Diagnosis) -> Figure:
     Left: accuracy on the test (filled, with its 95 % interval) and on the holdout (hollow). Right:
     what each cause has of the loss; the grey band is what does not count.
     """
-    figure, (left, right) = canvas(2)
+    figure, (left, right) = canvas(2, layout="constrained")
     test, holdout = found.scores["test"], found.scores["holdout"]
-    of = looks([*test])
+    of = looks([m for m in test if m not in ANSWERS])
+    of |= dict(zip(ANSWERS, ANSWER_LOOKS, strict=True))
     named = {name_of(who): runs for who, runs in test.items()}
     _rows(named, left, {name_of(who): look for who, look in of.items()}, share_interval)
     for row, (m, runs) in enumerate(holdout.items()):

@@ -1,19 +1,21 @@
-"""The standing controls: what a balancing method must beat before its idea is credited.
+"""The standing controls: what a method must beat before we say that its idea works.
 
-Each is the cheapest answer to one question. Do the modalities help each other at all (`Ensemble`)?
-Is one input merely louder (`ScaledInputs`, `EncoderRates`)? Does the loss sit in the joint head
-(`RefittedHead`)? Is it enough to keep the encoders apart (`DGL`)?
+Each is the cheapest answer to one question. What do networks reach that were trained separately
+(`Ensemble`)? Has one input larger numbers than the others, or one encoder a rate that does not fit
+(`ScaledInputs`, `EncoderRates`)? How much is lost in the joint head alone (`RefittedHead`)? Is it
+enough to train encoders and fusion apart (`DGL`)?
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from mmlab.checks import check_number, check_whole
-from mmlab.models.network import Output
+from mmlab.models.encoders import factor_of
+from mmlab.models.network import Output, masks_of
 from mmlab.training.balancer import Balancer, Joint, NetworkOptions, Training
 from mmlab.training.step import Step
 
@@ -29,15 +31,23 @@ class Ensemble(Balancer):
     Learning", ICML 2023.
     """
 
+    def start(self, run: Training) -> None:
+        if run.model.shared_head:
+            raise ValueError(
+                "an ensemble of networks trained alone needs one head per modality, and this "
+                "network has one for all; build it with heads='own'"
+            )
+
     def step(self, s: Step) -> Iterator[None]:
         s.backward(s.losses.stack(*s.modalities))
         yield
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
         answers = torch.stack([_said(z) for z in out.unimodal.values()], dim=-3)
-        if present is None:
+        masks = masks_of(out, present)
+        if masks is None:
             return answers.mean(-3)
-        masks = torch.stack([present[m] for m in out.unimodal], dim=-2)[..., None]
+        masks = masks[..., None]
         return torch.where(masks, answers, 0).sum(-3) / masks.sum(-3)
 
 
@@ -49,9 +59,10 @@ def _said(logits: Tensor) -> Tensor:
 class DGL(Balancer):
     """Encoders learn from their own losses alone, the fusion from the joint loss alone.
 
-    Source: "Disentangled Gradient Learning", ICCV 2025, with a weight of 1 on every loss. The
-    fusion sees the features that the encoders have at the moment, so this is `Ensemble`'s encoders
-    under a learnt fusion.
+    So these are `Ensemble`'s encoders under a learnt fusion. Under fusion="late", which fuses by
+    the heads, the heads hear the joint loss too.
+
+    Source: "Disentangled Gradient Learning", ICCV 2025, with a weight of 1 on every loss.
     """
 
     def step(self, s: Step) -> Iterator[None]:
@@ -81,6 +92,14 @@ class ScaledInputs(Joint):
     @property
     def network(self) -> NetworkOptions:
         return {**super().network, "scale": self.scales}
+
+    def start(self, run: Training) -> None:
+        for m, scale in self.scales.items():
+            if factor_of(run.model.encoders[m]) != scale:
+                raise ValueError(
+                    f"this network does not scale {m!r} by {scale}; build it with "
+                    "MultimodalNet.build(data, **balancer.network)"
+                )
 
 
 class EncoderRates(Joint):
@@ -124,40 +143,50 @@ class EncoderRates(Joint):
 class RefittedHead(Joint):
     """Joint training; at its end the fusion starts anew and is trained on the frozen encoders.
 
-    What this wins over `Joint` sat in the joint head alone.
+    Where this is better than `Joint`, the difference came from the joint head.
 
     Args:
-        epochs: how many the fusion gets; None: as many as the training had. They come on top.
+        refit_epochs: epochs of the second training, in addition to the first; None: as many. It
+            begins with the learning rates and the weights that the fusion began with.
 
     Source: ours.
+
+    Raises:
+        TypeError, ValueError: an argument out of range, or a fusion without trained parameters.
     """
 
-    def __init__(self, epochs: int | None = None) -> None:
-        if epochs is not None:
-            check_whole("epochs", epochs, least=1)
-        self.epochs = epochs
+    def __init__(self, refit_epochs: int | None = None) -> None:
+        if refit_epochs is not None:
+            check_whole("refit_epochs", refit_epochs, least=1)
+        self.refit_epochs = refit_epochs
 
     def start(self, run: Training) -> None:
-        self.first = [p.detach().clone() for p in run.model.fusion.parameters()]
+        fusion = run.model.fusion
+        if not any(p.requires_grad for p in fusion.parameters()):
+            raise ValueError(
+                f"this {type(fusion).__name__} has no trained parameter, so it cannot be refitted; "
+                "let it be trained, or use Joint"
+            )
+        self.first = {name: value.clone() for name, value in fusion.state_dict().items()}
+        self.rates = [group["lr"] for group in run.optimizer.param_groups]
 
     def finish(self, run: Training) -> None:
-        _put(self.first, run.model.fusion)
-        refitted = run.branch(_FusionAlone(), self.epochs or run.epochs)
-        _put(refitted.fusion.parameters(), run.model.fusion)
+        run.model.fusion.load_state_dict(self.first)
+        refitted = run.branch(_FusionAlone(self.rates), self.refit_epochs or run.epochs)
+        run.model.fusion.load_state_dict(refitted.fusion.state_dict())
 
 
 class _FusionAlone(Balancer):
     """The second training of `RefittedHead`."""
 
+    def __init__(self, rates: list[float]) -> None:
+        self.rates = rates
+
     def start(self, run: Training) -> None:
         run.reset_momentum()
+        for group, rate in zip(run.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate
 
     def step(self, s: Step) -> Iterator[None]:
         s.backward(s.losses["joint"], encoders=False)
         yield
-
-
-@torch.no_grad()
-def _put(values: Iterable[Tensor], module: torch.nn.Module) -> None:
-    for parameter, value in zip(module.parameters(), values, strict=True):
-        parameter.copy_(value)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mmlab.checks import check_choice, check_number, check_shapes, check_values
 from mmlab.models.linear import Linear
-from mmlab.models.network import LazyLogits, Output
+from mmlab.models.network import LazyLogits, Output, masks_of
 from mmlab.training.balancer import Balancer, NetworkOptions, Training
 from mmlab.training.step import Step
 
@@ -235,15 +235,8 @@ class MLA(Balancer):
             self.P = rls_projector(self.P, mean, self.alpha)
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
-        names = list(out.unimodal)
-        logits = torch.stack([out.unimodal[m] for m in names], dim=-3)
-        masks = None if present is None else torch.stack([present[m] for m in names], dim=-2)
-        if masks is not None and not masks.any(-2).all():
-            lacking = int((~masks.any(-2)).nonzero()[0, -1])
-            raise ValueError(
-                f"sample {lacking} has no modality at all, so nothing can be predicted for it; "
-                f"give at least one of {names}"
-            )
+        logits = torch.stack([*out.unimodal.values()], dim=-3)
+        masks = masks_of(out, present)
         if self.gate == "mean":
             weights = torch.ones_like(logits[..., 0]) if masks is None else masks.to(logits.dtype)
             weights = weights / weights.sum(-2, keepdim=True)

@@ -40,6 +40,8 @@ class LearningSpeed:
             self._before, self._moved = now, dict.fromkeys(now, 0.0)
         for m, theta in now.items():
             before = self._before[m]
-            self._moved[m] += ((theta - before).square().sum() / before.square().sum()).item()
+            size = before.square().sum().item()
+            if size:  # an encoder of zeros has no relative move
+                self._moved[m] += (theta - before).square().sum().item() / size
             run.record("train", m, "learning speed", self._moved[m])
         self._before = now

@@ -1,18 +1,20 @@
-"""Which drop is it: scale, competition or shift? One call that tells them apart.
+"""Why is joint training worse than one modality alone: scale, competition or shift?
 
-Three things make joint training lose, and each has a tell-tale that the others lack:
+Three things make joint training lose. One call tells them apart:
 
-    scale        One input is louder. Multiplied by a constant, which the holdout chooses, it no
-                 longer costs anything.
-    competition  An encoder learns less beside the others than alone. No constant mends it, and the
-                 ensemble of networks trained alone, which knows no competition, is better.
-    shift        A modality that works in the training world fails in the test. Networks trained
-                 alone fall as well: their ensemble is below the best of them, and on the holdout it
-                 was not.
+    scale        One input has larger numbers than the others. Multiplied by a constant factor,
+                 which the holdout chooses, it costs less or nothing.
+    competition  An encoder learns less beside the others than alone. No factor on an input helps,
+                 and the average of networks trained alone is better. (A factor on an encoder's
+                 learning rate may help: that is what balancing methods are about.)
+    shift        A modality fails in the test. Networks trained alone fall as well: on the test
+                 their average is worse than the best of them, and on the holdout it was not.
 
-Scale and competition are read from the test; where a shift is seen, from the holdout, which is
-still of the training world. What is explained is a drop below the best modality: where there is
-none, no cause is named, though the ensemble may still be better than joint training.
+Scale and competition are read from the test; where a shift is seen, from the holdout, which comes
+from the same conditions as the training data, whether or not there is a drop on it. One half of the
+holdout chooses the factor, the other half answers. All accuracies are those of the samples that
+have every modality. "Seen" means that the 95 % interval lies above the margin, "not seen" that it
+lies below the margin.
 
 Source: ours.
 """
@@ -20,15 +22,19 @@ Source: ours.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from mmlab.balancers.controls import Ensemble, ScaledInputs
 from mmlab.checks import check_number
-from mmlab.datasets.base import MultimodalData
-from mmlab.evaluation import own_head_accuracy, probe_accuracy
+from mmlab.datasets.base import Batch, MultimodalData
+from mmlab.evaluation import accuracy, forward, probe_accuracy
 from mmlab.experiments.arguments import check_source, dataset_of, whole_numbers
 from mmlab.experiments.comparison import compare
 from mmlab.experiments.reports import spell, verdict
@@ -40,16 +46,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Scores = Mapping[str, pd.Series]
+    Methods = Mapping[str, Callable[[], Balancer]]
 
 SCALES = (0.5, 0.25, 0.125, 0.0625)
 """Factors that are tried on each input, beside 1."""
 
 CAUSES = ("scale", "competition", "shift")
 SPLITS = ("test", "holdout")
+CHOICE = "choice"  # the half of the holdout split that chooses the scale
+CHOICE_COLUMN = f"{CHOICE} answer"
 ANSWERS = {
-    "ensemble": "ensemble",
+    "ensemble": "networks alone, averaged",
     "joint": "joint training",
-    "ensemble, scaled": "ensemble, best scale",
+    "ensemble, scaled": "averaged, best scale",
     "joint, scaled": "joint, best scale",
 }
 """What tables and figures call the answers that are not of one modality alone."""
@@ -69,7 +78,7 @@ class Finding:
     sentence: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What `diagnose` found.
 
@@ -77,7 +86,7 @@ class Diagnosis:
     scores:   split -> one share per unit of repetition, of each modality alone and of ANSWERS.
     runs:     what `compare` measured: one row per training and seed.
     margin:   the smallest difference that counts.
-    chosen:   the scale that the holdout chose: (modality, factor), or None for the inputs as they
+    chosen:   the scale that the holdout chose, modality -> factor; empty for the inputs as they
               are.
     """
 
@@ -86,12 +95,22 @@ class Diagnosis:
     scores: Mapping[str, Scores]
     runs: pd.DataFrame
     margin: float
-    chosen: tuple[str, float] | None
+    chosen: Mapping[str, float]
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """The causes that were seen; none where nothing is lost."""
+        """The causes of the drop that were seen; none where no drop was seen."""
+        if self.findings["drop"].verdict != "seen":
+            return ()
         return tuple(c for c in CAUSES if self.findings[c].verdict == "seen")
+
+    @property
+    def headline(self) -> str:
+        """The result in a line."""
+        drop = self.findings["drop"].verdict
+        if drop != "seen":
+            return {"not seen": "no drop"}.get(drop, "cannot tell whether there is a drop")
+        return f"a drop by {' and '.join(self.causes) or 'no cause that was found'}"
 
     @property
     def table(self) -> pd.DataFrame:
@@ -109,12 +128,14 @@ class Diagnosis:
         return [f"{name} ({one.verdict}): {one.sentence}" for name, one in self.findings.items()]
 
     def __str__(self) -> str:
-        seen = " and ".join(self.causes) or "nothing"
-        return "\n".join([f"{self.name}: {seen}", self.table.to_string(), *self.sentences])
+        return "\n".join([f"{self.name}: {self.headline}", self.table.to_string(), *self.sentences])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
-        return f"{self.table.to_html()}<ul>{items}</ul>"
+        heading = html.escape(f"{self.name}: {self.headline}")
+        return f"<p><b>{heading}</b></p>{self.table.to_html()}<ul>{items}</ul>"
 
 
 def name_of(who: str) -> str:
@@ -126,7 +147,7 @@ def diagnose(
     data: MultimodalData | Callable[[int], MultimodalData],
     *,
     seeds: Iterable[int] = range(5),
-    scales: Iterable[float] = SCALES,
+    scales: Sequence[float] = SCALES,
     margin: float = 0.01,
     by: str = "seed",
     folds: int | None = None,
@@ -137,95 +158,135 @@ def diagnose(
     Args:
         data: one data set of classes, or a callable seed -> data set.
         seeds: at least five.
-        scales: factors above 0 that are tried on each input; the holdout chooses.
+        scales: factors above 0 that are tried on one input at a time; the holdout chooses.
         margin: the smallest difference that counts, a share: 0.01 is one point.
         by, folds: the unit of repetition, as in `mmlab.experiments.per_unit`.
         training: arguments for `compare` (epochs, lr, build, network, device, parallel, cache ...).
 
     Raises:
-        ValueError: real-valued targets, one modality, fewer than five seeds, a value out of range.
-        TypeError: what is no data set, no seeds, no argument of `compare`.
+        ValueError: real-valued targets, one modality, no sample of a split that has all of them,
+            fewer than five seeds, a value out of range.
+        TypeError: what is no data set, no seeds, no argument of a training.
         RuntimeError: a training failed.
 
-    Source: the three tell-tales are ours; the ensemble is that of Du et al., ICML 2023.
+    Source: the three questions are ours; the average of networks trained alone is the control of
+    Du et al., ICML 2023.
     """
     import pandas as pd
 
     numbers = whole_numbers(seeds)
     if len(numbers) < 5:
         raise ValueError(f"seeds are {numbers}; give at least five: fewer have no useful interval")
-    check_number("margin", margin, above=0)
+    _check(scales, margin, training)
+    unit = partial(per_unit, by=by, folds=folds)
+    unit(pd.Series(0.0, index=numbers))  # a wrong unit is said before anything is trained
     check_source(data)
     first = dataset_of(data, numbers[0])
     _check_task(first)
-    trials = {f"{m} × {k:g}": (m, k) for m in first.modalities for k in _factors(scales)}
-    methods: dict[str, Callable[[], Balancer]] = {"joint": Joint, "ensemble": Ensemble}
-    methods |= {name: partial(ScaledInputs, **{m: k}) for name, (m, k) in trials.items()}
-    runs = compare(methods, data, seeds=numbers, measure=measure_encoders, **training)
+
+    def train(methods: Methods, **more: Any) -> pd.DataFrame:
+        options = {**training, **more}
+        return compare(methods, data, seeds=numbers, measure=measure_answers, **options)
+
+    runs = train({"joint": Joint, "ensemble": Ensemble})
     _check_whole(runs)
-    scaled = _chosen(runs, ("joint", *trials))
-    chosen = trials.get(scaled)
+    runs, scaled, chosen = _best_scale(runs, train, first.modalities, scales)
     names = {"ensemble": "ensemble", "joint": "joint", "ensemble, scaled": "ensemble"}
     if chosen:
-        more = _ensemble_at(chosen, data, numbers, training)
+        more = _ensemble_at(chosen, train, training.get("build"))
+        _check_whole(more)
         runs = pd.concat([runs, more], ignore_index=True)
         names["ensemble, scaled"] = "ensemble, scaled"
     names["joint, scaled"] = scaled
     scores = {
         split: {
-            who: per_unit(values, by, folds)
+            who: unit(values)
             for who, values in _scores(runs, first.modalities, names, split).items()
         }
         for split in SPLITS
     }
-    findings = _findings(scores, _probes(runs, first.modalities, by, folds), chosen, margin)
-    return Diagnosis(first.name, findings, scores, runs, margin, chosen)
+    probes = {m: unit(_lost(runs, m)) for m in first.modalities}
+    findings = _findings(scores, probes, chosen, margin)
+    if min(scales) in chosen.values():
+        warnings.warn(
+            f"the smallest factor that was tried is the best on the holdout ({_product(chosen)}); "
+            "a smaller one may be better: give more scales",
+            stacklevel=2,
+        )
+    name = "your data" if first.name == "unnamed" else first.name
+    return Diagnosis(name, findings, scores, runs, margin, chosen)
 
 
-def measure_encoders(run: Run) -> dict[str, float]:
-    """What each encoder can do: by its own head where it was trained alone, and by a probe."""
-    if type(run.balancer) not in (Joint, Ensemble):
-        return {}
-    found = {f"probe {m}": x for m, x in probe_accuracy(run.model, run.data).items()}
-    if isinstance(run.balancer, Ensemble):
-        for split, start in (("test", "alone "), ("holdout", "holdout alone ")):
-            own = own_head_accuracy(run.model, run.split(split))
-            found |= {start + m: x for m, x in own.items()}
+def measure_answers(run: Run) -> dict[str, float]:
+    """Accuracies of the samples that have every modality, and of a linear probe of each encoder.
+
+    Of `Ensemble` also what each modality says alone, by its own head.
+    """
+    found = {}
+    for split, batch, whole in _parts(run):
+        found[f"{split} answer"] = accuracy(run.predict(batch), batch.target, whole)
+        if isinstance(run.balancer, Ensemble):
+            for m, logits in forward(run.model, batch).unimodal.items():
+                found[f"{split} alone {m}"] = accuracy(logits, batch.target, whole)
+    if type(run.balancer) in (Joint, Ensemble):
+        probes = probe_accuracy(run.model, run.data)
+        found |= {f"probe {m}": value for m, value in probes.items()}
     return found
 
 
-def _factors(scales: Iterable[float]) -> list[float]:
-    factors = [*scales]
-    for factor in factors:
+def _parts(run: Run) -> Iterator[tuple[str, Batch, Tensor]]:
+    """Each part of the data that answers are scored on, and which samples of its split count.
+
+    Every second sample of the holdout split chooses the scale, the others answer with the test.
+    """
+    for split in ("test", "holdout"):
+        batch = run.split(split)
+        whole = _whole(batch)
+        if split == "test":
+            yield split, batch, whole
+            continue
+        odd = torch.arange(len(batch), device=whole.device) % 2 == 1
+        yield split, batch, whole & odd
+        yield CHOICE, batch, whole & ~odd
+
+
+def _whole(batch: Batch) -> Tensor:
+    """Which samples have every modality, booleans (B,)."""
+    masks = (batch.present or {}).values()
+    everywhere = torch.ones(len(batch), dtype=torch.bool, device=batch.target.device)
+    return torch.stack([everywhere, *masks]).all(0)
+
+
+def _check(scales: Sequence[float], margin: float, training: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError for settings that mean nothing."""
+    if not isinstance(scales, Sequence):
+        raise TypeError(f"scales is {scales!r}; give a list of factors, such as [0.5, 0.25]")
+    for factor in scales:
         check_number("a factor in scales", factor, above=0)
-    if not factors or 1 in factors or len({*factors}) < len(factors):
+    if not scales or 1 in scales or len({*scales}) < len(scales):
         raise ValueError(
-            f"scales are {factors}; give at least one factor, each once; 1 is tried in any case"
+            f"scales are {[*scales]}; give at least one factor, each once; 1 is tried in any case"
         )
-    return factors
-
-
-def _chosen(runs: pd.DataFrame, tried: Iterable[str]) -> str:
-    """The training that is best on the holdout; of equals the first."""
-    return max(tried, key=lambda name: of_method(runs, name, "holdout accuracy").mean())
-
-
-def _ensemble_at(
-    chosen: tuple[str, float],
-    data: MultimodalData | Callable[[int], MultimodalData],
-    seeds: Sequence[int],
-    training: Mapping[str, Any],
-) -> pd.DataFrame:
-    """The ensemble of networks that see what the chosen joint training sees."""
-    build = {**(training.get("build") or {}), "scale": dict([chosen])}
-    methods = {"ensemble, scaled": Ensemble}
-    return compare(methods, data, seeds=seeds, **{**training, "build": build})
+    check_number("margin", margin, above=0)
+    if margin >= 1:
+        raise ValueError(f"margin is {margin!r}; it is a share below 1: 0.01 is one point")
+    if isinstance(build := training.get("build"), Mapping) and build.get("scale"):
+        raise ValueError(
+            f"build scales the inputs by {build['scale']}; diagnose tries scales itself: multiply "
+            "the data instead"
+        )
+    refused = [name for name in ("settings", "measure", "units", "tuned") if name in training]
+    if refused:
+        raise TypeError(
+            f"diagnose takes no {refused[0]!r}: all its trainings are alike, and it measures what "
+            "it needs; allowed are the other arguments of compare"
+        )
 
 
 def _check_whole(runs: pd.DataFrame) -> None:
     """Raises RuntimeError where a training failed."""
     for method in runs["method"].unique():
-        if why := failed(runs, method, "accuracy"):
+        if why := failed(runs, method, "test answer"):
             raise RuntimeError(f"the training {method!r} {why}; nothing can be said without it")
 
 
@@ -240,6 +301,56 @@ def _check_task(data: MultimodalData) -> None:
             f"the data have the modality {data.modalities[0]!r} alone; nothing can be lost by "
             "joint training of one: give at least two"
         )
+    for split in SPLITS:
+        count = int(_whole(data.splits[split]).sum())
+        if count < 4:
+            raise ValueError(
+                f"{count} samples of {split} have every modality, and answers are compared on "
+                "these; give at least 4, or leave out the modality that is always missing"
+            )
+
+
+# --- trainings ------------------------------------------------------------------------------------
+
+
+def _best_scale(
+    runs: pd.DataFrame,
+    train: Callable[..., pd.DataFrame],
+    modalities: Sequence[str],
+    scales: Sequence[float],
+) -> tuple[pd.DataFrame, str, dict[str, float]]:
+    """All runs, the joint training that is best on the holdout, and its factors.
+
+    One input after the other is scaled, as long as this is better: M modalities have M - 1 factors,
+    for one on all of them changes no input beside the others. A training that fails is not chosen.
+    """
+    import pandas as pd
+
+    best, chosen = "joint", dict[str, float]()
+    for _ in modalities[1:]:
+        tried = [{**chosen, m: k} for m in modalities if m not in chosen for k in scales]
+        trials = {_product(scale): scale for scale in tried}
+        methods = {name: partial(ScaledInputs, **scale) for name, scale in trials.items()}
+        runs = pd.concat([runs, train(methods)], ignore_index=True)
+        level = {name: of_method(runs, name, CHOICE_COLUMN) for name in (best, *trials)}
+        whole = {name: values.mean() for name, values in level.items() if values.notna().all()}
+        winner = max(whole, key=lambda name: whole[name])  # of equals the first
+        if winner == best:
+            break
+        best, chosen = winner, trials[winner]
+    return runs, best, chosen
+
+
+def _product(scale: Mapping[str, float]) -> str:
+    """Such as 'audio × 0.25, image × 0.5'."""
+    return ", ".join(f"{m} × {factor!r}" for m, factor in scale.items())
+
+
+def _ensemble_at(
+    chosen: Mapping[str, float], train: Callable[..., pd.DataFrame], build: Mapping | None
+) -> pd.DataFrame:
+    """The ensemble of networks that see what the chosen joint training sees."""
+    return train({"ensemble, scaled": Ensemble}, build={**(build or {}), "scale": {**chosen}})
 
 
 def _scores(
@@ -249,23 +360,14 @@ def _scores(
 
     names: the answer's name -> that of its method in `runs`.
     """
-    start = "" if split == "test" else "holdout "
-    found = {m: of_method(runs, "ensemble", f"{start}alone {m}") for m in modalities}
-    return found | {who: of_method(runs, name, f"{start}accuracy") for who, name in names.items()}
+    found = {m: of_method(runs, "ensemble", f"{split} alone {m}") for m in modalities}
+    return found | {who: of_method(runs, name, f"{split} answer") for who, name in names.items()}
 
 
-def _probes(
-    runs: pd.DataFrame, modalities: Iterable[str], by: str, folds: int | None
-) -> dict[str, pd.Series]:
-    """What a probe of each encoder loses by joint training."""
-    return {
-        m: per_unit(
-            of_method(runs, "ensemble", f"probe {m}") - of_method(runs, "joint", f"probe {m}"),
-            by,
-            folds,
-        )
-        for m in modalities
-    }
+def _lost(runs: pd.DataFrame, m: str) -> pd.Series:
+    """What a probe of an encoder loses by joint training."""
+    column = f"probe {m}"
+    return of_method(runs, "ensemble", column) - of_method(runs, "joint", column)
 
 
 # --- the questions --------------------------------------------------------------------------------
@@ -274,45 +376,48 @@ def _probes(
 def _findings(
     scores: Mapping[str, Scores],
     probes: Mapping[str, pd.Series],
-    chosen: tuple[str, float] | None,
+    chosen: Mapping[str, float],
     margin: float,
 ) -> dict[str, Finding]:
     test = scores["test"]
     best = max(probes, key=lambda m: test[m].mean())
-    drop = test[best] - test["joint"]
     shift = _shift(scores, best, list(probes), margin)
     world = "holdout" if shift.verdict == "seen" else "test"
-    found = {
-        "scale": _scale(scores[world], chosen, world, margin),
+    return {
+        "drop": _drop(test[best] - test["joint"], best, margin),
+        "scale": _scale(scores, chosen, best, world, margin),
         "competition": _competition(scores[world], probes, world, margin),
         "shift": shift,
     }
-    if (word := _answer(drop, margin)) != "seen":  # there is nothing to explain
-        found = {cause: replace(finding, verdict=word) for cause, finding in found.items()}
-    return {"drop": _drop(drop, best, margin)} | found
 
 
 def _answer(values: pd.Series, margin: float) -> str:
-    """The verdict on values that must be above 0, and by the margin on average, to count."""
-    word = verdict(values, margin)
-    return "cannot tell here" if word == "seen" and values.mean() < margin else word
+    """Whether the values are above the margin: by their interval, so that noise is no answer."""
+    return verdict(values - margin)
 
 
 def _drop(values: pd.Series, best: str, margin: float) -> Finding:
-    sentence = f"joint training against {best} alone, the best modality: {spell(-values)} points."
+    sentence = f"joint training minus {best} alone, the best modality: {spell(-values)} points."
     return Finding(values, _answer(values, margin), sentence)
 
 
-def _scale(scores: Scores, chosen: tuple[str, float] | None, world: str, margin: float) -> Finding:
-    """A loud input: a constant, chosen on the holdout, wins."""
-    values = scores["joint, scaled"] - scores["joint"]
-    if chosen is None:
-        sentence = "the holdout chooses the inputs as they are, so none is too loud."
+def _scale(
+    scores: Mapping[str, Scores],
+    chosen: Mapping[str, float],
+    best: str,
+    world: str,
+    margin: float,
+) -> Finding:
+    """A loud input: a constant factor, chosen on the holdout, wins."""
+    values = scores[world]["joint, scaled"] - scores[world]["joint"]
+    if not chosen:
+        sentence = "on the holdout no factor on an input is better than the inputs as they are."
         return Finding(values, "not seen", sentence)
-    m, factor = chosen
+    left = scores["test"]["joint, scaled"] - scores["test"][best]
     sentence = (
-        f"with {m} × {factor:g}, which the holdout chooses, joint training changes by "
-        f"{spell(values)} points on the {world}."
+        f"with {_product(chosen)}, which the holdout chooses, joint training changes by "
+        f"{spell(values)} points on the {world}. Minus {best} alone it then has {spell(left)} "
+        "points on the test."
     )
     return Finding(values, _answer(values, margin), sentence)
 
@@ -320,24 +425,31 @@ def _scale(scores: Scores, chosen: tuple[str, float] | None, world: str, margin:
 def _competition(
     scores: Scores, probes: Mapping[str, pd.Series], world: str, margin: float
 ) -> Finding:
-    """What no scale mends, and the networks that never met do not lose."""
+    """What joint training loses at the best scale, and separate networks keep.
+
+    It is competition between encoders where one of them is seen to learn less; else the loss may
+    be one of the joint head, or what averaging wins.
+    """
     values = scores["ensemble, scaled"] - scores["joint, scaled"]
     m = max(probes, key=lambda name: probes[name].mean())
+    word = _answer(values, margin)
+    if word == "seen" and verdict(probes[m]) != "seen":
+        word = "cannot tell here"
     sentence = (
-        "networks trained alone, averaged, against joint training, both at the best scale: "
-        f"{spell(values)} points on the {world}. By a linear probe on the test, the encoder of {m} "
-        f"loses most by joint training: it changes by {spell(-probes[m])} points."
+        "the average of networks trained alone minus joint training, both at the best scale: "
+        f"{spell(values)} points on the {world}. Joint training changes the encoder of {m} by "
+        f"{spell(-probes[m])} points, by a linear probe on the test; no other loses more."
     )
-    return Finding(values, _answer(values, margin), sentence)
+    return Finding(values, word, sentence)
 
 
 def _shift(
     scores: Mapping[str, Scores], best: str, modalities: Sequence[str], margin: float
 ) -> Finding:
-    """A modality that fails in the test alone, and takes the ensemble down with it.
+    """A modality that fails in the test alone, and makes the average of networks worse with it.
 
-    A modality that is weak and too sure of itself takes the ensemble down on the holdout as well;
-    this part is subtracted.
+    A weak, overconfident modality makes the average worse on the holdout too. We subtract that
+    part.
     """
     gap = {split: scores[split][best] - scores[split]["ensemble"] for split in SPLITS}
     values = gap["test"] - gap["holdout"].clip(lower=0)
@@ -346,7 +458,8 @@ def _shift(
     words = {_answer(values, margin), _answer(falls[m], margin)}
     word = next(w for w in ("not seen", "cannot tell here", "seen") if w in words)
     sentence = (
-        f"{m} alone changes by {spell(-falls[m])} points from the holdout to the test; on the test "
-        f"networks trained alone, averaged, against {best} alone: {spell(-gap['test'])} points."
+        f"from the holdout to the test {m} alone changes by {spell(-falls[m])} points. On the "
+        f"test, the average of networks trained alone minus {best} alone: {spell(-gap['test'])} "
+        "points."
     )
     return Finding(values, word, sentence)

@@ -14,6 +14,7 @@ import hashlib
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -62,7 +63,8 @@ def digest(value: object, what: str) -> str:
 def code_version() -> str:
     """A digest of the source files that a run stands on, and of the versions of what is below."""
     found = hashlib.sha256(sys.implementation.cache_tag.encode())
-    found.update(f"torch {torch.__version__} numpy {np.__version__}".encode())
+    for name in ("torch", "numpy", "scipy", "scikit-learn"):
+        found.update(f"{name} {metadata.version(name)} ".encode())
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE)
         if place.parts[0] not in ABOVE:
@@ -178,6 +180,9 @@ class _Identity:
         if path is None or not Path(path).is_file():
             raise _unknown(value, where)
         self.found.update(Path(path).read_bytes())
+        for name, one in sorted(vars(value).items()):  # what a program has set since
+            if not name.startswith("__") and isinstance(one, bool | int | float | str | Tensor):
+                self.add((name, one), where)
         names = {getattr(one, "__module__", None) for one in vars(value).values()}
         names |= {one.__name__ for one in vars(value).values() if isinstance(one, ModuleType)}
         for name in sorted(name for name in names if isinstance(name, str)):

@@ -73,7 +73,7 @@ class Scale(nn.Module):
         self.factor = factor
 
     def extra_repr(self) -> str:
-        return f"{self.factor:g}"
+        return repr(self.factor)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.factor * x
@@ -99,6 +99,12 @@ def scaled(
         m: nn.Sequential(Scale(factors[m]), encoder) if m in factors else encoder
         for m, encoder in encoders.items()
     }
+
+
+def factor_of(encoder: nn.Module) -> float:
+    """The constant factor on an encoder's input."""
+    first = encoder[0] if isinstance(encoder, nn.Sequential) and len(encoder) else None
+    return first.factor if isinstance(first, Scale) else 1.0
 
 
 BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {"mlp": mlp, "cnn": cnn}

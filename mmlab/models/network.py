@@ -161,6 +161,24 @@ class Output:
         return self.fusion
 
 
+def masks_of(out: Output, present: Mapping[str, Tensor] | None) -> Tensor | None:
+    """Which modalities a prediction may read, (…, M, B) in the order of `out`; None: all.
+
+    Raises ValueError for a sample that has none.
+    """
+    if present is None:
+        return None
+    names = list(out.unimodal)
+    masks = torch.stack([present[m] for m in names], dim=-2)
+    lacking = (~masks.any(-2)).nonzero()
+    if len(lacking):
+        raise ValueError(
+            f"sample {int(lacking[0, -1])} has no modality at all, so nothing can be predicted for "
+            f"it; give at least one of {names}"
+        )
+    return masks
+
+
 class MultimodalNet(nn.Module):
     """Encoders, a fusion and unimodal heads.
 

@@ -122,6 +122,11 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
     first = modules[0]
     kind = type(first)
     if kind in ELEMENTWISE:
+        if len({repr(m) for m in modules}) > 1:
+            raise UnstackableError(
+                f"{first} of one network is {next(m for m in modules if repr(m) != repr(first))} "
+                f"in another, so they cannot be stacked; {FIX}"
+            )
         return first
     if kind is nn.Linear:
         weight, bias = ([m._parameters[name] for m in modules] for name in ("weight", "bias"))

@@ -7,7 +7,7 @@ parameters.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from torch import Tensor, nn, optim
 
@@ -70,6 +70,21 @@ class NetworkOptions(TypedDict):
     heads: str
     fusion: str
     scale: NotRequired[Mapping[str, float]]
+
+
+def build_options(balancer: Balancer, build: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the network of a balancer is built with: what it asks for, and then the user's own.
+
+    Raises ValueError where both scale the inputs: one of the two would be lost.
+    """
+    asked: dict[str, Any] = {**balancer.network}
+    given = build or {}
+    if asked.get("scale") and given.get("scale"):
+        raise ValueError(
+            f"{balancer.name} scales the inputs by {asked['scale']}, and build by "
+            f"{given['scale']}; give the product to one of them"
+        )
+    return asked | {name: one for name, one in given.items() if name != "scale" or one}
 
 
 class Balancer:

@@ -28,7 +28,7 @@ from mmlab.datasets.base import Batch, MultimodalData, concatenate, stack_batche
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
 from mmlab.seeds import Source, drawing, generator
-from mmlab.training.balancer import Balancer
+from mmlab.training.balancer import Balancer, build_options
 from mmlab.training.exact import check_exact, check_prepared
 from mmlab.training.loop import (
     MakeOptimizer,
@@ -195,7 +195,7 @@ class Job:
     build: dict[str, Any]
 
     def model(self, balancer: Balancer) -> MultimodalNet:
-        return self.network.build(self.data, **{**balancer.network, **self.build}, seed=self.seed)
+        return self.network.build(self.data, **build_options(balancer, self.build), seed=self.seed)
 
     def train(self, options: Mapping[str, Any]) -> Run:
         observers, loss = own_observers(options.get("observers", ())), options.get("loss")
@@ -252,7 +252,7 @@ def train_once(
     Raises TypeError for what is no Balancer.
     """
     check_balancer(balancer)
-    model = network.build(data, **{**balancer.network, **(build or {})}, seed=seed)
+    model = network.build(data, **build_options(balancer, build), seed=seed)
     return fit(model, data, balancer, epochs=epochs, seed=seed, **training)
 
 
