@@ -22,7 +22,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mmlab.balancers.registry import METHODS
 from mmlab.experiments import Diagnosis, interval, share_interval
-from mmlab.experiments.diagnosis import ANSWERS, name_of
+from mmlab.experiments.diagnosis import name_of
+from mmlab.experiments.findings import ANSWERS
 from mmlab.files import write_atomically
 
 if TYPE_CHECKING:

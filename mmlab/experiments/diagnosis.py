@@ -37,7 +37,15 @@ from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.evaluation import accuracy, forward, probe_accuracy
 from mmlab.experiments.arguments import check_source, dataset_of, whole_numbers
 from mmlab.experiments.comparison import compare
-from mmlab.experiments.reports import spell, verdict
+from mmlab.experiments.findings import (
+    ANSWERS,
+    CAUSES,
+    SPLITS,
+    Finding,
+    findings_of,
+    product,
+)
+from mmlab.experiments.reports import spell
 from mmlab.experiments.statistics import of_method, per_unit
 from mmlab.experiments.tables import failed
 from mmlab.training import Balancer, Joint, Run
@@ -51,31 +59,8 @@ if TYPE_CHECKING:
 SCALES = (0.5, 0.25, 0.125, 0.0625)
 """Factors that are tried on each input, beside 1."""
 
-CAUSES = ("scale", "competition", "shift")
-SPLITS = ("test", "holdout")
 CHOICE = "choice"  # the half of the holdout split that chooses the scale
 CHOICE_COLUMN = f"{CHOICE} answer"
-ANSWERS = {
-    "ensemble": "networks alone, averaged",
-    "joint": "joint training",
-    "ensemble, scaled": "averaged, best scale",
-    "joint, scaled": "joint, best scale",
-}
-"""What tables and figures call the answers that are not of one modality alone."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One question and its answer.
-
-    values:   one share per unit of repetition, above 0 where it speaks for the cause.
-    verdict:  "seen", "not seen" or "cannot tell here".
-    sentence: the answer in words, with its interval.
-    """
-
-    values: pd.Series
-    verdict: str
-    sentence: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,10 +191,10 @@ def diagnose(
         for split in SPLITS
     }
     probes = {m: unit(_lost(runs, m)) for m in first.modalities}
-    findings = _findings(scores, probes, chosen, margin)
+    findings = findings_of(scores, probes, chosen, margin)
     if min(scales) in chosen.values():
         warnings.warn(
-            f"the smallest factor that was tried is the best on the holdout ({_product(chosen)}); "
+            f"the smallest factor that was tried is the best on the holdout ({product(chosen)}); "
             "a smaller one may be better: give more scales",
             stacklevel=2,
         )
@@ -329,7 +314,7 @@ def _best_scale(
     best, chosen = "joint", dict[str, float]()
     for _ in modalities[1:]:
         tried = [{**chosen, m: k} for m in modalities if m not in chosen for k in scales]
-        trials = {_product(scale): scale for scale in tried}
+        trials = {product(scale): scale for scale in tried}
         methods = {name: partial(ScaledInputs, **scale) for name, scale in trials.items()}
         runs = pd.concat([runs, train(methods)], ignore_index=True)
         level = {name: of_method(runs, name, CHOICE_COLUMN) for name in (best, *trials)}
@@ -339,11 +324,6 @@ def _best_scale(
             break
         best, chosen = winner, trials[winner]
     return runs, best, chosen
-
-
-def _product(scale: Mapping[str, float]) -> str:
-    """Such as 'audio × 0.25, image × 0.5'."""
-    return ", ".join(f"{m} × {factor!r}" for m, factor in scale.items())
 
 
 def _ensemble_at(
@@ -368,98 +348,3 @@ def _lost(runs: pd.DataFrame, m: str) -> pd.Series:
     """What a probe of an encoder loses by joint training."""
     column = f"probe {m}"
     return of_method(runs, "ensemble", column) - of_method(runs, "joint", column)
-
-
-# --- the questions --------------------------------------------------------------------------------
-
-
-def _findings(
-    scores: Mapping[str, Scores],
-    probes: Mapping[str, pd.Series],
-    chosen: Mapping[str, float],
-    margin: float,
-) -> dict[str, Finding]:
-    test = scores["test"]
-    best = max(probes, key=lambda m: test[m].mean())
-    shift = _shift(scores, best, list(probes), margin)
-    world = "holdout" if shift.verdict == "seen" else "test"
-    return {
-        "drop": _drop(test[best] - test["joint"], best, margin),
-        "scale": _scale(scores, chosen, best, world, margin),
-        "competition": _competition(scores[world], probes, world, margin),
-        "shift": shift,
-    }
-
-
-def _answer(values: pd.Series, margin: float) -> str:
-    """Whether the values are above the margin: by their interval, so that noise is no answer."""
-    return verdict(values - margin)
-
-
-def _drop(values: pd.Series, best: str, margin: float) -> Finding:
-    sentence = f"joint training minus {best} alone, the best modality: {spell(-values)} points."
-    return Finding(values, _answer(values, margin), sentence)
-
-
-def _scale(
-    scores: Mapping[str, Scores],
-    chosen: Mapping[str, float],
-    best: str,
-    world: str,
-    margin: float,
-) -> Finding:
-    """A loud input: a constant factor, chosen on the holdout, wins."""
-    values = scores[world]["joint, scaled"] - scores[world]["joint"]
-    if not chosen:
-        sentence = "on the holdout no factor on an input is better than the inputs as they are."
-        return Finding(values, "not seen", sentence)
-    left = scores["test"]["joint, scaled"] - scores["test"][best]
-    sentence = (
-        f"with {_product(chosen)}, which the holdout chooses, joint training changes by "
-        f"{spell(values)} points on the {world}. Minus {best} alone it then has {spell(left)} "
-        "points on the test."
-    )
-    return Finding(values, _answer(values, margin), sentence)
-
-
-def _competition(
-    scores: Scores, probes: Mapping[str, pd.Series], world: str, margin: float
-) -> Finding:
-    """What joint training loses at the best scale, and separate networks keep.
-
-    It is competition between encoders where one of them is seen to learn less; else the loss may
-    be one of the joint head, or what averaging wins.
-    """
-    values = scores["ensemble, scaled"] - scores["joint, scaled"]
-    m = max(probes, key=lambda name: probes[name].mean())
-    word = _answer(values, margin)
-    if word == "seen" and verdict(probes[m]) != "seen":
-        word = "cannot tell here"
-    sentence = (
-        "the average of networks trained alone minus joint training, both at the best scale: "
-        f"{spell(values)} points on the {world}. Joint training changes the encoder of {m} by "
-        f"{spell(-probes[m])} points, by a linear probe on the test; no other loses more."
-    )
-    return Finding(values, word, sentence)
-
-
-def _shift(
-    scores: Mapping[str, Scores], best: str, modalities: Sequence[str], margin: float
-) -> Finding:
-    """A modality that fails in the test alone, and makes the average of networks worse with it.
-
-    A weak, overconfident modality makes the average worse on the holdout too. We subtract that
-    part.
-    """
-    gap = {split: scores[split][best] - scores[split]["ensemble"] for split in SPLITS}
-    values = gap["test"] - gap["holdout"].clip(lower=0)
-    falls = {m: scores["holdout"][m] - scores["test"][m] for m in modalities}
-    m = max(falls, key=lambda name: falls[name].mean())
-    words = {_answer(values, margin), _answer(falls[m], margin)}
-    word = next(w for w in ("not seen", "cannot tell here", "seen") if w in words)
-    sentence = (
-        f"from the holdout to the test {m} alone changes by {spell(-falls[m])} points. On the "
-        f"test, the average of networks trained alone minus {best} alone: {spell(-gap['test'])} "
-        "points."
-    )
-    return Finding(values, word, sentence)

@@ -11,7 +11,8 @@ from mmlab import diagnosis as program
 from mmlab.datasets import Batch, MultimodalData, drop, load
 from mmlab.datasets.synthetic import synthetic
 from mmlab.experiments import Diagnosis, diagnose
-from mmlab.experiments.diagnosis import _best_scale, _findings
+from mmlab.experiments.diagnosis import _best_scale
+from mmlab.experiments.findings import findings_of
 from mmlab.training import train_once
 
 SEEDS = range(5)
@@ -33,7 +34,7 @@ def findings(chosen=(("loud", 0.25),), probe=0.0, **changed):
             for who, x in given.items()
         }
     probes = {m: around(probe) for m in ("loud", "good")}
-    return _findings(scores, probes, dict(chosen), margin=0.01)
+    return findings_of(scores, probes, dict(chosen), margin=0.01)
 
 
 def causes(found):
@@ -116,6 +117,11 @@ def test_a_modality_that_is_too_sure_on_the_holdout_as_well_is_no_shift():
     low = {"ensemble": 0.8, "ensemble_scaled": 0.8}
     found = findings(test=FALLEN, holdout=low)
     assert found["shift"].verdict != "seen"
+
+
+def test_a_test_that_is_harder_for_all_is_no_shift():
+    found = findings(test={**FALLEN, "good": 0.6, "loud": 0.6, "ensemble": 0.5, "joint": 0.5})
+    assert found["shift"].verdict == "not seen"
 
 
 def test_an_ensemble_that_falls_without_any_modality_falling_is_no_shift():
