@@ -13,14 +13,19 @@ from pathlib import Path
 
 from mmlab.datasets import DATASETS, load
 from mmlab.experiments import Diagnosis, diagnose
-from mmlab.files import UnwritableError, write_atomically
+from mmlab.files import write_atomically
 from mmlab.models.encoders import BUILDERS
+
+FIGURES = ("png", "svg", "pdf")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Diagnose the data set that is named; what cannot be done ends the program with a message."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    kind = options.figure.suffix[1:] if options.figure else "png"
+    if kind not in FIGURES:
+        parser.error(f"--figure is {options.figure}; allowed are files of {', '.join(FIGURES)}")
     try:
         settings = dict(map(setting, options.settings))
         found = diagnose(
@@ -31,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         print(found)
         if options.figure:
-            write_atomically(options.figure, _drawn(found, options.figure.suffix[1:] or "png"))
-    except (ValueError, TypeError, OSError, UnwritableError) as error:
+            write_atomically(options.figure, _drawn(found, kind))
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
         parser.error(str(error))
 
 

@@ -36,7 +36,7 @@ from mmlab.training import Joint
 Rows = dict[str, tuple[Callable[..., Balancer], Mapping[str, Sequence[float]]]]
 
 RATES = {"lr": (0.003, 0.006, 0.01, 0.02, 0.03)}
-FACTORS = (0.0625, 0.125, 0.25, 0.5, 2.0)
+FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 
 
 def rows_of(modalities: Sequence[str], normalised: bool) -> Rows:
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         grid = {name: values for name, (_, values) in rows.items()}
         tuned = tune(methods, data, grid=grid, seeds=range(options.trials), **training, **sweep)
         table = compare(data=data, seeds=range(options.seeds), **tuned.chosen, **sweep)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
         parser.error(str(error))
     shown = report(table, folds=options.folds)
     print(shown.to_string(), caption(shown), tuned.optima.to_string(), sep="\n\n")

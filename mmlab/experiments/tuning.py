@@ -159,7 +159,7 @@ def _trials(name: str, make: MakeBalancer, grid: Grid) -> list[Trial]:
         raise TypeError(f"grid[{name!r}] is {own!r}; give {{parameter: values}}")
     allowed = [*_parameters(make), *training_arguments()]
     for parameter, values in own.items():
-        if parameter not in allowed:
+        if parameter not in allowed and not _takes_any(make):
             raise ValueError(
                 f"grid names {parameter!r} for {name!r}, which takes no such argument; allowed are "
                 f"{', '.join(allowed)} (for those of a method give its class, such as OGM, or a "
@@ -199,12 +199,24 @@ def _parameters(make: MakeBalancer) -> list[str]:
     return [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
+def _takes_any(make: MakeBalancer) -> bool:
+    """Whether a maker takes keywords of any name, as `ScaledInputs` does."""
+    try:
+        found = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.kind is p.VAR_KEYWORD for p in found)
+
+
 def _settled(
     trial: Trial, methods: Mapping[str, MakeBalancer], settings: Mapping[str, Mapping[str, Any]]
 ) -> tuple[MakeBalancer, dict[str, Any]]:
     """The maker of a trial, and the arguments of its training."""
     make = methods[trial.method]
-    own = {name: one for name, one in trial.values.items() if name in _parameters(make)}
+    mine = {*_parameters(make)}
+    if _takes_any(make):
+        mine |= {*trial.values} - {*training_arguments()}
+    own = {name: one for name, one in trial.values.items() if name in mine}
     rest = {name: one for name, one in trial.values.items() if name not in own}
     return partial(make, **own) if own else make, {**settings.get(trial.method, {}), **rest}
 

@@ -9,7 +9,8 @@ from mmlab import Joint, Unimodal, fit, fit_seeds
 from mmlab.balancers import DGL, EncoderRates, Ensemble, RefittedHead, ScaledInputs
 from mmlab.datasets import Batch, MultimodalData, drop
 from mmlab.datasets.synthetic import synthetic
-from mmlab.models import MultimodalNet
+from mmlab.models import Fusion, MultimodalNet
+from mmlab.models.stack import UnstackableError
 from mmlab.training import Step
 
 DATA = synthetic(n=(48, 16, 32), dims={"a": 5, "b": 3})
@@ -59,6 +60,19 @@ def test_the_ensemble_averages_real_numbers_as_they_are():
     torch.testing.assert_close(run.predict(batch), (logits["a"] + logits["b"]).detach() / 2)
 
 
+def test_an_ensemble_with_one_head_for_all_is_refused():
+    with pytest.raises(ValueError, match=r"one head per modality.*heads='own'"):
+        fit(MultimodalNet.build(DATA, heads="shared"), DATA, Ensemble(), epochs=1, device="cpu")
+
+
+def test_a_sample_without_any_modality_is_named():
+    run = trained(Ensemble())
+    masks = {m: torch.arange(32) != 7 for m in "ab"}
+    inputs = {m: x * masks[m][:, None] for m, x in DATA.test.inputs.items()}
+    with pytest.raises(ValueError, match="sample 7 has no modality at all"):
+        run.predict(Batch(inputs, DATA.test.target, masks))
+
+
 # --- DGL ------------------------------------------------------------------------------------------
 
 
@@ -93,6 +107,35 @@ def test_scaled_inputs_are_joint_training_on_data_that_were_multiplied():
     torch.testing.assert_close(scaled.predict(DATA.test), multiplied.predict(quiet.test))
     other = trained(Joint()).model
     assert not torch.allclose(parameters(scaled.model), parameters(other), atol=1e-3)
+
+
+def test_a_network_that_does_not_scale_is_refused():
+    with pytest.raises(ValueError, match=r"does not scale 'a' by 0\.5; build it with"):
+        fit(MultimodalNet.build(DATA), DATA, ScaledInputs(a=0.5), epochs=1, device="cpu")
+
+
+def test_two_scales_for_one_network_are_refused():
+    with pytest.raises(ValueError, match=r"'a': 0\.5.*'b': 2\.0.*give the product"):
+        fit_seeds(
+            DATA, lambda: ScaledInputs(a=0.5), seeds=[0], epochs=1, build={"scale": {"b": 2.0}}
+        )
+
+
+def test_networks_of_unlike_scales_are_no_stack():
+    class Own(Joint):
+        def __init__(self, factor):
+            self.factor = factor
+
+        @property
+        def network(self):
+            return {**super().network, "scale": {"a": self.factor}}
+
+    makers = [lambda: Own(0.5), lambda: Own(0.01)]
+    given = {"seeds": [0, 0], "device": "cpu", **TRAINING}
+    with pytest.raises(UnstackableError, match=r"Scale\(0\.5\) of one network is Scale\(0\.01\)"):
+        fit_seeds(DATA, makers, at_once=True, **given)
+    one, other = fit_seeds(DATA, makers, **given)
+    assert not torch.allclose(one.predict(DATA.test), other.predict(DATA.test), atol=1e-2)
 
 
 def test_encoder_rates_are_learning_rates_of_the_encoders_alone():
@@ -160,7 +203,7 @@ def test_refitting_changes_the_fusion_and_nothing_else():
 def test_the_new_fusion_starts_where_the_first_one_did_and_learns_from_frozen_features():
     """Without momentum and in whole batches its training can be written down."""
     plain = {"optimizer": lambda p: torch.optim.SGD(p, 0.1), "lr": None, "batch_size": 48}
-    run = trained(RefittedHead(epochs=4), **plain)
+    run = trained(RefittedHead(refit_epochs=4), **plain)
     first = MultimodalNet.build(DATA).fusion
     features = run.features("train")
     optimizer = torch.optim.SGD(first.parameters(), 0.1)
@@ -172,8 +215,47 @@ def test_the_new_fusion_starts_where_the_first_one_did_and_learns_from_frozen_fe
 
 
 def test_refitting_0_epochs_is_refused():
-    with pytest.raises(ValueError, match="epochs is 0"):
-        RefittedHead(epochs=0)
+    with pytest.raises(ValueError, match="refit_epochs is 0"):
+        RefittedHead(refit_epochs=0)
+
+
+def test_a_schedule_that_ended_at_0_does_not_stop_the_refit():
+    def observer(run):
+        for group in run.optimizer.param_groups:
+            group["lr"] = 0.1 if run.epoch < run.epochs else 0.0
+
+    run = trained(RefittedHead(), observers=[observer])
+    untrained = MultimodalNet.build(DATA).fusion
+    assert not torch.allclose(parameters(run.model.fusion), parameters(untrained), atol=1e-3)
+
+
+def test_the_buffers_of_the_fusion_are_those_of_the_refit():
+    class Normed(Fusion):
+        def __init__(self, widths, n_outputs):
+            super().__init__(widths, n_outputs)
+            size = sum(widths.values())
+            self.layers = torch.nn.Sequential(
+                torch.nn.BatchNorm1d(size), torch.nn.Linear(size, n_outputs)
+            )
+
+        def forward(self, features):
+            return self.layers(torch.cat([*features.values()], -1))
+
+    run = fit_seeds(
+        DATA, RefittedHead, seeds=[0], build={"fusion": Normed}, device="cpu", **TRAINING
+    )[0]
+    features = torch.cat([*run.features("train").values()], -1)
+    mean = run.model.fusion.layers[0].running_mean
+    counted = run.model.fusion.layers[0].num_batches_tracked
+    assert counted == 9, "three epochs of three batches, counted from the start of the refit"
+    assert torch.dist(mean, features.mean(0)) < 0.8 * features.mean(0).norm()
+
+
+def test_a_fusion_without_trained_parameters_cannot_be_refitted():
+    net = MultimodalNet.build(DATA)
+    net.fusion.requires_grad_(False)
+    with pytest.raises(ValueError, match="Concat has no trained parameter"):
+        fit(net, DATA, RefittedHead(), epochs=1, device="cpu")
 
 
 # --- all of them ----------------------------------------------------------------------------------

@@ -343,6 +343,7 @@ def test_settings_reach_the_data_set(monkeypatch):
         (["av-digits", "split"], "KEY=VALUE"),
         (["av-digits", "split=x"], "unknown split 'x'"),
         (["av-digits", "--seeds", "2"], "at least five"),
+        (["av-digits", "--figure", "x.bmp"], "--figure is x.bmp; allowed are files of png"),
     ],
 )
 def test_the_program_says_what_it_cannot_do(arguments, message, capsys):
