@@ -129,7 +129,7 @@ def make_folder(cache: object) -> Path:
 
 
 def method_digest(job: Job) -> str:
-    """Of all that the runs of a method depend on, beside data, rate and seed.
+    """A digest of everything that the runs of a method depend on, beside data, rate and seed.
 
     Raises UnknownIdentityError for what cannot be told apart.
     """

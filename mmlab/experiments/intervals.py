@@ -20,8 +20,8 @@ ENOUGH = {"seed": 5, "fold": 3}
 """Values from which tables show an interval and give a verdict; fewer are shown one by one.
 
 Student's interval is exact for two normal values as well. But so few do not show whether they are
-normal, and accuracies, which are counts, may agree by chance and leave no spread at all. More seeds
-can always be run. Folds are as many as there are people, and each is a mean over seeds.
+normal, and accuracies, which are counts, may be equal by chance, so that the interval has width 0.
+More seeds can always be run. The number of people limits that of folds, each a mean over seeds.
 """
 
 

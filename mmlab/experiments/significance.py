@@ -1,4 +1,4 @@
-"""Tests of paired differences: is there one, is there none that counts, and of how many rows.
+"""Tests of paired differences: is there one, or is it too small to matter? Corrected for many.
 
 Values are one paired difference per unit of repetition, as `mmlab.experiments.difference` gives.
 """
@@ -30,7 +30,8 @@ def equivalence(values: ArrayLike, margin: float) -> float:
     """p value of "the true difference is not within ±margin"; small: there is none that counts.
 
     Two one-sided t tests (TOST; Schuirmann 1987, J. Pharmacokinet. Biopharm. 15, 657-680): the
-    larger of their p values. It is no converse of `p_value`: both may be small, or neither.
+    larger of their p values. A large `p_value` does not mean a small `equivalence`: both can be
+    small, or both large.
 
     Args:
         margin: above 0, in the unit of the values: 0.01 is one point of an accuracy.

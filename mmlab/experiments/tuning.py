@@ -106,7 +106,7 @@ def tune(
         not.
 
     Raises:
-        ValueError: a name or a parameter in the grid that is none; a column that is none; a method
+        ValueError: an unknown method, parameter or column; a method
             of which every trial failed.
         TypeError, Exception: as `compare`.
 

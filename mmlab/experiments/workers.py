@@ -1,8 +1,8 @@
 """Tasks in worker processes, on this machine or on a Dask cluster: a killed worker costs one task.
 
-Each process has an executor of its own, so that none falls with another one; joblib brings both the
-processes (loky) and the way to a cluster (`joblib.parallel_config("dask")`). Tasks travel to each
-worker once, all together; then their numbers do.
+Each process has an executor of its own, so that if one process dies, the others go on; joblib
+brings both the processes (loky) and the way to a cluster (`joblib.parallel_config("dask")`). Each
+worker gets the full list of tasks once; later only their numbers are sent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mmlab.experiments.identity import code_version
 Task = Callable[[], Any]
 
 TRIES = 3
-"""How many workers one task may cost."""
+"""After so many dead workers a task is given up."""
 
 BATCH_SECONDS = 0.2
 """Short tasks are sent in batches of about this length."""
@@ -176,7 +176,7 @@ def _died(error: BaseException) -> WorkerDiedError:
 class _Lane(Protocol):
     """A way to a worker that does one batch after the other.
 
-    deaths: the errors that say that a worker died. tries: how many of them one task may cost.
+    deaths: the errors that say that a worker died. tries: after so many of them a task is given up.
     """
 
     deaths: tuple[type[BaseException], ...]
