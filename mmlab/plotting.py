@@ -24,6 +24,7 @@ from mmlab.balancers.registry import METHODS
 from mmlab.experiments import Diagnosis, interval, share_interval
 from mmlab.experiments.diagnosis import name_of
 from mmlab.experiments.findings import ANSWERS
+from mmlab.experiments.tables import unit_of
 from mmlab.files import write_atomically
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def comparison(
     Methods stand in the table's order, from the top.
     """
     rows = {name: group[column] for name, group in table.groupby("method", sort=False)}
-    _rows(rows, ax, looks(rows), share_interval)
+    ends = share_interval if unit_of(table, column) == "%" else interval
+    _rows(rows, ax, looks(rows), ends)
     ax.set_xlabel(label or f"{column}, %")
 
 
@@ -228,7 +230,8 @@ def curves(
             **of[name]._asdict(),
         )
         if len(runs) > 1:
-            ends = share_interval if percent else interval
+            share = percent and group[y].between(0, 1).all()
+            ends = share_interval if share else interval
             _, low, high = zip(*(ends(runs[place]) for place in runs), strict=True)
             ax.fill_between(runs.columns, low, high, color=of[name].color, alpha=0.15, linewidth=0)
     ax.set_xlabel(x)
