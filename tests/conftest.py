@@ -9,6 +9,20 @@ import pytest
 
 matplotlib.use("Agg")
 
+SLOW = {
+    *("browser", "notebooks", "bench"),
+    *("test_bootstrap.py", "test_packaging.py", "test_stacked.py", "test_fusion.py"),
+    *("test_diagnosis.py", "test_workers.py", "test_cache.py", "test_identity.py"),
+    *("test_stamps.py", "test_icons.py", "test_items.py", "test_watch.py"),
+}
+"""Folders and files whose tests take seconds each: `pytest -m "not slow"` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW.intersection(item.path.parts):
+            item.add_marker("slow")
+
 
 @pytest.fixture(autouse=True)
 def figures_as_found() -> Iterator[None]:

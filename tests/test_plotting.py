@@ -20,7 +20,7 @@ from nbconvert import HTMLExporter
 from nbformat import v4
 
 from mmlab import plotting
-from mmlab.experiments import interval
+from mmlab.experiments import interval, share_interval
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_comparison_draws_each_interval_at_its_row(table, axes):
     plotting.comparison(table, ax=axes)
     assert [text.get_text() for text in axes.get_yticklabels()] == ["joint", "image"]
     for bar, name in zip(_bars(axes), ["joint", "image"], strict=True):
-        _, low, high = interval(table[table.method == name].accuracy)
+        _, low, high = share_interval(table[table.method == name].accuracy)
         np.testing.assert_allclose(bar, [low, high])
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first method on top
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from mmlab.checks import check_number, check_whole
-from mmlab.models.encoders import factor_of
 from mmlab.models.network import Output, masks_of
 from mmlab.training.balancer import Balancer, Joint, NetworkOptions, Training
 from mmlab.training.step import Step
@@ -95,7 +94,7 @@ class ScaledInputs(Joint):
 
     def start(self, run: Training) -> None:
         for m, scale in self.scales.items():
-            if factor_of(run.model.encoders[m]) != scale:
+            if run.model.scales[m] != scale:
                 raise ValueError(
                     f"this network does not scale {m!r} by {scale}; build it with "
                     "MultimodalNet.build(data, **balancer.network)"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.checks import check_choice, check_whole
-from mmlab.models.encoders import Encoders, make_encoders, scaled
+from mmlab.models.encoders import Encoders, factor_of, make_encoders, scaled
 from mmlab.models.fusion import FUSIONS, Late
 from mmlab.models.linear import Linear
 from mmlab.models.modes import evaluating
@@ -218,6 +218,11 @@ class MultimodalNet(nn.Module):
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.encoders)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The constant factor on each input (`build`'s scale)."""
+        return {m: factor_of(encoder) for m, encoder in self.encoders.items()}
 
     @property
     def plain_forward(self) -> bool:
