@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
 from mmlab.balancers.registry import METHODS
@@ -74,6 +76,7 @@ ANSWER_LOOKS = (
 )
 """Of what a diagnosis calls ANSWERS: black for joint training, grey for networks trained alone."""
 
+_GREY = "#555555"
 _SPARE = [
     Look(color, (0, dashes), marker=star)  # so many points, of style 1, turned by so many degrees
     for dashes, star in (((5, 2, 1, 2), (4, 1)), ((3, 2, 1, 1), (6, 1)), ((1, 3), (4, 1, 45)))
@@ -264,6 +267,143 @@ def diagnosis(found: Diagnosis) -> Figure:
     right.set_yticks(range(len(causes)), [f"{c}:\n{found.findings[c].verdict}" for c in causes])
     right.set_xlabel("speaks for the cause, points")
     return figure
+
+
+def diagnoses(found: Mapping[str, Diagnosis]) -> Figure:
+    """The map: one row per data set, one panel for the drop and for each cause.
+
+    A mark is the mean with its 95 % interval, in points; filled where the verdict is "seen". The
+    grey band is what does not count.
+
+    Raises ValueError for no diagnosis.
+    """
+    if not found:
+        raise ValueError("found is empty; the map needs at least one diagnosis")
+    questions = list(next(iter(found.values())).findings)
+    figure, axes = canvas(len(questions), sharey=True)
+    for ax, question in zip(axes, questions, strict=True):
+        for row, of in enumerate(found.values()):
+            answer = of.findings[question]
+            mean, low, high = interval(answer.values)
+            seen = answer.verdict == "seen"
+            ax.errorbar(
+                mean,
+                row,
+                xerr=[[mean - low], [high - mean]],
+                color=LOOKS["joint"].color if seen else "#888888",
+                marker="o" if seen else "D",
+                markerfacecolor=None if seen else "white",
+                markersize=7,
+                capsize=3,
+            )
+        margin = next(iter(found.values())).margin
+        ax.axvspan(-margin, margin, color="#DDDDDD", zorder=0)
+        ax.axvline(0, color=_GREY, linewidth=1)
+        ax.set_title(question)
+        ax.set_xlabel("points")
+        ax.grid(axis="y", visible=False)
+        ax.xaxis.set_major_formatter(_percent)
+    axes[0].set_yticks(range(len(found)), list(found))
+    axes[0].set_ylim(len(found) - 0.5, -0.5)
+    return figure
+
+
+class Box(NamedTuple):
+    """A box of a `diagram`: its text, and its place on a grid; rows are counted from the top.
+
+    of: the name (a modality, a method) whose colour frames it; None: grey.
+    """
+
+    text: str
+    column: float
+    row: float
+    of: str | None = None
+
+
+class Arrow(NamedTuple):
+    """An arrow of a `diagram` from box to box, with a text beside it.
+
+    of:   the name whose colour it has; None: grey.
+    back: a gradient, dashed.
+    """
+
+    start: str
+    end: str
+    text: str = ""
+    of: str | None = None
+    back: bool = False
+
+
+def diagram(boxes: Mapping[str, Box], arrows: Iterable[Arrow]) -> Figure:
+    """Boxes and arrows: what a network is made of, and which gradient each part of it hears.
+
+    Solid arrows lead forward, dashed ones carry a gradient back. A box is 0.7 of a column wide and
+    half a row high.
+
+    Raises ValueError for no box, or an arrow from or to a box that is not there.
+    """
+    if not boxes:
+        raise ValueError("boxes is empty; a diagram needs at least one box")
+    arrows = [*arrows]
+    of = looks([x.of for x in (*boxes.values(), *arrows) if x.of])
+    figure = plt.figure(figsize=SIZE, layout="none")
+    ax = figure.add_axes((0, 0, 1, 1))  # fixed, so that a text finds the middle of its arrow
+    columns, rows = [b.column for b in boxes.values()], [b.row for b in boxes.values()]
+    ax.set_xlim(min(columns) - 0.45, max(columns) + 0.45)
+    ax.set_ylim(max(rows) + 0.5, min(rows) - 0.5)
+    ax.axis("off")
+    patches = {name: _box(ax, box, of) for name, box in boxes.items()}
+    for arrow in arrows:
+        for end in (arrow.start, arrow.end):
+            if end not in boxes:
+                raise ValueError(f"an arrow names the box {end!r}; the boxes are {[*boxes]}")
+        _arrow(ax, arrow, patches, of)
+    return figure
+
+
+def _box(ax: Axes, box: Box, of: Mapping[str, Look]) -> FancyBboxPatch:
+    color = of[box.of].color if box.of else _GREY
+    corner = (box.column - 0.33, box.row - 0.24)
+    patch = FancyBboxPatch(
+        corner, 0.66, 0.48, "round,pad=0.02", facecolor="white", edgecolor=color, linewidth=1.8
+    )
+    ax.add_patch(patch)
+    ax.text(box.column, box.row, box.text, ha="center", va="center", fontsize=11)
+    return patch
+
+
+def _arrow(
+    ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch], of: Mapping[str, Look]
+) -> None:
+    """The arrow keeps to the right of the line between the boxes: one that leads back has room."""
+    color = of[arrow.of].color if arrow.of else _GREY
+    boxes = [patches[end] for end in (arrow.start, arrow.end)]
+    to_screen = ax.transData
+    point = plt.rcParams["figure.dpi"] / 72
+    a, b = to_screen.transform([(x.get_x() + x.get_width() / 2, _middle(x)) for x in boxes])
+    right = np.array([b[1] - a[1], a[0] - b[0]]) / np.hypot(*(b - a)) * point
+    ends = to_screen.inverted().transform([a + 6 * right, b + 6 * right])
+    ax.add_patch(
+        FancyArrowPatch(
+            tuple(ends[0]),
+            tuple(ends[1]),
+            patchA=boxes[0],
+            patchB=boxes[1],
+            arrowstyle="-|>",
+            linestyle="--" if arrow.back else "-",
+            color=color,
+            mutation_scale=14,
+            linewidth=1.8,
+            shrinkA=2,
+            shrinkB=2,
+        )
+    )
+    x, y = to_screen.inverted().transform((a + b) / 2 + 18 * right)
+    ax.text(x, y, arrow.text, ha="center", va="center", fontsize=11, color=color)
+
+
+def _middle(box: FancyBboxPatch) -> float:
+    return box.get_y() + box.get_height() / 2
 
 
 def _percent(share: float, _: float) -> str:

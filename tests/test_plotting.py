@@ -15,12 +15,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import ScalarFormatter
 from nbconvert import HTMLExporter
 from nbformat import v4
 
 from mmlab import plotting
-from mmlab.experiments import interval, share_interval
+from mmlab.experiments import Diagnosis, interval, share_interval
+from mmlab.experiments.findings import Finding
 
 
 @pytest.fixture
@@ -291,3 +293,66 @@ def test_figures_go_into_the_checkout_or_else_into_the_current_folder(tmp_path):
     (tmp_path / "pyproject.toml").touch()
     assert plotting.figures_of(tmp_path) == tmp_path / "figures"
     assert Path(__file__).parents[1] / "figures" == plotting.FIGURES
+
+
+# --- diagrams and the map -------------------------------------------------------------------------
+
+BOXES = {
+    "encoder": plotting.Box("encoder", 0, 0, "audio"),
+    "loss": plotting.Box("loss", 1, 0),
+}
+
+
+def drawn(arrows) -> list:
+    figure = plotting.diagram(BOXES, arrows)
+    found = [p for p in figure.axes[0].patches if isinstance(p, FancyArrowPatch)]
+    plt.close(figure)
+    return found
+
+
+def test_a_diagram_has_its_boxes_arrows_and_words():
+    arrows = [plotting.Arrow("encoder", "loss", "$h$"), plotting.Arrow("loss", "encoder", "$g$")]
+    figure = plotting.diagram(BOXES, arrows)
+    (ax,) = figure.axes
+    assert {"encoder", "loss", "$h$", "$g$"} <= {text.get_text() for text in ax.texts}
+    boxes = [p for p in ax.patches if isinstance(p, FancyBboxPatch)]
+    colors = [matplotlib.colors.to_hex(box.get_edgecolor()) for box in boxes]
+    assert colors == [plotting.LOOKS["audio"].color.lower(), "#555555"]
+    plt.close(figure)
+
+
+def test_a_gradient_is_dashed_and_runs_beside_the_arrow_that_leads_forward():
+    forward = plotting.Arrow("encoder", "loss")
+    back = plotting.Arrow("loss", "encoder", back=True)
+    there, again = drawn(iter([forward, back]))
+    assert (there.get_linestyle(), again.get_linestyle()) == ("-", "--")
+    down, up = (arrow.get_path().vertices[0, 1] for arrow in (there, again))
+    assert down > 0 > up  # rows are counted from the top: the way back is above
+
+
+def test_an_arrow_to_no_box_and_no_box_at_all_are_refused():
+    with pytest.raises(ValueError, match="an arrow names the box 'moon'; the boxes are"):
+        plotting.diagram(BOXES, [plotting.Arrow("encoder", "moon")])
+    with pytest.raises(ValueError, match="boxes is empty"):
+        plotting.diagram({}, [])
+
+
+def finding(values: list[float], verdict: str) -> Finding:
+    return Finding(pd.Series(values), verdict, "A sentence.")
+
+
+def test_the_map_fills_what_was_seen_and_keeps_the_order_of_the_sets():
+    up, none = finding([0.1, 0.12, 0.11, 0.1, 0.13], "seen"), finding([0.0] * 5, "not seen")
+    found = {
+        name: Diagnosis(name, {"drop": one, "scale": none}, {}, pd.DataFrame(), 0.01, None)
+        for name, one in (("loud", up), ("calm", none))
+    }
+    figure = plotting.diagnoses(found)
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["drop", "scale"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["loud", "calm"]
+    marks = [c.lines[0] for c in figure.axes[0].containers]
+    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([0.112, 0])
+    assert [mark.get_marker() for mark in marks] == ["o", "D"]
+    plt.close(figure)
+    with pytest.raises(ValueError, match="found is empty"):
+        plotting.diagnoses({})
