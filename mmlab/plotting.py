@@ -345,13 +345,14 @@ def diagram(boxes: Mapping[str, Box], arrows: Iterable[Arrow]) -> Figure:
     if not boxes:
         raise ValueError("boxes is empty; a diagram needs at least one box")
     arrows = [*arrows]
-    of = looks([x.of for x in (*boxes.values(), *arrows) if x.of])
-    figure = plt.figure(figsize=SIZE, layout="none")
-    ax = figure.add_axes((0, 0, 1, 1))  # fixed, so that a text finds the middle of its arrow
+    names = [box.of for box in boxes.values()] + [arrow.of for arrow in arrows]
+    of = looks(name for name in names if name)
+    figure, (ax,) = canvas()
     columns, rows = [b.column for b in boxes.values()], [b.row for b in boxes.values()]
     ax.set_xlim(min(columns) - 0.45, max(columns) + 0.45)
     ax.set_ylim(max(rows) + 0.5, min(rows) - 0.5)
     ax.axis("off")
+    figure.draw_without_rendering()  # from here on the axes stay, and texts find their arrows
     patches = {name: _box(ax, box, of) for name, box in boxes.items()}
     for arrow in arrows:
         for end in (arrow.start, arrow.end):
@@ -398,7 +399,7 @@ def _arrow(
             shrinkB=2,
         )
     )
-    x, y = to_screen.inverted().transform((a + b) / 2 + 18 * right)
+    x, y = to_screen.inverted().transform((a + b) / 2 + 20 * right)
     ax.text(x, y, arrow.text, ha="center", va="center", fontsize=11, color=color)
 
 

@@ -25,6 +25,7 @@ def _by_autograd(
     W: Tensor,
     V: Tensor,
     d: Tensor,
+    *,
     joint: float = 1,
     own: float = 1,
 ) -> Tensor:
@@ -60,7 +61,9 @@ encoder_gradient: dict[str, Any] = {
         "the joint loss is missing": lambda *args: _by_autograd(*args, joint=0),
         "the own loss has a residual of its own": _one_residual,
         "p needs the other shares, `rest`": lambda h, rest, *args: _by_autograd(h, 0 * rest, *args),
-        "the own head has a bias d": lambda *args: _by_autograd(*args[:-1], 0 * args[-1]),
+        "the own head has a bias d": lambda h, rest, y, W, V, d: _by_autograd(
+            h, rest, y, W, V, 0 * d
+        ),
     },
 }
 
