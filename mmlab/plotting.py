@@ -272,8 +272,8 @@ def diagnosis(found: Diagnosis) -> Figure:
 def diagnoses(found: Mapping[str, Diagnosis]) -> Figure:
     """The map: one row per data set, one panel for the drop and for each cause.
 
-    A mark is the mean with its 95 % interval, in points; filled where the verdict is "seen". The
-    grey band is what does not count.
+    A mark is the mean with its 95 % interval, in points; filled where the verdict is "seen": of a
+    cause only where there is a drop to explain. The grey band is what does not count.
 
     Raises ValueError for no diagnosis.
     """
@@ -285,7 +285,7 @@ def diagnoses(found: Mapping[str, Diagnosis]) -> Figure:
         for row, of in enumerate(found.values()):
             answer = of.findings[question]
             mean, low, high = interval(answer.values)
-            seen = answer.verdict == "seen"
+            seen = answer.verdict == "seen" and question in ("drop", *of.causes)
             ax.errorbar(
                 mean,
                 row,

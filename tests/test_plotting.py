@@ -23,6 +23,7 @@ from nbformat import v4
 from mmlab import plotting
 from mmlab.experiments import Diagnosis, interval, share_interval
 from mmlab.experiments.findings import Finding
+from mmlab.experiments.findings import Finding
 
 
 @pytest.fixture
@@ -343,16 +344,19 @@ def finding(values: list[float], verdict: str) -> Finding:
 
 def test_the_map_fills_what_was_seen_and_keeps_the_order_of_the_sets():
     up, none = finding([0.1, 0.12, 0.11, 0.1, 0.13], "seen"), finding([0.0] * 5, "not seen")
+    causes = {"scale": up, "competition": none, "shift": none}
     found = {
-        name: Diagnosis(name, {"drop": one, "scale": none}, {}, pd.DataFrame(), 0.01, None)
+        name: Diagnosis(name, {"drop": one, **causes}, {}, pd.DataFrame(), 0.01, {})
         for name, one in (("loud", up), ("calm", none))
     }
     figure = plotting.diagnoses(found)
-    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["drop", "scale"]
+    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
+    assert titles == ["drop", *causes]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["loud", "calm"]
-    marks = [c.lines[0] for c in figure.axes[0].containers]
-    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([0.112, 0])
-    assert [mark.get_marker() for mark in marks] == ["o", "D"]
+    drops, scales = ([c.lines[0] for c in ax.containers] for ax in figure.axes[:2])
+    assert [mark.get_xdata()[0] for mark in drops] == pytest.approx([0.112, 0])
+    for marks in (drops, scales):  # no drop, no cause
+        assert [mark.get_marker() for mark in marks] == ["o", "D"]
     plt.close(figure)
     with pytest.raises(ValueError, match="found is empty"):
         plotting.diagnoses({})
