@@ -23,7 +23,6 @@ from nbformat import v4
 from mmlab import plotting
 from mmlab.experiments import Diagnosis, interval, share_interval
 from mmlab.experiments.findings import Finding
-from mmlab.experiments.findings import Finding
 
 
 @pytest.fixture
