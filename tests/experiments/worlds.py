@@ -37,8 +37,8 @@ WORLDS = {
 """Causes -> modalities."""
 
 SIZES = {"train": 600, "holdout": 400, "test": 600}
-SIGNAL = {"good": 3.0, "fair": 2.0, "fair_too": 2.0, "loud": 1.0, "quick": 2.0, "moved": 2.5}
-WIDTH = {"loud": 128, "quick": 128}
+SIGNAL = {"good": 3.0, "fair": 2.0, "fair_too": 2.0, "loud": 1.0, "quick": 2.0, "moved": 3.0}
+WIDTH = {"loud": 128, "quick": 128, "slow": 48}
 CLASSES = 4
 
 
