@@ -105,6 +105,10 @@ def test_code_cells_are_short(notebook):
     assert max(lengths) <= 40
 
 
+def test_no_lesson_silences_the_linter(notebook):
+    assert not any("noqa" in source for source in sources(notebook, "code"))
+
+
 def test_length_is_that_of_a_lesson(path, notebook):
     if path.stem.startswith("00"):
         pytest.skip("the opening notebook is shorter")
