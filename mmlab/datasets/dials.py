@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -182,6 +183,34 @@ def realised_rates(batch: Batch) -> dict[str, float]:
     if batch.present is None:
         return dict.fromkeys(batch.modalities, 0.0)
     return {name: (~mask).double().mean().item() for name, mask in batch.present.items()}
+
+
+class Dials(NamedTuple):
+    """The settings of the dials that every real data set has, modality -> number."""
+
+    noise: dict[str, float]
+    keep: dict[str, float]
+    missing: dict[str, float]
+
+
+def check_dials(
+    modalities: Sequence[str],
+    noise: Mapping[str, float] | None,
+    keep: Mapping[str, float] | None,
+    missing: float | Mapping[str, float] | None,
+) -> Dials:
+    """The three settings, checked by `check_dial` and `check_missing`, and raising as they do."""
+    return Dials(
+        check_dial("noise", noise, modalities, high=math.inf),
+        check_dial("keep", keep, modalities),
+        check_missing(missing, modalities),
+    )
+
+
+def check_split(split: object, allowed: Sequence[str]) -> None:
+    """Raises ValueError for a split that the data set does not have."""
+    if split not in allowed:
+        raise ValueError(f"unknown split {split!r}{among(split, allowed)}")
 
 
 def _check_batch(batch: Batch, who: str) -> None:

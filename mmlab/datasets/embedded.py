@@ -107,6 +107,42 @@ def whole_groups(
     }
 
 
+def shuffled(rows: Mapping[str, Tensor], seed: int, name: str) -> dict[str, Tensor]:
+    """The rows of each split in an order drawn by the seed; name: of the data set."""
+    draw = generator(seed, name, "order")
+    return {part: row[torch.randperm(len(row), generator=draw)] for part, row in rows.items()}
+
+
+def from_rows(
+    views: Mapping[str, tuple[np.ndarray, tuple[int, ...]]],
+    rows: Mapping[str, Tensor],
+    target: np.ndarray,
+    settings: dials.Dials,
+    seed: int,
+    **about: Any,
+) -> MultimodalData:
+    """The data set of these rows of its file: noise first, then standard units, then what hides.
+
+    views:  modality -> (values, one row per sample of the file; the axes over which they get mean 0
+            and s.d. 1).
+    rows:   split -> row numbers.
+    target: (N,) the class of each row of the file.
+    about:  what `MultimodalData` takes besides.
+    """
+    classes = torch.from_numpy(target.astype(np.int64))
+    return assemble(
+        {
+            m: prepare(values, rows, axes, settings.noise.get(m, 0), seed, m)
+            for m, (values, axes) in views.items()
+        },
+        {part: classes[row] for part, row in rows.items()},
+        keep=settings.keep,
+        missing=settings.missing,
+        seed=seed,
+        **about,
+    )
+
+
 def assemble(
     inputs: Mapping[str, Mapping[str, Tensor]],
     target: Mapping[str, Tensor],

@@ -5,18 +5,15 @@ data/README.md tells where the file comes from and how it is rebuilt.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmlab.datasets import dials, embedded
 from mmlab.datasets.base import MultimodalData
-from mmlab.seeds import generator
 
 FILE = embedded.DATA / "icons.npz"
 SHA256 = "f43d105b17affdf8ad477d30ab2be711f5befd007abc655a3d850e07a3671828"
@@ -59,25 +56,18 @@ def load_icons(
     Raises ValueError for an unknown split, modality or value, TypeError for a seed or a setting of
     another type, FileNotFoundError or ValueError for a missing or damaged file.
     """
-    noise = dials.check_dial("noise", noise, MODALITIES, high=math.inf)
-    keep = dials.check_dial("keep", keep, MODALITIES)
-    missing = dials.check_missing(missing, MODALITIES)
+    settings = dials.check_dials(MODALITIES, noise, keep, missing)
     arrays = read()
-    rows = icons(seed, split, arrays)
-    category = torch.from_numpy(arrays["category"]).long()
     views = {
         "name": (hashed(arrays["name"]), (0, 1)),
         "picture": (arrays["picture"], (0, 1, 2, 3)),
     }
-    return embedded.assemble(
-        {
-            m: embedded.prepare(values, rows, axes, noise.get(m, 0), seed, m)
-            for m, (values, axes) in views.items()
-        },
-        {part: category[row] for part, row in rows.items()},
-        keep=keep,
-        missing=missing,
-        seed=seed,
+    return embedded.from_rows(
+        views,
+        icons(seed, split, arrays),
+        arrays["category"],
+        settings,
+        seed,
         n_classes=len(arrays["categories"]),
         name="icons",
         units={
@@ -104,13 +94,10 @@ def icons(
 ) -> dict[str, Tensor]:
     """Which rows of the file are in train, holdout and test, in shuffled order."""
     dials.check_seed(seed)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}{dials.among(split, SPLITS)}")
+    dials.check_split(split, SPLITS)
     names = (read() if arrays is None else arrays)["name"]
     groups = names if split == "random" else np.array([name.split("-")[0] for name in names])
-    rows = embedded.whole_groups(groups, SHARES, seed, "icons")
-    draw = generator(seed, "icons", "order")
-    return {part: row[torch.randperm(len(row), generator=draw)] for part, row in rows.items()}
+    return embedded.shuffled(embedded.whole_groups(groups, SHARES, seed, "icons"), seed, "icons")
 
 
 def hashed(names: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -5,17 +5,14 @@ data/README.md tells where the file comes from and how it is rebuilt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmlab.datasets import dials, embedded
 from mmlab.datasets.base import MultimodalData
-from mmlab.seeds import generator
 
 FILE = embedded.DATA / "items.npz"
 SHA256 = "84f8cfe140672462ce0927d64a2a51b0b4b10825954608b032c5fa8a9d2600c6"
@@ -59,26 +56,19 @@ def load_items(
     Raises ValueError for an unknown split, modality or value, TypeError for a seed or a setting of
     another type, FileNotFoundError or ValueError for a missing or damaged file.
     """
-    noise = dials.check_dial("noise", noise, MODALITIES, high=math.inf)
-    keep = dials.check_dial("keep", keep, MODALITIES)
-    missing = dials.check_missing(missing, MODALITIES)
+    settings = dials.check_dials(MODALITIES, noise, keep, missing)
     arrays = read()
-    members = rows(seed, split, arrays)
-    values = {
+    views = {
         "text": (arrays["text"], (0,)),
         "sprite": (arrays["sprite"][arrays["sprite_of"]], (0, 1, 2, 3)),
         "table": (arrays["table"], (0,)),
     }
-    kind = torch.from_numpy(arrays["kind"]).long()
-    return embedded.assemble(
-        {
-            m: embedded.prepare(array, members, axes, noise.get(m, 0), seed, m)
-            for m, (array, axes) in values.items()
-        },
-        {part: kind[row] for part, row in members.items()},
-        keep=keep,
-        missing=missing,
-        seed=seed,
+    return embedded.from_rows(
+        views,
+        rows(seed, split, arrays),
+        arrays["kind"],
+        settings,
+        seed,
         n_classes=len(arrays["kinds"]),
         name="items",
         units={
@@ -110,13 +100,10 @@ def rows(
 ) -> dict[str, Tensor]:
     """Which items of the file are in train, holdout and test, in shuffled order."""
     dials.check_seed(seed)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}{dials.among(split, SPLITS)}")
+    dials.check_split(split, SPLITS)
     arrays = read() if arrays is None else arrays
     groups = arrays["group"] if split == "word" else np.arange(len(arrays["group"]))
-    members = embedded.whole_groups(groups, SHARES, seed, "items")
-    draw = generator(seed, "items", "order")
-    return {part: row[torch.randperm(len(row), generator=draw)] for part, row in members.items()}
+    return embedded.shuffled(embedded.whole_groups(groups, SHARES, seed, "items"), seed, "items")
 
 
 def _describe_split(split: str) -> str:

@@ -5,7 +5,6 @@ The two are paired by nature: worn together by one person. data/README.md has th
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from numbers import Integral
@@ -70,21 +69,14 @@ def load_phone_watch(
     """
     dials.check_seed(seed)
     front_people = _check_split(split, front_people)
-    noise = dials.check_dial("noise", noise, MODALITIES, high=math.inf)
-    keep = dials.check_dial("keep", keep, MODALITIES)
-    missing = dials.check_missing(missing, MODALITIES)
+    settings = dials.check_dials(MODALITIES, noise, keep, missing)
     arrays = read_windows(root)
-    rows = choose(arrays, seed, split, front_people)
-    target = torch.from_numpy(arrays["activity"].astype(np.int64))
-    return embedded.assemble(
-        {
-            m: embedded.prepare(arrays[m], rows, (0, 2), noise.get(m, 0), seed, m)
-            for m in MODALITIES
-        },
-        {part: target[row] for part, row in rows.items()},
-        keep=keep,
-        missing=missing,
-        seed=seed,
+    return embedded.from_rows(
+        {m: (arrays[m], (0, 2)) for m in MODALITIES},
+        choose(arrays, seed, split, front_people),
+        arrays["activity"],
+        settings,
+        seed,
         n_classes=len(ACTIVITIES),
         name="phone-watch",
         units=dict.fromkeys(
@@ -95,8 +87,7 @@ def load_phone_watch(
 
 
 def _check_split(split: object, front_people: object) -> int:
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}{dials.among(split, SPLITS)}")
+    dials.check_split(split, SPLITS)
     whole = isinstance(front_people, Integral) and not isinstance(front_people, bool)
     if not (whole and 0 <= front_people < len(FRONT_PEOPLE)):  # type: ignore[operator]
         raise ValueError(

@@ -45,8 +45,7 @@ def pair(
     Raises ValueError for an unknown split, TypeError or ValueError for what is no seed.
     """
     dials.check_seed(seed)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}{dials.among(split, SPLITS)}")
+    dials.check_split(split, SPLITS)
     clips = _clips_by_speaker(seed, speech) if split == "speaker" else _clips_seen(seed, speech)
     images = _split_by_class(scanned, (0.6, 0.1, 0.3), seed, "image")
     rows = {}

@@ -5,7 +5,6 @@ data/README.md tells where the file comes from and how it is rebuilt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch import Tensor
 from mmlab.datasets import dials, embedded
 from mmlab.datasets.base import MultimodalData
 from mmlab.datasets.recordings import RATE
-from mmlab.seeds import generator
 
 FILE = embedded.DATA / "stamps.npz"
 SHA256 = "85e29544441d925814738f305906831767d13c04f82b7f0286be77e0944575cb"
@@ -74,26 +72,20 @@ def load_stamps(
     Raises ValueError for an unknown split, modality or value, TypeError for a seed or a setting of
     another type, FileNotFoundError or ValueError for a missing or damaged file.
     """
-    noise = dials.check_dial("noise", noise, MODALITIES, high=math.inf)
-    keep = dials.check_dial("keep", keep, MODALITIES)
-    missing = dials.check_missing(missing, MODALITIES)
+    settings = dials.check_dials(MODALITIES, noise, keep, missing)
     arrays = read()
     recordings = rows(seed, split, arrays)
     picture_of = arrays["picture_of"]
-    values = {
+    views = {
         "picture": (arrays["picture"][picture_of], (0, 1, 2, 3)),
         "speech": (arrays["speech"], (0, 2)),
     }
-    kind = torch.from_numpy(arrays["kind"][picture_of]).long()
-    return embedded.assemble(
-        {
-            m: embedded.prepare(array, recordings, axes, noise.get(m, 0), seed, m)
-            for m, (array, axes) in values.items()
-        },
-        {part: kind[row] for part, row in recordings.items()},
-        keep=keep,
-        missing=missing,
-        seed=seed,
+    return embedded.from_rows(
+        views,
+        recordings,
+        arrays["kind"][picture_of],
+        settings,
+        seed,
         n_classes=len(arrays["kinds"]),
         name="stamps",
         units={
@@ -123,13 +115,11 @@ def rows(
 ) -> dict[str, Tensor]:
     """Which recordings of the file are in train, holdout and test, in shuffled order."""
     dials.check_seed(seed)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}{dials.among(split, SPLITS)}")
+    dials.check_split(split, SPLITS)
     arrays = read() if arrays is None else arrays
     groups = {"stamp": arrays["group"][arrays["picture_of"]], "language": arrays["language"]}
     members = embedded.whole_groups(groups[split], SHARES, seed, "stamps")
-    draw = generator(seed, "stamps", "order")
-    return {part: row[torch.randperm(len(row), generator=draw)] for part, row in members.items()}
+    return embedded.shuffled(members, seed, "stamps")
 
 
 def listen() -> list[Described]:

@@ -6,7 +6,6 @@ from one scan. data/README.md tells where the file comes from and how it is rebu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -61,9 +60,7 @@ def load_tri_digits(
     Raises ValueError for an unknown split, modality or value, TypeError for a seed or a setting of
     another type, FileNotFoundError or ValueError for a missing or damaged file.
     """
-    noise = dials.check_dial("noise", noise, MODALITIES, high=math.inf)
-    keep = dials.check_dial("keep", keep, MODALITIES)
-    missing = dials.check_missing(missing, MODALITIES)
+    settings = dials.check_dials(MODALITIES, noise, keep, missing)
     speech, scans = av_digits.read(), read()
     rows = spoken.pair(seed, split, speech, scans["scan_digit"])
     clips = {name: part.clips for name, part in rows.items()}
@@ -74,7 +71,7 @@ def load_tri_digits(
         "zernike": (scans["zernike"], images, (0,)),
     }
     inputs = {
-        m: embedded.prepare(values, which, axes, noise.get(m, 0), seed, m)
+        m: embedded.prepare(values, which, axes, settings.noise.get(m, 0), seed, m)
         for m, (values, which, axes) in views.items()
     }
     return spoken.assemble(
@@ -82,8 +79,8 @@ def load_tri_digits(
         rows,
         speech["digit"],
         task=task,
-        keep=keep,
-        missing=missing,
+        keep=settings.keep,
+        missing=settings.missing,
         seed=seed,
         split=split,
         name="tri-digits",

@@ -5,7 +5,6 @@ data/README.md tells where the file comes from and how it is rebuilt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,21 +58,14 @@ def load_watch(
     by arm, TypeError for a seed or a setting of another type, FileNotFoundError or ValueError for a
     missing or damaged file.
     """
-    noise = dials.check_dial("noise", noise, MODALITIES, high=math.inf)
-    keep = dials.check_dial("keep", keep, MODALITIES)
-    missing = dials.check_missing(missing, MODALITIES)
+    settings = dials.check_dials(MODALITIES, noise, keep, missing)
     arrays = read()
-    rows = windows(seed, split, train_arm, arrays)
-    exercise = torch.from_numpy(arrays["exercise"]).long()
-    return embedded.assemble(
-        {
-            m: embedded.prepare(arrays[m], rows, (0, 2), noise.get(m, 0), seed, m)
-            for m in MODALITIES
-        },
-        {part: exercise[row] for part, row in rows.items()},
-        keep=keep,
-        missing=missing,
-        seed=seed,
+    return embedded.from_rows(
+        {m: (arrays[m], (0, 2)) for m in MODALITIES},
+        windows(seed, split, train_arm, arrays),
+        arrays["exercise"],
+        settings,
+        seed,
         n_classes=len(arrays["exercises"]),
         name="watch",
         units={
@@ -102,8 +94,7 @@ def windows(
 ) -> dict[str, Tensor]:
     """Which rows of the file are in train, holdout and test, in shuffled order."""
     dials.check_seed(seed)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}{dials.among(split, SPLITS)}")
+    dials.check_split(split, SPLITS)
     arrays = read() if arrays is None else arrays
     draw = generator(seed, "watch", "split")
     people = torch.randperm(10, generator=draw).numpy() + 1
