@@ -1,6 +1,5 @@
 """items: text, sprite and numbers of one thing, split by the last word, and the file is as said."""
 
-import hashlib
 import io
 import json
 import math
@@ -13,7 +12,7 @@ from comparing import same
 from PIL import Image
 
 from mmlab.datasets import load, realised_rates
-from mmlab.datasets.items import FILE, MODALITIES, SHA256, read, rows
+from mmlab.datasets.items import FILE, MODALITIES, read, rows
 
 SIZES = {"word": 0.06, "random": 0.002}  # how far a split may be from its share
 
@@ -133,33 +132,8 @@ def test_what_is_unknown_names_the_allowed():
         load("items", noise={"image": 0.5})
 
 
-def test_missing_and_damaged_files_are_said(tmp_path):
-    file = tmp_path / "items.npz"
-    with pytest.raises(FileNotFoundError, match=r"items\.npz.*build_items\.py"):
-        read(file)
-    content = bytearray(FILE.read_bytes())
-    content[500_000] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"damaged: SHA-256 .*build_items\.py"):
-        read(file)
-
-
-def test_readme_gives_the_checksum_of_the_file():
-    text = (FILE.parent / "README.md").read_text(encoding="utf-8")
-    digest = hashlib.sha256(FILE.read_bytes()).hexdigest()
-    assert digest == SHA256
-    assert f"| `items.npz` | {FILE.stat().st_size:,} | `{digest}` |".replace(",", " ") in text
-
-
 def test_build_script_makes_the_file_bit_for_bit(rebuilt):
     assert rebuilt("build_items") == FILE.read_bytes()
-
-
-def test_build_script_refuses_another_package(script, tmp_path):
-    package = tmp_path / "cataclysm-dda-data_0.F-3-9_all.deb"
-    package.write_bytes(b"something else")
-    with pytest.raises(SystemExit, match=r"SHA-256 .*apt-get"):
-        script("build_items").build(package)
 
 
 @pytest.fixture

