@@ -26,6 +26,7 @@ from mmlab.balancers.registry import METHODS
 from mmlab.experiments import Diagnosis, interval, share_interval
 from mmlab.experiments.diagnosis import name_of
 from mmlab.experiments.findings import ANSWERS
+from mmlab.experiments.intervals import ENOUGH, enough
 from mmlab.experiments.tables import unit_of
 from mmlab.files import write_atomically
 
@@ -147,6 +148,8 @@ def comparison(
 ) -> None:
     """One row per method: the mean with its 95 % interval, and every run as a pale mark below.
 
+    Fewer than five runs have no interval: they show themselves.
+
     table: of `compare`, with columns method, seed and `column`. Values are shares of 1, shown in %.
     Methods stand in the table's order, from the top.
     """
@@ -196,7 +199,7 @@ def _rows(
         ax.errorbar(
             mean,
             row,
-            xerr=[[mean - low], [high - mean]],
+            xerr=[[mean - low], [high - mean]] if enough(runs) else None,
             color=color,
             marker=marker,
             markersize=8,
@@ -219,7 +222,9 @@ def curves(
 ) -> None:
     """One line per name in column `by`: the mean over seeds, and its 95 % interval as a band.
 
-    table: tidy, one row per run (column "seed") and per value of `x`. A single seed gets no band.
+    Fewer than five seeds have no interval: each is a thin line.
+
+    table: tidy, one row per run (column "seed") and per value of `x`.
     percent: `y` is a share of 1, shown in %.
     """
     of = looks(table[by].unique())
@@ -232,11 +237,14 @@ def curves(
             markevery=max(1, runs.shape[1] // 5),
             **of[name]._asdict(),
         )
-        if len(runs) > 1:
+        color = of[name].color
+        if len(runs) < ENOUGH["seed"]:
+            ax.plot(runs.columns, runs.T, color=color, alpha=0.3, linewidth=1, marker="")
+        else:
             share = percent and group[y].between(0, 1).all()
             ends = share_interval if share else interval
             _, low, high = zip(*(ends(runs[place]) for place in runs), strict=True)
-            ax.fill_between(runs.columns, low, high, color=of[name].color, alpha=0.15, linewidth=0)
+            ax.fill_between(runs.columns, low, high, color=color, alpha=0.15, linewidth=0)
     ax.set_xlabel(x)
     if table[x].dtype.kind == "i":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -27,7 +27,7 @@ from mmlab.experiments.findings import Finding
 
 @pytest.fixture
 def table() -> pd.DataFrame:
-    accuracy = {"joint": [0.80, 0.84, 0.82], "image": [0.95, 0.96, 0.97]}
+    accuracy = {"joint": [0.80, 0.84, 0.82, 0.81, 0.79], "image": [0.95, 0.96, 0.97, 0.94, 0.98]}
     return pd.DataFrame(
         [(m, seed, a) for m, runs in accuracy.items() for seed, a in enumerate(runs)],
         columns=["method", "seed", "accuracy"],
@@ -145,14 +145,14 @@ def test_comparison_draws_each_interval_at_its_row(table, axes):
 
 def test_comparison_shows_every_run(table, axes):
     plotting.comparison(table, ax=axes)
-    drawn = np.concatenate([line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 3])
+    drawn = np.concatenate([line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 5])
     np.testing.assert_allclose(np.sort(drawn), np.sort(table.accuracy))
 
 
 def test_differences_are_paired_by_seed(table, axes):
     shuffled = table.sample(frac=1, random_state=0).sort_values("method", ascending=False)
     plotting.differences(shuffled, ax=axes)
-    paired = np.array([0.95, 0.96, 0.97]) - np.array([0.80, 0.84, 0.82])
+    paired = np.array([0.95, 0.96, 0.97, 0.94, 0.98]) - np.array([0.80, 0.84, 0.82, 0.81, 0.79])
     np.testing.assert_allclose(_bars(axes), [interval(paired)[1:]])
 
 
@@ -194,34 +194,55 @@ def test_one_run_has_no_interval(table, axes):
 
 def test_curves_draw_the_mean_and_the_band(axes):
     history = pd.DataFrame(
-        [(s, e, "audio", s + e) for s in (0, 1, 2) for e in (1, 2)],
+        [(s, e, "audio", s + e) for s in range(5) for e in (1, 2)],
         columns=["seed", "epoch", "output", "value"],
     )
     plotting.curves(history, ax=axes)
     (line,) = axes.lines
-    np.testing.assert_allclose(line.get_ydata(), [2, 3])
+    np.testing.assert_allclose(line.get_ydata(), [3, 4])
     assert line.get_color() == plotting.LOOKS["audio"].color
     edges = axes.collections[0].get_paths()[0].vertices[:, 1]
-    _, low, _ = interval([1, 2, 3])
-    _, _, high = interval([2, 3, 4])
+    _, low, _ = interval([1, 2, 3, 4, 5])
+    _, _, high = interval([2, 3, 4, 5, 6])
     np.testing.assert_allclose([edges.min(), edges.max()], [low, high])
 
 
 def test_curves_come_in_the_table_s_order_with_few_marks_and_whole_epochs(axes):
-    rows = [(s, e, name, 0.1 * s) for name in ("text", "audio") for s in (0, 1) for e in range(20)]
+    rows = [
+        (s, e, name, 0.1 * s) for name in ("text", "audio") for s in range(5) for e in range(20)
+    ]
     history = pd.DataFrame(rows, columns=["seed", "epoch", "output", "value"])
     plotting.curves(history, percent=True, ax=axes)
     assert [line.get_label() for line in axes.lines] == ["text", "audio"]
     assert [line.get_markevery() for line in axes.lines] == [4, 4]
-    assert len(axes.collections) == 2  # two seeds have a band
+    assert len(axes.collections) == 2  # five seeds have a band
     assert all(tick == round(tick) for tick in axes.xaxis.get_major_locator().tick_values(0, 2))
     assert axes.yaxis.get_major_formatter()(0.25, 0) == "25"
+
+
+@pytest.mark.parametrize("draw", ["comparison", "differences"])
+def test_fewer_than_five_runs_show_themselves_and_no_interval(table, axes, draw):
+    few = table[table.seed < 4]
+    getattr(plotting, draw)(few, ax=axes)
+    assert all(not container.lines[2] for container in axes.containers)
+    assert max(len(line.get_xdata()) for line in axes.lines) == 4
+
+
+def test_curves_of_few_seeds_are_lines_without_a_band(axes):
+    rows = [(s, e, "audio", s + e) for s in range(4) for e in (1, 2)]
+    history = pd.DataFrame(rows, columns=["seed", "epoch", "output", "value"])
+    plotting.curves(history, ax=axes)
+    mean, *each = axes.lines
+    np.testing.assert_allclose(mean.get_ydata(), [2.5, 3.5])
+    assert [[*line.get_ydata()] for line in each] == [[s + 1, s + 2] for s in range(4)]
+    assert {line.get_label()[0] for line in each} == {"_"}, "they stand in no legend"
+    assert not axes.collections
 
 
 def test_curves_of_one_seed_have_no_band(axes):
     history = pd.DataFrame({"seed": 0, "epoch": [1, 2], "output": "audio", "value": [1.0, 2.0]})
     plotting.curves(history, ax=axes)
-    assert len(axes.lines) == 1
+    assert [[*line.get_ydata()] for line in axes.lines] == [[1, 2], [1, 2]]
     assert not axes.collections
     assert isinstance(axes.yaxis.get_major_formatter(), ScalarFormatter)  # no share, so no %
 
