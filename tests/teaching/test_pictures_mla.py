@@ -4,7 +4,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import pandas as pd
 import pytest
 import torch
 
@@ -84,54 +83,3 @@ def test_the_gate_is_drawn_with_its_title(ax, sure):
     title = ax.get_title("left") or ax.get_title()  # the house style puts it on the left
     assert f"{100 * sure:.0f} %" in title
     assert ax.collections
-
-
-def table_of(**runs):
-    rows = [(name, seed, x) for name, xs in runs.items() for seed, x in enumerate(xs)]
-    return pd.DataFrame(rows, columns=["method", "seed", "accuracy"])
-
-
-def arrows(ax):
-    return [
-        (line.get_marker(), float(line.get_ydata()[0]))
-        for line in ax.lines
-        if line.get_marker() in ("<", ">") and not line.get_clip_on()
-    ]
-
-
-TWO = {"joint": (0.7, 0.8), "image": (0.9, 0.91)}
-"""Student's interval of these two pairs: [0.11, 1.39] and [0.84, 0.97]."""
-
-
-def test_a_close_up_shows_the_runs_and_points_to_an_interval_that_goes_on(ax):
-    table = table_of(**TWO)
-    plotting.comparison(table, ax=ax)
-    pictures.close_up(ax, table)
-    left, right = ax.get_xlim()
-    assert 0.6 < left < 0.7 and 0.97 < right < 1.05
-    assert arrows(ax) == [("<", 0), (">", 0)]
-
-
-def test_a_close_up_of_many_seeds_cuts_nothing(ax):
-    table = table_of(joint=[0.70, 0.72, 0.75, 0.78, 0.80], image=[0.88, 0.89, 0.90, 0.91, 0.92])
-    plotting.comparison(table, ax=ax)
-    pictures.close_up(ax, table)
-    left, right = ax.get_xlim()
-    assert arrows(ax) == [] and left < 0.70 and 0.92 < right < 1
-
-
-def test_a_close_up_keeps_a_run_that_lies_beyond_every_interval(ax):
-    table = table_of(joint=[0.70, 0.9, 0.9, 0.9, 0.9, 0.9], image=[0.9, 0.9, 0.9, 0.9, 0.9, 0.96])
-    plotting.comparison(table, ax=ax)
-    pictures.close_up(ax, table)
-    left, right = ax.get_xlim()
-    assert left < 0.70 and right > 0.96 and arrows(ax) == []
-
-
-def test_a_close_up_of_differences_keeps_their_zero(ax):
-    table = table_of(**TWO, apart=(0.93, 0.99))
-    plotting.differences(table, ax=ax)
-    pictures.close_up(ax, table, baseline="joint")
-    left, right = ax.get_xlim()
-    assert left < 0 < 0.23 < right < 0.4
-    assert arrows(ax) == [("<", 0), (">", 0), ("<", 1), (">", 1)]

@@ -1,11 +1,6 @@
-"""What MLA does, in the plane: the step of a shared head, and the gate on the simplex.
-
-And what notebook 06 adds to its figures of accuracies.
-"""
+"""What MLA does, in the plane: the step of a shared head, and the gate on the simplex."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.axes import Axes
@@ -13,11 +8,7 @@ from matplotlib.tri import Triangulation
 from torch import Tensor
 
 from mmlab.balancers.mla import entropy_weights, restarted_projector, rls_projector
-from mmlab.experiments import interval
-from mmlab.plotting import LOOKS, looks
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mmlab.plotting import LOOKS
 
 PROJECTORS = ("none", "restarted", "rls")
 BATCHES = 24
@@ -124,32 +115,3 @@ def gate(ax: Axes, *, sure: float) -> None:
     ax.set(xlim=(-0.12, 1.12), ylim=(-0.12, 1.0), aspect="equal")
     ax.set_axis_off()
     ax.set_title(f"the other: class 1 at {100 * sure:.0f} %")
-
-
-def close_up(
-    ax: Axes, table: pd.DataFrame, *, column: str = "accuracy", baseline: str | None = None
-) -> None:
-    """Limit a panel of `comparison`, or of `differences` to `baseline`, to where its runs are.
-
-    An interval that goes on beyond the panel, as those over two seeds do, ends in an arrow there.
-    Where every interval lies near the runs, all of them are shown whole.
-    """
-    wide = table.pivot(index="seed", columns="method", values=column)[table["method"].unique()]
-    look = looks(wide)
-    if baseline is not None:
-        wide = wide.drop(columns=baseline).sub(wide[baseline], axis=0)
-    lows, highs = zip(*(interval(runs)[1:] for _, runs in wide.items()), strict=True)
-    least, most = wide.min(axis=None), wide.max(axis=None)
-    room = max(0.3 * (most - least), 0.01)
-    left, right = max(least - room, min(least, *lows)), min(most + room, max(most, *highs))
-    # a share ends at 1, and differences need their 0
-    left, right = (
-        (max(left, 0), min(right, 1)) if baseline is None else (min(left, 0), max(right, 0))
-    )
-    pad = 0.04 * (right - left)
-    left, right = left - pad, right + pad
-    for row, (name, low, high) in enumerate(zip(wide, lows, highs, strict=True)):
-        for edge, marker, beyond in ((left, "<", low < left), (right, ">", high > right)):
-            if beyond:
-                ax.plot(edge, row, marker=marker, color=look[name].color, clip_on=False)
-    ax.set_xlim(left, right)
