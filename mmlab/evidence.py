@@ -1,74 +1,24 @@
 """All methods and controls on one data set, tuned alike: ``python -m mmlab.evidence NAME``.
 
-Every row gets five values of its own number on the holdout, and then the same seeds; nothing is
-chosen on the test. Finished runs are kept in --cache: the same command goes on after a stop.
+The holdout chooses joint training's learning rate; every other row gets five values of its own
+number, at that rate or of that rate; and then the same seeds. Nothing is chosen on the test.
+Finished runs are kept in --cache: the same command goes on after a stop.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mmlab.balancers import (
-    ATF,
-    DGL,
-    MLA,
-    OGM,
-    Balancer,
-    EncoderRates,
-    Ensemble,
-    GradientBlending,
-    MMPareto,
-    RefittedHead,
-    ScaledInputs,
-    Uniform,
-    Unimodal,
-)
-from mmlab.datasets import DATASETS, MultimodalData, load
+from mmlab.datasets import DATASETS, MultimodalData
 from mmlab.diagnosis import setting
 from mmlab.experiments import caption, compare, report
-from mmlab.experiments.tuning import tune
+from mmlab.experiments.standing import RATES, drawn, keep, standing_rows
+from mmlab.experiments.tuning import Tuned, tune
 from mmlab.models.encoders import BUILDERS
 from mmlab.training import Joint
-
-Rows = dict[str, tuple[Callable[..., Balancer], Mapping[str, Sequence[float]]]]
-
-RATES = {"lr": (0.003, 0.006, 0.01, 0.02, 0.03)}
-FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
-
-
-def rows_of(modalities: Sequence[str], normalised: bool) -> Rows:
-    """Name -> maker, and the one number that is tuned with its five values.
-
-    normalised: whether the encoders undo the scale of their inputs; their rates take its place.
-    """
-    kind = EncoderRates if normalised else ScaledInputs
-    what = "rate" if normalised else "input"
-    return {
-        "joint": (Joint, RATES),
-        **{f"{m} alone": (partial(Unimodal, m), RATES) for m in modalities},
-        "ensemble": (Ensemble, RATES),
-        **{
-            f"joint, {what} of {m}": (partial(_factor, kind, m), {"factor": FACTORS})
-            for m in modalities
-        },
-        "joint, head refitted": (RefittedHead, RATES),
-        "DGL": (DGL, RATES),
-        "uniform": (Uniform, {"encoder_scale": (0.25, 0.5, 1.0, 1.5, 2.0)}),
-        "G-Blend": (GradientBlending, {"floor": (0.0, 0.05, 0.1, 0.2, 0.5)}),
-        "ACE": (partial(ATF, "ace"), {"rate": (0.025, 0.05, 0.1, 0.2, 0.4)}),
-        "BDO": (partial(ATF, "bdo"), {"rate": (0.025, 0.05, 0.1, 0.2, 0.4)}),
-        "OGM": (partial(OGM, enhance=False), {"alpha": (0.1, 0.3, 0.5, 0.8, 1.0)}),
-        "OGM-GE": (OGM, {"alpha": (0.1, 0.3, 0.5, 0.8, 1.0)}),
-        "MMPareto": (MMPareto, {"gamma": (0.5, 1.0, 1.5, 2.0, 3.0)}),
-        "MLA": (MLA, RATES),
-    }
-
-
-def _factor(kind: Callable[..., Balancer], m: str, factor: float) -> Balancer:
-    return kind(**{m: factor})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,13 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         settings = dict(map(setting, options.settings))
-        data = partial(_drawn, options.name, settings)
-        rows = rows_of(data(0).modalities, options.encoders != "mlp")
-        methods = {name: make for name, (make, _) in rows.items()}
-        training = {"epochs": options.epochs, "build": {"encoders": options.encoders}}
+        data = drawn(options.name, settings)
         sweep = {"cache": options.cache, "parallel": options.parallel}
-        grid = {name: values for name, (_, values) in rows.items()}
-        tuned = tune(methods, data, grid=grid, seeds=range(options.trials), **training, **sweep)
+        tuned = _tuned(data, options, sweep)
+        if options.keep:
+            _keep(options, settings, data(0).modalities, tuned)
         table = compare(data=data, seeds=range(options.seeds), **tuned.chosen, **sweep)
     except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
         parser.error(str(error))
@@ -91,8 +39,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(shown.to_string(), caption(shown), tuned.optima.to_string(), sep="\n\n")
 
 
-def _drawn(name: str, settings: Mapping[str, object], seed: int) -> MultimodalData:
-    return load(name, seed=seed, **settings)
+def _tuned(
+    data: Callable[[int], MultimodalData], options: argparse.Namespace, sweep: Mapping[str, Any]
+) -> Tuned:
+    """What the holdout chose for each row."""
+    rows = standing_rows(data(0).modalities, options.encoders != "mlp")
+    common = {
+        "seeds": range(options.trials),
+        "epochs": options.epochs,
+        "build": {"encoders": options.encoders},
+        **sweep,
+    }
+    joint = tune({"joint": Joint}, data, grid={"joint": RATES}, **common)
+    return tune(
+        {name: make for name, (make, _) in rows.items()},
+        data,
+        grid={name: values for name, (_, values) in rows.items()},
+        lr=joint.chosen["settings"]["joint"]["lr"],
+        **common,
+    )
+
+
+def _keep(
+    options: argparse.Namespace,
+    settings: Mapping[str, object],
+    modalities: Sequence[str],
+    tuned: Tuned,
+) -> None:
+    best = tuned.trials[tuned.trials["chosen"]].drop(columns=["s.d.", "failed", "chosen"])
+    rows = {}
+    for row in best.to_dict("records"):
+        name, score = row.pop("method"), row.pop("mean")
+        rows[name] = {"score": round(score, 4), "chosen": {k: v for k, v in row.items() if v == v}}
+    keep(
+        options.name,
+        options.encoders,
+        settings,
+        modalities=modalities,
+        epochs=options.epochs,
+        lr=tuned.chosen["lr"],
+        seeds=f"seeds 0–{options.trials - 1}",
+        rows=rows,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=int, help="show intervals over so many folds, too")
     parser.add_argument("--parallel", type=int, help="processes (one, this one)")
     parser.add_argument("--cache", type=Path, default=Path("build/evidence"), help="(%(default)s)")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what was chosen, for mmlab.experiments.standing"
+    )
     return parser
 
 

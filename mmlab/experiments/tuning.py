@@ -339,7 +339,7 @@ def _table_of_optima(
                 "trials": len(all_own),
                 "chosen": ", ".join(f"{k}={_short(v)}" for k, v in trial.values.items()),
                 "lead": lead,
-                "error": error,
+                "s.e.": error,
                 "clear": lead > 2 * error,
                 "edge": _at_edge(trial, all_own),
             }

@@ -1,12 +1,13 @@
 """Small encoders, and those given: one sample of a modality in, a feature vector out.
 
-The small ones normalise with GroupNorm or not at all: BatchNorm statistics would move once more at
-every extra forward pass that a method makes on the same batch.
+The small ones normalise with LayerNorm, with GroupNorm or not at all: BatchNorm statistics would
+move once more at every extra forward pass that a method makes on the same batch.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -22,12 +23,23 @@ HIDDEN = 128
 
 def mlp(shape: tuple[int, ...], width: int) -> nn.Module:
     """Flatten, d - 128 - width, a ReLU after each layer: (B, *shape) -> (B, width)."""
-    size = 1
-    for length in shape:
-        size *= length
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, width), nn.ReLU()
+        nn.Flatten(),
+        nn.Linear(math.prod(shape), HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, width),
+        nn.ReLU(),
     )
+
+
+def normalised(shape: tuple[int, ...], width: int) -> nn.Module:
+    """`mlp` with a LayerNorm after its first layer, which has no bias: (B, *shape) -> (B, width).
+
+    It undoes any factor on a sample, so that no modality is louder than another.
+    """
+    size = math.prod(shape)
+    first = [nn.Flatten(), nn.Linear(size, HIDDEN, bias=False), nn.LayerNorm(HIDDEN), nn.ReLU()]
+    return nn.Sequential(*first, nn.Linear(HIDDEN, width), nn.ReLU())
 
 
 def cnn(shape: tuple[int, ...], width: int) -> nn.Module:
@@ -107,7 +119,11 @@ def factor_of(encoder: nn.Module) -> float:
     return first.factor if isinstance(first, Scale) else 1.0
 
 
-BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {"mlp": mlp, "cnn": cnn}
+BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
+    "mlp": mlp,
+    "normalised": normalised,
+    "cnn": cnn,
+}
 
 Encoders = str | Mapping[str, nn.Module | Callable[[], nn.Module]]
 """A name for all modalities; or for each a module, or what makes one without arguments."""

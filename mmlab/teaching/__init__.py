@@ -3,7 +3,7 @@
 torch and matplotlib load on first use, so that `environment` can also say that torch is missing.
 """
 
-from mmlab.teaching.exercises import exercise
+from mmlab.teaching.answers import exercise
 from mmlab.teaching.play import explore
 from mmlab.teaching.surroundings import environment
 

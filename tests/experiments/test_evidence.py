@@ -1,39 +1,60 @@
 """The program that tunes and compares all methods and controls on one data set."""
 
+import json
+
 import pytest
 
 from mmlab import evidence
-from mmlab.balancers import METHODS
-from mmlab.balancers.registry import CONTROLS
 from mmlab.datasets.synthetic import synthetic
-from mmlab.experiments import jobs
+from mmlab.experiments import jobs, standing
 
 
-@pytest.mark.parametrize("normalised", [False, True])
-def test_every_method_and_control_has_a_row_and_five_trials(normalised):
-    rows = evidence.rows_of(["a", "b"], normalised)
-    made = [make(**({"factor": 0.5} if "factor" in grid else {})) for make, grid in rows.values()]
-    kinds = {type(balancer).__name__ for balancer in made}
-    control = {"ScaledInputs" if normalised else "EncoderRates"}  # the other one stands for it
-    assert kinds == {m.kind for m in METHODS.values()} | {*CONTROLS} - control | {"Unimodal"}
-    assert {*METHODS} <= {*rows}
-    assert all(len(values) == 5 for _, grid in rows.values() for values in grid.values())
-    assert all(len(grid) == 1 for _, grid in rows.values())
-
-
-def test_the_same_command_again_trains_nothing_and_prints_the_same(monkeypatch, tmp_path, capsys):
-    kept = ("joint", "ensemble", "joint, input of a", "uniform")
-    rows = evidence.rows_of(["a", "b"], False)
-    monkeypatch.setattr(evidence, "rows_of", lambda *_: {name: rows[name] for name in kept})
-    monkeypatch.setattr(evidence, "load", lambda name, seed: synthetic(seed=seed, n=(64, 32, 32)))
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """The program on made data with few rows; it keeps its choices in a file of its own."""
+    kept = ("joint", "a alone", "ensemble", "joint, input of a", "uniform")
+    rows = standing.standing_rows(["a", "b"], False)
+    few = {name: rows[name] for name in kept}
+    monkeypatch.setattr(evidence, "standing_rows", lambda *_: few)
+    monkeypatch.setattr(standing, "load", lambda name, seed: synthetic(seed=seed, n=(64, 32, 32)))
+    monkeypatch.setattr(standing, "FILE", tmp_path / "standing.json")
+    standing.FILE.write_text("{}")
     asked = ["synthetic", "--epochs", "1", "--trials", "2", "--seeds", "3"]
-    asked += ["--cache", str(tmp_path)]
-    evidence.main(asked)
+    return lambda *more: evidence.main([*asked, "--cache", str(tmp_path), *more])
+
+
+def test_the_same_command_again_trains_nothing_and_prints_the_same(quick, monkeypatch, capsys):
+    quick()
     first = capsys.readouterr().out
     monkeypatch.setattr(jobs, "fit_seeds", None)
-    evidence.main(asked)
+    quick()
     assert capsys.readouterr().out == first
-    assert all(name in first for name in kept) and "3 seeds" in first
+    assert all(name in first for name in ("joint, input of a", "uniform", "3 seeds"))
+    assert json.loads(standing.FILE.read_text()) == {}
+
+
+def test_rows_without_a_rate_of_their_own_train_at_that_of_joint_training(quick, monkeypatch):
+    rates = {}
+
+    def seen(*, settings, lr, methods, **_):
+        rates.update({name: settings[name].get("lr", lr) for name in methods})
+        raise ValueError("that is all")
+
+    monkeypatch.setattr(evidence, "compare", seen)
+    monkeypatch.setattr(evidence, "RATES", {"lr": (0.05, 0.07)})
+    with pytest.raises(SystemExit):
+        quick()
+    assert rates["uniform"] == rates["joint, input of a"] and rates["uniform"] in (0.05, 0.07)
+
+
+def test_what_was_chosen_is_kept(quick):
+    quick("--keep")
+    (key, found), *more = json.loads(standing.FILE.read_text()).items()
+    assert key == "synthetic, mlp" and not more
+    assert found["epochs"] == 1 and found["modalities"] == ["a", "b"]
+    assert {*found["rows"]["uniform"]["chosen"]} == {"encoder_scale"}
+    assert {*found["rows"]["joint"]["chosen"]} == {"lr"}
+    assert 0 < found["rows"]["joint"]["score"] <= 1
 
 
 def test_what_cannot_be_done_is_said(capsys):

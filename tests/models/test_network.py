@@ -100,7 +100,7 @@ def test_a_shape_that_no_convolution_fits_is_refused():
     [
         ({"fusion": "contact"}, "fusion is 'contact'; allowed are 'concat', 'sum'"),
         ({"heads": "two"}, "heads is 'two'; allowed are 'own', 'shared'"),
-        ({"encoders": "rnn"}, "encoders is 'rnn'; allowed are 'mlp', 'cnn'"),
+        ({"encoders": "rnn"}, "encoders is 'rnn'; allowed are 'mlp', 'normalised', 'cnn'"),
         ({"encoders": {"a": nn.Linear(6, 64)}}, r"encoders name \['a'\], the data have \['a', 'b'"),
     ],
 )

@@ -1,0 +1,174 @@
+"""The standing rows: what every comparison of methods carries, tuned alike on the holdout.
+
+`standing_rows` says which rows there are and which one number of each is tuned. What the holdout
+chose on a data set is kept in standing.json, which ``python -m mmlab.evidence NAME --keep`` writes;
+`standing` hands it to `compare`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmlab.balancers import (
+    ATF,
+    DGL,
+    MLA,
+    OGM,
+    Balancer,
+    EncoderRates,
+    Ensemble,
+    GradientBlending,
+    MMPareto,
+    RefittedHead,
+    ScaledInputs,
+    Uniform,
+    Unimodal,
+)
+from mmlab.balancers.registry import METHODS
+from mmlab.checks import check_choice
+from mmlab.datasets import MultimodalData, load
+from mmlab.files import write_atomically
+from mmlab.training import Joint
+
+Rows = dict[str, tuple[Callable[..., Balancer], Mapping[str, Sequence[float]]]]
+
+RATES = {"lr": (0.005, 0.01, 0.02, 0.04, 0.08)}
+FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+
+FILE = Path(__file__).with_name("standing.json")
+
+
+def standing_rows(modalities: Sequence[str], normalised: bool) -> Rows:
+    """Name -> maker, and the one number that is tuned with its five values.
+
+    normalised: whether the encoders undo the scale of their inputs; their rates take its place.
+    """
+    kind = EncoderRates if normalised else ScaledInputs
+    return {
+        "joint": (Joint, RATES),
+        **{f"{m} alone": (partial(Unimodal, m), RATES) for m in modalities},
+        "ensemble": (Ensemble, RATES),
+        **{
+            _scaled(m, normalised): (partial(_factor, kind, m), {"factor": FACTORS})
+            for m in modalities
+        },
+        "joint, head refitted": (RefittedHead, RATES),
+        "DGL": (DGL, RATES),
+        "uniform": (Uniform, {"encoder_scale": (0.1, 0.25, 0.5, 1.0, 2.0)}),
+        "G-Blend": (GradientBlending, {"floor": (0.0, 0.05, 0.1, 0.2, 0.5)}),
+        "ACE": (partial(ATF, "ace"), {"rate": (0.05, 0.1, 0.2, 0.4, 0.8)}),
+        "BDO": (partial(ATF, "bdo"), {"rate": (0.05, 0.1, 0.2, 0.4, 0.8)}),
+        "OGM": (partial(OGM, enhance=False), {"alpha": (0.1, 0.3, 0.5, 1.0, 2.0)}),
+        "OGM-GE": (OGM, {"alpha": (0.1, 0.3, 0.5, 1.0, 2.0)}),
+        "MMPareto": (MMPareto, {"gamma": (0.25, 0.5, 1.0, 1.5, 3.0)}),
+        "MLA": (MLA, RATES),
+    }
+
+
+def standing(name: str, *methods: str, encoders: str = "mlp", **settings: object) -> dict[str, Any]:
+    """Arguments for `compare`: the standing controls and some methods, as the holdout chose them.
+
+    The rows are joint, the modality that is best alone, the ensemble, joint training with the best
+    factor on an input (on an encoder's rate, where the encoders normalise), with its head refitted,
+    DGL, uniform, and the methods. "Best" is by the holdout, never by the test.
+
+    Args:
+        name, settings: of a data set, as `load` takes them; of those that were tuned.
+        methods: keys of METHODS.
+        encoders: a name that `MultimodalNet.build` takes.
+
+    Returns:
+        methods, data, settings, epochs, lr, build and tuned: all but seeds.
+
+    Raises:
+        ValueError: an unknown method, or a setting that was not tuned; `tune` does it.
+    """
+    kept = _read()
+    key = key_of(name, encoders, settings)
+    if key not in kept:
+        raise ValueError(
+            f"{key!r} was not tuned; tuned are {', '.join(map(repr, kept))}. Use tune, or run "
+            "python -m mmlab.evidence NAME --keep"
+        )
+    for method in methods:
+        check_choice("a method", method, METHODS)
+    found = kept[key]
+    normalised, modalities = encoders != "mlp", found["modalities"]
+    rows, chosen = standing_rows(modalities, normalised), found["rows"]
+    alone = _best([f"{m} alone" for m in modalities], chosen)
+    scaled = _best([_scaled(m, normalised) for m in modalities], chosen)
+    controls = ["joint", alone, "ensemble", scaled, "joint, head refitted", "DGL", "uniform"]
+    made: dict[str, Callable[[], Balancer]] = {}
+    own: dict[str, dict[str, float]] = {}
+    for row in dict.fromkeys([*controls, *methods]):
+        numbers = dict(chosen[row]["chosen"])
+        own[row] = {"lr": numbers.pop("lr")} if "lr" in numbers else {}
+        make = rows[row][0]
+        made[row] = partial(make, **numbers) if numbers else make
+    return {
+        "methods": made,
+        "data": drawn(name, settings),
+        "settings": own,
+        "epochs": found["epochs"],
+        "lr": found["lr"],
+        "build": {"encoders": encoders},
+        "tuned": f"each row's own number from 5 values on the holdout split, {found['seeds']}",
+    }
+
+
+def keep(
+    name: str,
+    encoders: str,
+    settings: Mapping[str, object],
+    *,
+    modalities: Sequence[str],
+    epochs: int,
+    lr: float,
+    seeds: str,
+    rows: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Enter what the holdout chose; rows: name -> {"score": its mean, "chosen": {name: number}}."""
+    found = {
+        "modalities": [*modalities],
+        "epochs": epochs,
+        "lr": lr,
+        "seeds": seeds,
+        "rows": dict(rows),
+    }
+    everything = {**_read(), key_of(name, encoders, settings): found}
+    write_atomically(FILE, json.dumps(everything, indent=1, sort_keys=True) + "\n")
+
+
+def key_of(name: str, encoders: str, settings: Mapping[str, object]) -> str:
+    """Such as "watch split='arm', mlp"."""
+    dials = "".join(f" {key}={value!r}" for key, value in sorted(settings.items()))
+    return f"{name}{dials}, {encoders}"
+
+
+def drawn(name: str, settings: Mapping[str, object]) -> Callable[[int], MultimodalData]:
+    """seed -> the data set with that seed."""
+    return partial(_drawn, name, settings)
+
+
+def _drawn(name: str, settings: Mapping[str, object], seed: int) -> MultimodalData:
+    return load(name, seed=seed, **settings)
+
+
+def _read() -> dict[str, Any]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def _best(rows: Sequence[str], chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    return max(rows, key=lambda row: chosen[row]["score"])
+
+
+def _scaled(m: str, normalised: bool) -> str:
+    return f"joint, {'rate' if normalised else 'input'} of {m}"
+
+
+def _factor(kind: Callable[..., Balancer], m: str, factor: float) -> Balancer:
+    return kind(**{m: factor})

@@ -1,0 +1,1 @@
+"""What the exercises of each notebook are checked with: one file per notebook."""
