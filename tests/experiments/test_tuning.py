@@ -116,11 +116,11 @@ def test_how_flat_an_optimum_is():
 
     found = tuned({"guessed": {"good": [1.0, 1.1, 0.0]}}, measure=measure, seeds=range(3)).optima
     assert found.lead.item() == pytest.approx(0.1) and found.clear.item()
-    assert found.error.item() == pytest.approx(0, abs=1e-9)  # both have the noise of a seed
+    assert found["s.e."].item() == pytest.approx(0, abs=1e-9)  # both have the noise of a seed
     grid = {"other": [0, 1]}
     found = tuned({"guessed": grid}, measure=measure, seeds=range(3)).optima
     assert found.lead.item() == pytest.approx(0, abs=1e-9) and not found.clear.item()
-    assert found.error.item() == pytest.approx(0.27 / 3**0.5)
+    assert found["s.e."].item() == pytest.approx(0.27 / 3**0.5)
 
 
 def test_a_value_at_the_edge_is_told():
