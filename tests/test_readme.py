@@ -56,6 +56,12 @@ def test_many_seeds_block_gives_each_seed_a_run_of_its_own() -> None:
     assert len(losses) == 5
 
 
+def test_diagnose_block_prints_a_table_and_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(block_with("diagnose(data"), {})
+    said = capsys.readouterr().out
+    assert "sensor alone" in said and "joint training minus" in said
+
+
 def test_own_balancer_block_logs_its_shares() -> None:
     run, _ = trained(block_with("class FollowTheLoss"))
     shares = run.history.query("metric == 'share'").groupby("epoch").value.sum()

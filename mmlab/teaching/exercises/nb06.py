@@ -1,6 +1,6 @@
-"""What an exercise of notebook 06 is checked with: reference, cases, and likely slips.
+"""What the exercises of notebook 06 are checked with: reference, cases, and likely slips.
 
-It is what `exercise(**...)` takes.
+Each is what `exercise(**...)` takes. `unpaired` is the data of its open experiment.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 from mmlab.balancers import mla
+from mmlab.datasets import MultimodalData, load
+from mmlab.datasets.base import Batch
+from mmlab.seeds import generator
+
+# --- a direction given back -----------------------------------------------------------------------
 
 Change = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -53,3 +58,65 @@ give_back: dict[str, Any] = {
         "hᵀ P h is a number": _slip(lambda k, h, a: torch.outer(k, k) / (a - torch.outer(k, h))),
     },
 }
+
+
+# --- the entropy gate -----------------------------------------------------------------------------
+
+
+def _gate(
+    z: Tensor,
+    here: Tensor,
+    *,
+    axis: int = -1,
+    sign: int = 1,
+    absent: float = -torch.inf,
+    over: int = 0,
+    log: Callable[[Tensor, int], Tensor] = torch.log_softmax,
+) -> Tensor:
+    """The gate, and what it becomes with one thing changed."""
+    negative_entropy = sign * (z.softmax(axis) * log(z, axis)).sum(-1)
+    return torch.where(here, negative_entropy, absent).softmax(over)
+
+
+_logits = torch.randn(2, 3, 4, generator=generator(0, "exercise", "06"))
+_all = torch.ones(2, 3, dtype=torch.bool)
+_some = torch.tensor([[True, True, False], [True, False, True]])
+
+entropy_gate: dict[str, Any] = {
+    "reference": mla.entropy_weights,
+    "cases": {
+        "all": (_logits, _all),
+        "some absent": (_logits, _some),
+        "far": (200 * _logits, _all),
+    },
+    "mistakes": {
+        "the softmax runs over the batch, not the classes": lambda *x: _gate(*x, axis=-2),
+        "you trust the unsure one: the entropy needs a minus": lambda *x: _gate(*x, sign=-1),
+        "the softmax runs over the modalities, not the classes": lambda *x: _gate(*x, axis=0),
+        "the last softmax belongs to the modalities": lambda *x: _gate(*x, over=-1),
+        "-e = 0 says sure; an absent modality needs -∞": lambda *x: _gate(*x, absent=0.0),
+        "an absent modality keeps a weight": lambda z, here: mla.entropy_weights(z),
+        "the weights of those present sum to 1": lambda z, here: mla.entropy_weights(z) * here,
+        "log(softmax(z)) underflows": lambda *x: _gate(*x, log=lambda z, k: z.softmax(k).log()),
+    },
+}
+
+
+# --- no pairs -------------------------------------------------------------------------------------
+
+
+def unpaired(seed: int) -> MultimodalData:
+    """av-digits with the training pairs taken apart: every sample has one modality, and its label.
+
+    Twice as many samples, first the recordings in their order, then the scans in another one. A
+    missing input is 0. Holdout and test stay in pairs.
+    """
+    data = load("av-digits", seed=seed)
+    train, n = data.train, len(data.train)
+    order = torch.randperm(n, generator=generator(seed, "unpaired"))
+    a, i = train.inputs["audio"], train.inputs["image"][order]
+    inputs = {"audio": torch.cat([a, 0 * a]), "image": torch.cat([0 * i, i])}
+    heard = torch.arange(2 * n) < n
+    target = torch.cat([train.target, train.target[order]])
+    data.train = Batch(inputs, target, {"audio": heard, "image": ~heard})
+    return data
