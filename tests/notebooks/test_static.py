@@ -1,5 +1,6 @@
 """What a notebook's file must be before anyone runs it."""
 
+import ast
 import re
 from pathlib import Path
 from statistics import median
@@ -7,7 +8,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from mmlab.notebooks.catalogue import NOTEBOOKS, PROFILES, read
+from mmlab.notebooks.catalogue import NOTEBOOKS, read
 
 METHODS = range(2, 7)  # the numbers of the notebooks that each teach one method
 METHOD_TAGS = {"parameters", "derive", "implement", "verify", "experiment", "exercise"}
@@ -68,7 +69,7 @@ def test_committed_stripped(notebook):
 def test_one_cell_of_literal_parameters(path, notebook):
     assert tags(notebook).count("parameters") == 1
     defaults = read(path).defaults  # raises on anything but literals
-    assert defaults["profile"] in PROFILES
+    assert defaults["profile"] == "teach", "the text describes teach"
     assert type(defaults["seed"]) is int
     assert defaults["device"] == "auto"
 
@@ -101,8 +102,8 @@ def test_a_heading_is_bilingual(notebook):
 
 def test_code_cells_are_short(notebook):
     lengths = [lines(source) for source in sources(notebook, "code")]
-    assert median(lengths) <= 12
-    assert max(lengths) <= 40
+    assert median(lengths) <= 8
+    assert max(lengths) <= 25
 
 
 def test_no_lesson_silences_the_linter(notebook):
@@ -110,11 +111,37 @@ def test_no_lesson_silences_the_linter(notebook):
 
 
 def test_length_is_that_of_a_lesson(path, notebook):
-    if path.stem.startswith("00"):
-        pytest.skip("the opening notebook is shorter")
-    assert 50 <= len(notebook.cells) <= 90
-    assert 2500 <= sum(map(words, sources(notebook, "markdown"))) <= 4500
-    assert 250 <= sum(map(lines, sources(notebook, "code"))) <= 400
+    assert 45 <= len(notebook.cells) <= 75
+    assert 1800 <= sum(map(words, sources(notebook, "markdown"))) <= 3500
+    assert 120 <= sum(map(lines, sources(notebook, "code"))) <= 300
+
+
+def test_each_figure_has_a_numbered_caption(notebook):
+    """The cell after a figure, or the next one of text, begins with it."""
+    drawn, number = False, 0
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            drawn |= "plotting.show(" in cell.source
+        elif drawn:
+            number += 1
+            assert cell.source.startswith(f"**Figure {number}.** *"), cell.source[:80]
+            drawn = False
+    assert number >= 4
+
+
+def test_every_check_says_what_it_shows(notebook):
+    for source in sources(notebook, "code"):
+        tree = ast.parse(source)
+        assert all(node.msg for node in ast.walk(tree) if isinstance(node, ast.Assert)), source
+
+
+def test_exercises_rise_and_are_answered(notebook):
+    text = "\n".join(sources(notebook, "markdown"))
+    numbers = [int(n) for n in re.findall(r"\*\*Exercise (\d+)", text)]
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 4
+    minutes = [int(n) for n in re.findall(r"\*\*Exercise \d+[^\n(]*\([^)]*?(\d+) minutes\)", text)]
+    assert len(minutes) == len(numbers) and minutes == sorted(minutes)
+    assert re.search(r"## Questions to test yourself.*<details>", text, re.DOTALL)
 
 
 def test_a_method_has_all_its_parts(path, notebook):

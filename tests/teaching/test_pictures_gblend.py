@@ -108,39 +108,44 @@ def test_only_the_first_panel_of_a_strip_is_labelled():
     plt.close(figure)
 
 
-def estimates(seeds):
-    """Weights in two settings of three heads at two epochs; the first's rise by 0.1 per seed."""
-    rows = {
-        (setting, seed, epoch, head): start + 0.1 * seed * (head == "joint")
-        for setting in ("noisy", "clean")
-        for head, start in (("joint", 0.2), ("audio", 0.0), ("image", 0.6))
-        for epoch in (0, 3)
+def curves_of(seeds):
+    """Two losses of one head at three epochs; each seed's lie 0.1 above the last one's."""
+    rows = [
+        ("image", seed, split, epoch, start - 0.5 * epoch + 0.1 * seed)
         for seed in range(seeds)
-    }
-    return pd.Series(rows).rename_axis(["setting", "seed", "epoch", "output"])
+        for split, start in (("train", 1.5), ("holdout", 2.0))
+        for epoch in range(3)
+    ]
+    return pd.DataFrame(rows, columns=["output", "seed", "split", "epoch", "value"])
 
 
-@pytest.mark.parametrize(("seeds", "thin", "bands"), [(1, 3, 0), (2, 6, 0), (5, 0, 3)])
-def test_few_seeds_are_drawn_themselves_and_many_as_a_band(seeds, thin, bands):
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_losses_show_each_run_and_the_mean(ax, seeds):
+    pictures.losses(curves_of(seeds), ax)
+    lines = {line.get_label(): line for line in ax.lines if line.get_label()[0] != "_"}
+    assert [*lines] == ["holdout", "training"]
+    assert sum(line.get_linewidth() < 1 for line in ax.lines) == 2 * seeds
+    mean = 0.1 * np.arange(seeds).mean()
+    np.testing.assert_allclose(lines["holdout"].get_ydata(), mean + np.array([2.0, 1.5, 1.0]))
+    np.testing.assert_allclose(lines["training"].get_ydata(), mean + np.array([1.5, 1.0, 0.5]))
+    assert {line.get_color() for line in ax.lines} == {LOOKS["image"].color}
+    assert ax.get_title(loc="left") + ax.get_title() == "image"
+
+
+def test_maps_share_one_scale():
     figure, axes = plt.subplots(1, 2)
-    pictures.weights(estimates(seeds), axes)
-    for ax, setting in zip(axes, ("noisy", "clean"), strict=True):
-        assert setting in ax.get_title(loc="left") + ax.get_title()
-        assert sum(line.get_linewidth() < 1 for line in ax.lines) == thin
-        assert len(ax.collections) == bands
-        means = {line.get_label(): line for line in ax.lines if line.get_label()[0] != "_"}
-        assert [*means] == ["joint", "audio", "image"]
-        np.testing.assert_allclose(means["joint"].get_ydata(), 0.2 + 0.1 * np.arange(seeds).mean())
-        assert all(line.get_color() == LOOKS[head].color for head, line in means.items())
-        assert ax.get_ylim() == (-0.03, 1.03)  # no weight lies beyond, whatever the interval says
-    assert [text.get_text() for text in figure.legends[0].texts] == ["joint", "audio", "image"]
+    settings = ({"correlation": 0.0}, {"bias": 2.0})
+    shades = [pictures.criterion(G, SIGMA, ax, **s) for ax, s in zip(axes, settings, strict=True)]
+    assert [*shades[0].levels] == [*shades[1].levels]
+    pictures.scale(shades[0], axes)
+    bar = figure.axes[-1]
+    assert bar.get_ylabel() == "J over its least value"
+    assert [t.get_text() for t in bar.get_yticklabels()][:2] == ["1×", "2×"]
     plt.close(figure)
 
 
-def test_variants_keep_the_methods_colour_and_differ_in_all_else():
-    of_method = [look for name, look in pictures.VARIANTS.items() if name != "equal"]
-    assert {look.color for look in of_method} == {LOOKS["G-Blend"].color}
-    assert pictures.VARIANTS["equal"].color == LOOKS["uniform"].color
-    every = {look: name for name, look in (LOOKS | pictures.VARIANTS).items()}
+def test_the_offline_form_keeps_the_methods_colour_and_differs_in_all_else():
+    assert {look.color for look in pictures.VARIANTS.values()} == {LOOKS["G-Blend"].color}
+    every = LOOKS | pictures.VARIANTS
     for part in (1, 2):
-        assert len({look[part] for look in every}) == len(every)
+        assert len({look[part] for look in every.values()}) == len(every)

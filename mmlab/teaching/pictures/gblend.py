@@ -1,6 +1,6 @@
-"""Gradient-Blending drawn: what an estimate measures, what it finds, and the map of J.
+"""Gradient-Blending drawn: the losses of a head, what an estimate measures, and the map of J.
 
-`plotting.LOOKS |= VARIANTS` gives the forms of the method, and of its control, their looks.
+`plotting.LOOKS |= VARIANTS` gives the offline form of the method its look.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.contour import ContourSet
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mmlab.balancers.gblend import blend_weights, optimal_weights, overfit_and_gain
-from mmlab.plotting import LOOKS, Look, curves
+from mmlab.plotting import LOOKS, Look
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,15 +24,12 @@ DOWN, UP = "#555555", "#B00020"
 """The colour of a held-out loss that falls, and of one that rises."""
 
 VARIANTS: Mapping[str, Look] = {
-    "online": LOOKS["G-Blend"],
-    "online, short": LOOKS["G-Blend"]._replace(linestyle=(0, (4, 2)), marker=(4, 1)),
-    "offline": LOOKS["G-Blend"]._replace(linestyle=(0, (8, 2, 2, 2)), marker="h"),
-    "equal": LOOKS["uniform"]._replace(linestyle=(0, (2, 1)), marker=(3, 1, 180)),
+    "G-Blend, offline": LOOKS["G-Blend"]._replace(linestyle=(0, (8, 2, 2, 2)), marker="h"),
 }
-"""The method's forms share its colour, and the uniform sum over K that of the uniform sum."""
+"""The offline form has the method's colour."""
 
-FEW = 5
-"""Fewer seeds than that have an interval too wide to tell anything about a weight."""
+DOUBLINGS = 5
+"""The map of J shades so many doublings of the least value; what is worse has the last shade."""
 
 
 def over_sum(w: Tensor) -> Tensor:
@@ -98,26 +96,30 @@ def _is_first(ax: Axes) -> bool:
     return spec is None or spec.is_first_col()
 
 
-def weights(found: pd.Series, axes: Sequence[Axes]) -> None:
-    """The weight of each loss by the epoch of its estimate, one panel per setting.
+def losses(table: pd.DataFrame, ax: Axes) -> None:
+    """One head's losses by epoch: held-out solid, training dotted, the overfit shaded between.
 
-    found: the weights, by setting, seed, epoch and output (the head), which name the levels of its
-    index. Thick is the mean over seeds, with its 95 % interval as a band, cut where no weight can
-    be. Fewer than `FEW` seeds are drawn themselves in place of a band, one thin line each.
+    table: tidy rows of `Curves` ("output", "seed", "split", "epoch", "value"), of one output. Thick
+    is the mean over seeds, each seed is thin.
     """
-    for ax, (setting, table) in zip(axes, found.groupby("setting", sort=False), strict=True):
-        table = table.rename("value").reset_index()
-        if table.seed.nunique() < FEW:
-            for (head, _), run in table.groupby(["output", "seed"], sort=False):
-                style = LOOKS[head]._replace(marker="")._asdict()
-                ax.plot(run.epoch, run.value, linewidth=0.8, alpha=0.6, **style)
-            means = table.groupby(["output", "epoch"], sort=False, as_index=False).value.mean()
-            table = means.assign(seed="mean")
-        curves(table, ax=ax)
-        ax.set(title=setting, xlabel="epoch of the estimate", ylim=(-0.03, 1.03))
-    axes[0].set_ylabel("weight of the loss")
-    lines = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(*lines, loc="outside upper right", ncols=len(lines[0]))
+    (head,) = table["output"].unique()
+    color, means = LOOKS[head].color, {}
+    for split, line in (("holdout", "-"), ("train", ":")):
+        runs = table[table.split == split].pivot(index="epoch", columns="seed", values="value")
+        means[split] = runs.mean(axis=1)
+        ax.plot(runs, color=color, linestyle=line, linewidth=0.8, alpha=0.45)
+        label = {"holdout": "holdout", "train": "training"}[split]
+        ax.plot(means[split], color=color, linestyle=line, linewidth=2.4, label=label)
+    ax.fill_between(
+        means["train"].index, means["train"], means["holdout"], color=color, alpha=0.18, linewidth=0
+    )
+    ax.set_title(head)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.set_ylim(bottom=0)
+    ax.legend(loc="upper right", handlelength=1.4)
+    if _is_first(ax):
+        ax.set_ylabel("cross-entropy, nats")
 
 
 def ratio(w: Tensor, gain: Tensor, moment: Tensor) -> Tensor:
@@ -133,12 +135,13 @@ def second_moment(sigma: Tensor, correlation: float = 0.0, bias: float = 0.0) ->
 
 def criterion(
     gain: Tensor, sigma: Tensor, ax: Axes, *, correlation: float = 0.0, bias: float = 0.0
-) -> None:
+) -> ContourSet:
     """The map of J over the blends of three heads, with its minimum and the diagonal formula.
 
     gain, sigma: G and the deviations of the overfit, (3,) each. Right is weight on head 1, up is
     weight on head 2, the rest lies on head 3. The triangle holds the blends without a negative
-    weight. Darker is worse; white at the edge is where a blend does not gain.
+    weight. Darker is worse; white at the edge is where a blend does not gain. Returns the shades,
+    for `scale`.
     """
     moment = second_moment(sigma, correlation, bias)
     grid = torch.linspace(-0.35, 1.1, 120, dtype=gain.dtype)
@@ -149,7 +152,8 @@ def criterion(
     single = ratio(torch.eye(len(gain), dtype=gain.dtype), gain, moment).min()
 
     excess = (ratio(w, gain, moment) / J["best"]).log2().masked_fill(w @ gain <= 0, torch.nan)
-    ax.contourf(one, two, excess.clamp(max=5), levels=10, cmap="Greys", alpha=0.8)
+    levels = torch.linspace(0, DOUBLINGS, 2 * DOUBLINGS + 1).tolist()
+    shades = ax.contourf(one, two, excess.clamp(1e-9, DOUBLINGS), levels, cmap="Greys", alpha=0.8)
     ax.plot([0, 1, 0, 0], [0, 0, 1, 0], color="#555555", linewidth=1)
     ax.plot(*best[:2], "*", color="#56B4E9", mec="black", markersize=13, label="best")
     ax.plot(*formula[:2], "X", color="#D55E00", mec="black", markersize=7, label="formula")
@@ -164,3 +168,12 @@ def criterion(
     if _is_first(ax):
         ax.set_ylabel("weight of head 2")
         ax.legend(loc="upper right", handletextpad=0)
+    return shades
+
+
+def scale(shades: ContourSet, axes: Sequence[Axes]) -> None:
+    """The scale of maps of J beside them: how many times the least value."""
+    bar = axes[0].figure.colorbar(shades, ax=list(axes), ticks=range(DOUBLINGS + 1))
+    words = [f"{2**doubling}×" for doubling in range(DOUBLINGS + 1)]
+    bar.set_ticklabels([*words[:-1], f"{words[-1]} or more"])
+    bar.set_label("J over its least value")
