@@ -53,16 +53,16 @@ def test_an_unknown_rule_names_the_allowed():
 
 
 @pytest.mark.parametrize("rule", pictures.RULES)
-def test_hops_draws_the_factors_and_the_second_hop_of_bdo_alone_in_red(ax, rule):
+def test_hops_draws_the_factors_and_the_second_hop_of_bdo_alone_in_black(ax, rule):
     pictures.hops(ax, rule=rule, rate=0.3, floor=0.2)
     path = pictures.track(rule, 0.3, 0.2)
     drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
     for m, name in enumerate(pictures.MODALITIES):
         assert list(drawn[name]) == path.factors[:, m].tolist()
-    red = [line for line in ax.lines if same_color(line.get_color(), pictures.RED)]
-    assert len(red) == (0 if rule == "ace" else 2 * pictures.STEPS)
+    black = [line for line in ax.lines if same_color(line.get_color(), pictures.SECOND_HOP)]
+    assert len(black) == (0 if rule == "ace" else 2 * pictures.STEPS)
     for line, (half, end) in zip(
-        red, zip(path.preliminary[:, 0], path.factors[1:, 0], strict=True), strict=False
+        black, zip(path.preliminary[:, 0], path.factors[1:, 0], strict=True), strict=False
     ):
         assert list(line.get_ydata()) == [half, end]
     assert "a = 0.3" in ax.get_title(loc="left") + ax.get_title()

@@ -20,7 +20,7 @@ START = 2.3  # both losses before training: ln 10, a guess among ten digits
 SPEEDS = (0.4, 0.1)
 STEPS = 12
 RULES = ("ace", "bdo", "bdo, sign turned")
-RED = "#D62728"
+SECOND_HOP = "#000000"
 
 
 class Track(NamedTuple):
@@ -63,7 +63,7 @@ def track(rule: str, rate: float, floor: float, steps: int = STEPS) -> Track:
 
 
 def hops(ax: Axes, rule: str = "ace", rate: float = 0.3, floor: float = 0.0) -> None:
-    """λ of the quick and the slow modality over the steps; BDO's second hop in red.
+    """λ of the quick and the slow modality over the steps; BDO's second hop in black.
 
     rule:  of RULES. rate: a ≥ 0, in 1/loss. floor: loss of the slow modality that no training
            takes away, 0 to START.
@@ -73,9 +73,9 @@ def hops(ax: Axes, rule: str = "ace", rate: float = 0.3, floor: float = 0.0) -> 
     for m, name in enumerate(MODALITIES):
         ends, middle = path.factors[:, m].tolist(), path.preliminary[:, m].tolist()
         for step, (start, half, end) in enumerate(zip(ends, middle, ends[1:], strict=False)):
-            ax.plot([step, step + 0.5], [start, half], color=looks[name].color, linewidth=1.5)
-            second = RED if rule != "ace" else looks[name].color
-            ax.plot([step + 0.5, step + 1], [half, end], color=second, linewidth=1.5)
+            ax.plot([step, step + 0.5], [start, half], color=looks[name].color)
+            second = SECOND_HOP if rule != "ace" else looks[name].color
+            ax.plot([step + 0.5, step + 1], [half, end], color=second)
         ax.plot(ends, looks[name].marker, color=looks[name].color, markersize=4, label=name)
     ax.set(ylim=(-0.02, 1.02), xlabel="step", ylabel="λ")
     ax.set_title(f"{rule}\na = {rate:g}, floor {floor:g}")
