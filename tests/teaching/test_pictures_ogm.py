@@ -1,4 +1,4 @@
-"""OGM-GE's pictures draw the library's own k, every step of a run, and a cumulated spectrum."""
+"""OGM-GE's pictures draw the library's own k and every step of a run."""
 
 import matplotlib
 
@@ -56,11 +56,19 @@ def test_the_trace_shows_every_step_of_every_modality(ax):
         np.testing.assert_allclose(line_of.get_ydata(), RATIOS[m])
 
 
-def test_the_spectrum_cumulates_and_stops_where_it_should(ax):
-    pictures.spectrum(ax, {"joint": torch.tensor([0.5, 0.3, 0.1, 0.1])}, directions=3)
-    (drawn,) = ax.get_lines()
-    np.testing.assert_allclose(drawn.get_xdata(), [1, 2, 3])
-    np.testing.assert_allclose(drawn.get_ydata(), [50, 80, 90], rtol=1e-5)
+def test_the_traces_of_several_runs_share_their_axis():
+    style()
+    figure = pictures.traces({"joint": RATIOS, "jump": RATIOS})
+    assert [ax.get_title("left").split(":")[0] for ax in figure.axes] == ["joint", "jump"]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    plt.close(figure)
+
+
+def test_the_diagram_says_what_becomes_of_each_gradient():
+    figure = pictures.network()
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert sum("becomes" in text for text in texts) == 2
+    plt.close(figure)
 
 
 def test_switches_are_changes_of_the_leader():

@@ -1,6 +1,6 @@
-"""What an exercise of notebook 04 is checked with: reference, cases, and likely slips.
+"""What the exercises of notebook 04 are checked with: reference, cases, and likely slips.
 
-It is what `exercise(**...)` takes.
+Each is what `exercise(**...)` takes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from mmlab.balancers.ogm import discrepancy_ratios, modulation_coefficients
+
+# --- from scores to coefficients ------------------------------------------------------------------
 
 
 def _reference(scores: Tensor, alpha: float, **form: bool) -> Tensor:
@@ -38,5 +40,32 @@ coefficients: dict[str, Any] = {
         "k is 1 - tanh, not tanh": lambda s, a: 1 - _reference(s, a) % 1,
         "α is missing": lambda s, a: _reference(s, 1.0),
         "that is the form without a jump": lambda s, a: _reference(s, a, continuous=True),
+    },
+}
+
+
+# --- the lead at which the continuous rule holds the race level -----------------------------------
+
+
+def _by_search(speed: Tensor, alpha: float) -> Tensor:
+    """The first ratio on a fine grid at which k is not above 1 / speed."""
+    rho = torch.linspace(1, 9, 800_001, dtype=torch.float64)
+    k = modulation_coefficients(rho[:, None], alpha, continuous=True)[:, 0]
+    return rho[torch.searchsorted(-k, -1 / speed)]
+
+
+_SPEEDS = torch.tensor([1.5, 2.0, 4.0], dtype=torch.float64)
+
+resting_ratio: dict[str, Any] = {
+    "reference": _by_search,
+    "cases": {"strong": (_SPEEDS, 0.8), "weak": (_SPEEDS, 0.3)},
+    "tolerance": 1e-4,
+    "mistakes": {
+        "that is the rule with the jump: its argument is αρ": lambda v, a: (
+            torch.atanh(1 - 1 / v) / a
+        ),
+        "k v = 1 gives tanh(…) = 1 - 1/v, not 1/v": lambda v, a: 1 + torch.atanh(1 / v) / a,
+        "α is missing; it stands inside tanh": lambda v, a: 1 + torch.atanh(1 - 1 / v),
+        "α divides the artanh, not the 1": lambda v, a: (1 + torch.atanh(1 - 1 / v)) / a,
     },
 }

@@ -1,4 +1,4 @@
-"""What OGM-GE does: its coefficient over the ratio, the lead in a run, the directions of its noise.
+"""What OGM-GE does: where it acts, its coefficient over the ratio, and the lead in a run.
 
 The coefficient is `mmlab.balancers.ogm`'s own, so the picture cannot drift from the method.
 """
@@ -7,13 +7,34 @@ from collections.abc import Mapping
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmlab.balancers.ogm import modulation_coefficients
-from mmlab.plotting import looks
+from mmlab.plotting import Arrow, Box, canvas, diagram, looks
 
 RIGHT_END = 3.0
 """The largest ratio ρ that `coefficient` shows."""
+
+
+def network() -> Figure:
+    """The joint network of audio and image, and where OGM-GE changes a gradient."""
+    boxes = {
+        "sum": Box("$z = z^{(a)} + z^{(i)}$", 4.0, 0.8),
+        "loss": Box("loss\n$L$", 5.0, 0.8),
+        "ratio": Box("ratio $\\rho$\nfactor $k$", 2.0, 0.8),
+    }
+    arrows = [Arrow("sum", "loss"), Arrow("loss", "sum", back=True)]
+    for m, k, row in (("audio", "a", 0), ("image", "i", 1.6)):
+        encoder, block = f"encoder {m}", f"block {m}"
+        boxes[m] = Box(f"{m}\n$x_{k}$", 0, row, m)
+        boxes[encoder] = Box(f"encoder\n$\\varphi_{k}$", 1.0, row, m)
+        boxes[block] = Box(f"block\n$W_{k}$", 3.0, row, m)
+        arrows += [Arrow(m, encoder, of=m), Arrow(encoder, block, of=m), Arrow(block, "sum", of=m)]
+        arrows += [Arrow("sum", block, of=m, back=True), Arrow(block, "ratio", f"$s_{k}$")]
+        text = f"$g_{k}$ becomes $k_{k} g_{k} + \\xi_{k}$"
+        arrows.append(Arrow(block, encoder, text, m, back=True))
+    return diagram(boxes, arrows)
 
 
 def coefficient(ax: Axes, ratios: Mapping[str, Tensor], *, alpha: float, continuous: bool) -> None:
@@ -57,28 +78,23 @@ def trace(ax: Axes, ratios: Mapping[str, Tensor]) -> None:
     for m, look in looks(ratios).items():
         ax.plot(ratios[m].cpu(), color=look.color, linestyle=look.linestyle, linewidth=1, label=m)
     ax.axhline(1, color="#555555", linewidth=0.8)
-    ax.set(xlabel="step", ylabel="ratio ρ", yscale="log", ylim=(0.2, 6))
-    ax.set_yticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
+    ax.set(xlabel="step", ylabel="ratio ρ", yscale="log", ylim=(1 / 12, 12))
+    ax.set_yticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     ax.minorticks_off()
     ax.legend(loc="upper right", fontsize=8, ncols=len(ratios))
     ax.label_outer()
+
+
+def traces(runs: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """`trace` of several runs by name, a panel each; the title says how often the lead switches."""
+    figure, axes = canvas(len(runs), sharey=True)
+    for ax, (name, ratios) in zip(axes, runs.items(), strict=True):
+        trace(ax, ratios)
+        ax.set_title(f"{name}: {switches(ratios):.0%} switches")
+    return figure
 
 
 def switches(ratios: Mapping[str, Tensor]) -> float:
     """The part of the steps at which the lead changes; ratios: ρ, (T,) per modality."""
     leader = torch.stack(list(ratios.values())).argmax(0)
     return (leader[1:] != leader[:-1]).double().mean().item()
-
-
-def spectrum(ax: Axes, parts: Mapping[str, Tensor], directions: int = 40) -> None:
-    """The part of the variance that lies in the strongest directions, cumulated.
-
-    parts: the part of each direction, (N,) in falling order and of sum 1, per name.
-    """
-    for name, look in looks(parts).items():
-        share = parts[name][:directions].cumsum(0).cpu()
-        places = range(1, len(share) + 1)
-        ax.plot(places, 100 * share, label=name, markevery=8, **look._asdict())
-    ax.set(xlabel="strongest directions", ylabel="variance in them, %", ylim=(0, 103))
-    ax.legend(loc="lower right", fontsize=8)
-    ax.label_outer()
