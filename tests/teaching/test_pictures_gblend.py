@@ -142,10 +142,3 @@ def test_maps_share_one_scale():
     assert bar.get_ylabel() == "J over its least value"
     assert [t.get_text() for t in bar.get_yticklabels()][:2] == ["1×", "2×"]
     plt.close(figure)
-
-
-def test_the_offline_form_keeps_the_methods_colour_and_differs_in_all_else():
-    assert {look.color for look in pictures.VARIANTS.values()} == {LOOKS["G-Blend"].color}
-    every = LOOKS | pictures.VARIANTS
-    for part in (1, 2):
-        assert len({look[part] for look in every.values()}) == len(every)

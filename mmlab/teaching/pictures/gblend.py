@@ -1,7 +1,4 @@
-"""Gradient-Blending drawn: the losses of a head, what an estimate measures, and the map of J.
-
-`plotting.LOOKS |= VARIANTS` gives the offline form of the method its look.
-"""
+"""Gradient-Blending drawn: the losses of a head, what an estimate measures, and the map of J."""
 
 from __future__ import annotations
 
@@ -15,18 +12,13 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mmlab.balancers.gblend import blend_weights, optimal_weights, overfit_and_gain
-from mmlab.plotting import LOOKS, Look
+from mmlab.plotting import LOOKS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DOWN, UP = "#555555", "#B00020"
 """The colour of a held-out loss that falls, and of one that rises."""
-
-VARIANTS: Mapping[str, Look] = {
-    "G-Blend, offline": LOOKS["G-Blend"]._replace(linestyle=(0, (8, 2, 2, 2)), marker="h"),
-}
-"""The offline form has the method's colour."""
 
 DOUBLINGS = 5
 """The map of J shades so many doublings of the least value; what is worse has the last shade."""
@@ -117,9 +109,9 @@ def losses(table: pd.DataFrame, ax: Axes) -> None:
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.set_ylim(bottom=0)
-    ax.legend(loc="upper right", handlelength=1.4)
     if _is_first(ax):
         ax.set_ylabel("cross-entropy, nats")
+        ax.legend(loc="upper right", handlelength=1.4)
 
 
 def ratio(w: Tensor, gain: Tensor, moment: Tensor) -> Tensor:
@@ -175,5 +167,5 @@ def scale(shades: ContourSet, axes: Sequence[Axes]) -> None:
     """The scale of maps of J beside them: how many times the least value."""
     bar = axes[0].figure.colorbar(shades, ax=list(axes), ticks=range(DOUBLINGS + 1))
     words = [f"{2**doubling}×" for doubling in range(DOUBLINGS + 1)]
-    bar.set_ticklabels([*words[:-1], f"{words[-1]} or more"])
+    bar.set_ticklabels([*words[:-1], f"≥ {words[-1]}"])
     bar.set_label("J over its least value")
