@@ -101,3 +101,25 @@ def test_the_direction_jumps_at_a_right_angle_and_stays_in_the_band(ax):
 def test_opposite_gradients_are_drawn_too(ax):
     pictures.segment(ax, angle=180, ratio=1, gamma=1.5)
     np.testing.assert_allclose(tips(ax)[-1], 0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("angle", "ratio", "square"), [(65, 1.5, True), (125, 1.5, True), (20, 3, False)]
+)
+def test_the_shortest_point_and_the_midpoint_lie_on_the_segment(ax, angle, ratio, square):
+    pictures.shortest(ax, angle=angle, ratio=ratio)
+    g, u = (x.numpy() for x in pictures.plane(angle, ratio))
+    marks = {line.get_label(): np.array(line.get_xydata()[0]) for line in ax.lines}
+    np.testing.assert_allclose(marks["midpoint"], (g + u) / 2)
+    grid = np.linspace(0, 1, 10_001)[:, None]
+    least = np.linalg.norm(grid * g + (1 - grid) * u, axis=1).min()
+    assert np.linalg.norm(marks["shortest point"]) == pytest.approx(least, rel=1e-6)
+    assert (abs(marks["shortest point"] @ (g - u)) < 1e-12) == square
+    assert ax.get_aspect() == 1  # to scale
+
+
+def test_all_arrows_and_names_of_the_segment_are_inside_the_picture(ax):
+    for angle in (75, 95, 120, 175):
+        pictures.segment(ax, angle=angle, ratio=2, gamma=1.5)
+        (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+        assert all(left < x < right and low < y < high for x, y in tips(ax))

@@ -17,16 +17,11 @@ from mmlab.teaching.pictures.mmpareto import steps
 Rule = Callable[[Tensor, Tensor], Tensor]
 
 
-def _weighted(
-    g: Tensor,
-    u: Tensor,
-    w: Callable[[Tensor, Tensor], Tensor] = lambda pull, square: pull / square,
-    dim: int | tuple[int, int] = -1,
-) -> Tensor:
+def _weighted(g: Tensor, u: Tensor, w: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """w g + (1 - w) u, as long as MMPareto's step."""
     share = w((u * (u - g)).sum(-1), (g - u).square().sum(-1))[..., None]
     d = share * g + (1 - share) * u
-    return 1.5 * (g + u).norm(dim=dim, keepdim=True) / d.norm(dim=dim, keepdim=True) * d
+    return 1.5 * (g + u).norm(dim=-1, keepdim=True) / d.norm(dim=-1, keepdim=True) * d
 
 
 _SLIPS: dict[str, Rule] = {
@@ -82,26 +77,44 @@ common_fall: dict[str, Any] = {
 }
 
 
-# --- the rule for many pairs of gradients ---------------------------------------------------------
+# --- PCGrad as a rule from Gramians to weights ----------------------------------------------------
 
 
-def _pairs() -> dict[str, tuple[Tensor, Tensor]]:
+def _pcgrad(gram: Tensor) -> Tensor:
+    """Each gradient loses its part along the other one, in a conflict; then the sum."""
+    return torch.where(gram[..., :1, 1] < 0, 1 - _parts(gram), 1.0)
+
+
+def _parts(gram: Tensor) -> Tensor:
+    """⟨g, u⟩ / ‖g‖² and ⟨g, u⟩ / ‖u‖², (…, 2)."""
+    return gram[..., :1, 1] / gram.diagonal(dim1=-2, dim2=-1)
+
+
+def _cosines(gram: Tensor) -> Tensor:
+    lengths = gram.diagonal(dim1=-2, dim2=-1).sqrt().prod(-1, keepdim=True)
+    return torch.where(gram[..., :1, 1] < 0, 1 - gram[..., :1, 1] / lengths, 1.0)
+
+
+def _gramians() -> dict[str, Tensor]:
     source = torch.Generator().manual_seed(0)
-    g, u = torch.randn(2, 40, 5, generator=source, dtype=torch.float64)
-    conflict = (g * u).sum(-1) < 0
-    return {"conflicts": (g[conflict], u[conflict]), "both kinds": (g, u)}
+    pairs = torch.randn(40, 2, 5, generator=source, dtype=torch.float64)
+    gram = pairs @ pairs.mT
+    return {"conflicts": gram[gram[:, 0, 1] < 0], "both kinds": gram}
 
 
-mmpareto_rule: dict[str, Any] = {
-    "reference": pareto_gradient,
-    "cases": _pairs(),
+pcgrad: dict[str, Any] = {
+    "reference": _pcgrad,
+    "cases": _gramians(),
     "mistakes": {
-        **_SLIPS,
-        "γ without a conflict too": lambda g, u: pareto_gradient(g, u, gamma_on_aligned=False),
-        "min-norm in conflicts alone, and with a clip": _weighted,
-        "min-norm in conflicts alone": lambda g, u: _weighted(
-            g, u, lambda x, y: (x / y).clamp(0, 1)
+        "in a conflict too it is the sum": lambda gram: torch.ones_like(gram[..., 0]),
+        "without a conflict both weights are 1": lambda gram: 1 - _parts(gram),
+        "g and u have changed places: collect both parts of g": lambda gram: _pcgrad(gram).flip(-1),
+        "the part is taken away, not added": lambda gram: 2 - _pcgrad(gram),
+        "divide by the squared length, not by the length": lambda gram: torch.where(
+            gram[..., :1, 1] < 0,
+            1 - gram[..., :1, 1] / gram.diagonal(dim1=-2, dim2=-1).sqrt(),
+            1.0,
         ),
-        "norm needs a dim: a length a pair": lambda g, u: _weighted(g, u, dim=(-2, -1)),
+        "the divisor is one squared length, not the product of both lengths": _cosines,
     },
 }

@@ -14,6 +14,8 @@ from mmlab.plotting import LOOKS, Look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_GREY = "#555555"
+
 RULES = {
     "sum": LOOKS["uniform"],
     "Pareto": Look("#CC79A7", "--", "X"),
@@ -45,6 +47,29 @@ def steps(g: Tensor, u: Tensor, gamma: float) -> dict[str, Tensor]:
     }
 
 
+def shortest(ax: Axes, *, angle: float, ratio: float) -> None:
+    """g, u, the segment between them, its point next to the origin, and half of the sum, to scale.
+
+    angle: between g and u, degrees. ratio: ‖u‖ / ‖g‖.
+    """
+    g, u = plane(angle, ratio)
+    w = min_norm_weights(g, u)
+    point = w * g + (1 - w) * u
+    ax.plot(*zip(g.tolist(), u.tolist(), strict=True), color=_GREY, linewidth=1.2, zorder=1)
+    for name, (tip, look) in {"g": (g, LOOKS["joint"]), "u": (u, LOOKS["image"])}.items():
+        _arrow(ax, name, tip, look)
+    look = RULES["Pareto"]
+    ax.plot(*zip((0.0, 0.0), point.tolist(), strict=True), color=look.color, linestyle="--")
+    ax.plot(*point.tolist(), look.marker, color=look.color, markersize=9, label="shortest point")
+    if 0 < w < 1:
+        _square(ax, point, u - g)
+    look = RULES["sum"]
+    ax.plot(*((g + u) / 2).tolist(), look.marker, color=look.color, markersize=9, label="midpoint")
+    ax.plot(0, 0, "o", color="black", markersize=4)
+    ax.set(xlim=(-0.8, 0.85), ylim=(-0.1, 1.05), aspect="equal")
+    ax.axis("off")
+
+
 def segment(ax: Axes, *, angle: float, ratio: float, gamma: float) -> None:
     """g, u, the segment between them, half of Pareto's step on it, the sum, and MMPareto's step.
 
@@ -52,16 +77,25 @@ def segment(ax: Axes, *, angle: float, ratio: float, gamma: float) -> None:
     """
     g, u = plane(angle, ratio)
     found = steps(g, u, gamma)
-    ax.plot(*zip(g.tolist(), u.tolist(), strict=True), color="#555555", linewidth=1)
-    ax.plot(*(found["Pareto"] / 2).tolist(), "o", color=RULES["Pareto"].color, markersize=7)
+    ax.plot(*zip(g.tolist(), u.tolist(), strict=True), color=_GREY, linewidth=1.2)
+    ax.plot(*(found["Pareto"] / 2).tolist(), "o", color=RULES["Pareto"].color, markersize=9)
     arrows = {"g": (g, LOOKS["joint"]), "u": (u, LOOKS["image"])}
     arrows |= {name: (found[name], RULES[name]) for name in ("sum", "MMPareto")}
     for name, (tip, look) in arrows.items():
         _arrow(ax, name, tip, look)
-    reach = 0.9 * gamma * (g.norm() + u.norm()).item() + 0.3  # the same at every angle
-    ax.set(xlim=(-1.2, max(reach, 1.3)), ylim=(-0.3, max(0.85 * reach, 1.2)))
-    ax.set(aspect="equal", xticks=[], yticks=[])
+    (left, right), (low, high) = _reach(ratio, gamma)
+    ax.set(xlim=(left, right), ylim=(low, high), aspect="equal")
+    ax.axis("off")
     ax.set_title(f"{angle:.0f}°: {_verdict(g, u)}")
+
+
+def _reach(ratio: float, gamma: float) -> Tensor:
+    """Ends of both axes, (2, 2), that hold all arrows and their names from 75 degrees on."""
+    g, u = plane(torch.arange(75, 181, 5), ratio)
+    tips = torch.stack([g, u, *steps(g, u, gamma).values()]).flatten(0, 1)
+    low, high = tips.amin(0).clamp(max=0), tips.amax(0)
+    room = 0.1 * (high - low).max()
+    return torch.stack([low - room, high + room], -1)
 
 
 def lengths(ax: Axes, *, ratio: float, gamma: float) -> None:
@@ -97,14 +131,21 @@ def _curve(ax: Axes, angles: Tensor, values: Tensor, name: str) -> None:
 def _arrow(ax: Axes, name: str, tip: Tensor, look: Look) -> None:
     """An arrow from the origin, with its name beyond the tip."""
     x, y = tip.tolist()
-    style = {"color": look.color, "linestyle": look.linestyle, "linewidth": 1.8}
-    style |= {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+    style = {"color": look.color, "linestyle": look.linestyle, "linewidth": 2.4}
+    style |= {"arrowstyle": "-|>", "mutation_scale": 16, "shrinkA": 0, "shrinkB": 0}
     ax.annotate("", (x, y), (0, 0), arrowprops=style)
-    if name == "sum":  # it may lie along MMPareto's step: its name goes beside the tip
-        ax.text(x + 0.1, y, name, color=look.color, ha="left", va="center")
-    else:
-        beyond = 1 + 0.17 / (math.hypot(x, y) or 1.0)
-        ax.text(beyond * x, beyond * y, name, color=look.color, ha="center", va="center")
+    places = {"sum": ((-6, 7), "right"), "MMPareto": ((0, 10), "center")}
+    length = math.hypot(x, y) or 1.0
+    away, side = places.get(name, ((11 * x / length, 11 * y / length), "center"))
+    text = ax.annotate(name, (x, y), away, textcoords="offset points", ha=side, va="center")
+    text.set(color=look.color, fontsize=11, fontweight="bold")
+
+
+def _square(ax: Axes, corner: Tensor, along: Tensor, size: float = 0.07) -> None:
+    """The mark of a right angle between the segment and the way to the origin."""
+    a = along / along.norm() * size
+    b = -corner / corner.norm() * size
+    ax.plot(*torch.stack([corner + a, corner + a + b, corner + b]).T.tolist(), color=_GREY, lw=1)
 
 
 def _verdict(g: Tensor, u: Tensor) -> str:
