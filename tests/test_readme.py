@@ -1,5 +1,6 @@
 """What the README and the docs show runs as it stands, and what they link to exists."""
 
+import ast
 import inspect
 import re
 import subprocess
@@ -12,7 +13,7 @@ from mmlab import Step
 from mmlab.training import Run
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
 # set in the constructor of a step
 HELD = ["model", "batch", "optimizer", "epoch", "progress", "logged"]
@@ -126,6 +127,12 @@ def test_the_examples_of_the_readme_have_types(tmp_path: Path) -> None:
     errors = [line for line in said.splitlines() if "error:" in line]
     assert all("wrong.py" in line for line in errors), said
     assert len(errors) == 2, said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_is_python(page: Path) -> None:
+    for block in blocks(page.read_text(encoding="utf-8")):
+        ast.parse(block)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

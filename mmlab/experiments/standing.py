@@ -116,7 +116,8 @@ def standing(name: str, *methods: str, encoders: str = "mlp", **settings: object
         "epochs": found["epochs"],
         "lr": found["lr"],
         "build": {"encoders": encoders},
-        "tuned": f"each row's own number from 5 values on the holdout split, {found['seeds']}",
+        "tuned": "one number per row for all seeds, the best of 5 values on the holdout split of "
+        f"{found['seeds']}",
     }
 
 
