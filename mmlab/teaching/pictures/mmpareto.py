@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from mmlab.balancers.mmpareto import min_norm_weights, pareto_gradient
-from mmlab.plotting import LOOKS, Look
+from mmlab.plotting import LOOKS, Look, canvas
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _GREY = "#555555"
 
@@ -68,6 +71,49 @@ def shortest(ax: Axes, *, angle: float, ratio: float) -> None:
     ax.plot(0, 0, "o", color="black", markersize=4)
     ax.set(xlim=(-0.8, 0.85), ylim=(-0.1, 1.05), aspect="equal")
     ax.axis("off")
+
+
+def pairs(angles: Sequence[float], *, ratio: float) -> Figure:
+    """A panel of `pair` for each angle, in degrees."""
+    figure, axes = canvas(len(angles))
+    for ax, angle in zip(axes, angles, strict=True):
+        pair(ax, angle=angle, ratio=ratio)
+    return figure
+
+
+def triangles(angles: Sequence[float], *, ratio: float) -> Figure:
+    """A panel of `shortest` for each angle, in degrees."""
+    figure, axes = canvas(len(angles))
+    for ax, angle in zip(axes, angles, strict=True):
+        shortest(ax, angle=angle, ratio=ratio)
+        ax.set_title(f"{angle:.0f}°: {'a conflict' if angle > 90 else 'no conflict'}")
+    axes[0].legend(loc="lower left")
+    return figure
+
+
+def against_angle(*, ratio: float, gamma: float) -> Figure:
+    """`lengths` and `directions` side by side."""
+    figure, (left, right) = canvas(2)
+    lengths(left, ratio=ratio, gamma=gamma)
+    directions(right, ratio=ratio, gamma=gamma)
+    left.legend()
+    return figure
+
+
+def pair(ax: Axes, *, angle: float, ratio: float) -> None:
+    """g, u and their sum, to scale; the title says whether they conflict and whom the sum opposes.
+
+    angle: between g and u, degrees. ratio: ‖u‖ / ‖g‖.
+    """
+    g, u = plane(angle, ratio)
+    arrows = {"g": (g, LOOKS["joint"]), "u": (u, LOOKS["image"]), "sum": (g + u, RULES["sum"])}
+    for name, (tip, look) in arrows.items():
+        _arrow(ax, name, tip, look)
+    (left, right), (low, high) = _reach(ratio, gamma=1)
+    ax.set(xlim=(left, right), ylim=(low, high), aspect="equal")
+    ax.axis("off")
+    said = _verdict(g, u).replace(", ", ",\n")
+    ax.set_title(f"{angle:.0f}°: {said}")
 
 
 def segment(ax: Axes, *, angle: float, ratio: float, gamma: float) -> None:
