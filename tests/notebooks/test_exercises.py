@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from mmlab import teaching
+from mmlab import plotting, teaching
 from mmlab.notebooks import run
 
 DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
@@ -60,6 +60,7 @@ def solve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[Exercise]]:
     monkeypatch.setenv("MMLAB_STRICT", "1")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
+    monkeypatch.setattr(plotting, "LOOKS", dict(plotting.LOOKS))  # a notebook may add its own
     real, found = teaching.exercise, []
 
     def spy(*arguments: Any, **options: Any) -> Callable:
