@@ -20,11 +20,15 @@ from mmlab.experiments.tuning import Tuned, tune
 from mmlab.models.encoders import BUILDERS
 from mmlab.training import Joint
 
+CHECKOUT = Path(__file__).resolve().parents[1]
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Tune and compare; print the table with its caption, and what was chosen."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.keep and not (CHECKOUT / "pyproject.toml").is_file():
+        parser.error("--keep changes a file of the library: use it in a checkout of the project")
     try:
         settings = dict(map(setting, options.settings))
         data = drawn(options.name, settings)
@@ -43,7 +47,7 @@ def _tuned(
     data: Callable[[int], MultimodalData], options: argparse.Namespace, sweep: Mapping[str, Any]
 ) -> Tuned:
     """What the holdout chose for each row."""
-    rows = standing_rows(data(0).modalities, options.encoders != "mlp")
+    rows = standing_rows(data(0).modalities, options.encoders)
     common = {
         "seeds": range(options.trials),
         "epochs": options.epochs,

@@ -223,6 +223,7 @@ def names(folder: Path) -> set[str]:
 
 def test_the_wheel_has_the_package_and_its_data(site):
     assert (site / "mmlab" / "py.typed").read_bytes() == b""
+    assert (site / "mmlab" / "experiments" / "standing.json").is_file()
     sources = {str(path.relative_to(ROOT)) for path in modules().values()}
     assert sources == {str(path.relative_to(site)) for path in site.rglob("*.py")}
     scripts = {path.name for path in (ROOT / "data").glob("*.py")}

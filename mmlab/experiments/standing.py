@@ -42,18 +42,19 @@ FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 FILE = Path(__file__).with_name("standing.json")
 
 
-def standing_rows(modalities: Sequence[str], normalised: bool) -> Rows:
+def standing_rows(modalities: Sequence[str], encoders: str = "mlp") -> Rows:
     """Name -> maker, and the one number that is tuned with its five values.
 
-    normalised: whether the encoders undo the scale of their inputs; their rates take its place.
+    The constant is one on an input of an "mlp", and one on the rate of an encoder of any other
+    name of `MultimodalNet.build`: these undo the scale of their inputs.
     """
-    kind = EncoderRates if normalised else ScaledInputs
+    kind = ScaledInputs if encoders == "mlp" else EncoderRates
     return {
         "joint": (Joint, RATES),
         **{f"{m} alone": (partial(Unimodal, m), RATES) for m in modalities},
         "ensemble": (Ensemble, RATES),
         **{
-            _scaled(m, normalised): (partial(_factor, kind, m), {"factor": FACTORS})
+            _constant(m, encoders): (partial(_factor, kind, m), {"factor": FACTORS})
             for m in modalities
         },
         "joint, head refitted": (RefittedHead, RATES),
@@ -97,11 +98,11 @@ def standing(name: str, *methods: str, encoders: str = "mlp", **settings: object
     for method in methods:
         check_choice("a method", method, METHODS)
     found = kept[key]
-    normalised, modalities = encoders != "mlp", found["modalities"]
-    rows, chosen = standing_rows(modalities, normalised), found["rows"]
+    modalities, chosen = found["modalities"], found["rows"]
+    rows = standing_rows(modalities, encoders)
     alone = _best([f"{m} alone" for m in modalities], chosen)
-    scaled = _best([_scaled(m, normalised) for m in modalities], chosen)
-    controls = ["joint", alone, "ensemble", scaled, "joint, head refitted", "DGL", "uniform"]
+    constant = _best([_constant(m, encoders) for m in modalities], chosen)
+    controls = ["joint", alone, "ensemble", constant, "joint, head refitted", "DGL", "uniform"]
     made: dict[str, Callable[[], Balancer]] = {}
     own: dict[str, dict[str, float]] = {}
     for row in dict.fromkeys([*controls, *methods]):
@@ -167,8 +168,8 @@ def _best(rows: Sequence[str], chosen: Mapping[str, Mapping[str, Any]]) -> str:
     return max(rows, key=lambda row: chosen[row]["score"])
 
 
-def _scaled(m: str, normalised: bool) -> str:
-    return f"joint, {'rate' if normalised else 'input'} of {m}"
+def _constant(m: str, encoders: str) -> str:
+    return f"joint, {'input' if encoders == 'mlp' else 'rate'} of {m}"
 
 
 def _factor(kind: Callable[..., Balancer], m: str, factor: float) -> Balancer:

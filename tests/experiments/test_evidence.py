@@ -13,7 +13,7 @@ from mmlab.experiments import jobs, standing
 def quick(monkeypatch, tmp_path):
     """The program on made data with few rows; it keeps its choices in a file of its own."""
     kept = ("joint", "a alone", "ensemble", "joint, input of a", "uniform")
-    rows = standing.standing_rows(["a", "b"], False)
+    rows = standing.standing_rows(["a", "b"])
     few = {name: rows[name] for name in kept}
     monkeypatch.setattr(evidence, "standing_rows", lambda *_: few)
     monkeypatch.setattr(standing, "load", lambda name, seed: synthetic(seed=seed, n=(64, 32, 32)))
@@ -55,6 +55,14 @@ def test_what_was_chosen_is_kept(quick):
     assert {*found["rows"]["uniform"]["chosen"]} == {"encoder_scale"}
     assert {*found["rows"]["joint"]["chosen"]} == {"lr"}
     assert 0 < found["rows"]["joint"]["score"] <= 1
+
+
+def test_an_installed_library_is_not_changed(quick, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(evidence, "CHECKOUT", tmp_path)
+    with pytest.raises(SystemExit):
+        quick("--keep")
+    assert "use it in a checkout" in capsys.readouterr().err
+    assert json.loads(standing.FILE.read_text()) == {}
 
 
 def test_what_cannot_be_done_is_said(capsys):

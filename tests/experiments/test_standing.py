@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from mmlab.balancers import METHODS, OGM, RefittedHead, ScaledInputs, Unimodal
+from mmlab.balancers import METHODS, OGM, Balancer, RefittedHead, ScaledInputs, Unimodal
 from mmlab.balancers.registry import CONTROLS
 from mmlab.datasets.synthetic import synthetic
 from mmlab.experiments import compare, standing
 from mmlab.experiments.standing import keep, standing_rows
+from mmlab.models.encoders import BUILDERS
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def kept(monkeypatch, tmp_path):
     monkeypatch.setattr(standing, "FILE", tmp_path / "standing.json")
     monkeypatch.setattr(standing, "load", lambda name, seed: synthetic(seed=seed, n=(64, 32, 32)))
     standing.FILE.write_text("{}")
-    rows = {name: {"score": 0.5, "chosen": {}} for name in standing_rows(["a", "b"], False)}
+    rows = {name: {"score": 0.5, "chosen": {}} for name in standing_rows(["a", "b"])}
     rows["b alone"] = {"score": 0.6, "chosen": {"lr": 0.04}}
     rows["joint, input of a"] = {"score": 0.7, "chosen": {"factor": 0.5}}
     rows["joint, input of b"] = {"score": 0.6, "chosen": {"factor": 0.25}}
@@ -26,12 +27,12 @@ def kept(monkeypatch, tmp_path):
     keep("synthetic", "mlp", {}, rows=rows, **common)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
-def test_every_method_and_control_has_a_row_and_five_trials(normalised):
-    rows = standing_rows(["a", "b"], normalised)
+@pytest.mark.parametrize("encoders", BUILDERS)
+def test_every_method_and_control_has_a_row_and_five_trials(encoders):
+    rows = standing_rows(["a", "b"], encoders)
     made = [make(**({"factor": 0.5} if "factor" in grid else {})) for make, grid in rows.values()]
     kinds = {type(balancer).__name__ for balancer in made}
-    control = {"ScaledInputs" if normalised else "EncoderRates"}  # the other one stands for it
+    control = {"EncoderRates" if encoders == "mlp" else "ScaledInputs"}  # no row of this kind
     assert kinds == {m.kind for m in METHODS.values()} | {*CONTROLS} - control | {"Unimodal"}
     assert {*METHODS} <= {*rows}
     assert all(len(values) == 5 for _, grid in rows.values() for values in grid.values())
@@ -64,6 +65,25 @@ def test_the_rows_are_those_that_the_holdout_chose(kept):
 def test_compare_takes_them_as_they_are(kept):
     table = compare(seeds=range(2), **standing.standing("synthetic", "MLA"))
     assert len(table) == 16 and "MLA" in {*table["method"]}
+
+
+KEPT = [
+    ("av-digits", "normalised", {}),
+    ("watch", "mlp", {"split": "arm"}),
+    ("watch", "mlp", {"split": "person"}),
+    ("icons", "mlp", {}),
+    ("stamps", "mlp", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "encoders", "settings"), KEPT)
+def test_what_the_library_keeps_makes_every_method(name, encoders, settings):
+    found = standing.standing(name, *METHODS, encoders=encoders, **settings)
+    assert {*METHODS} <= {*found["methods"]}
+    rates = standing_rows([], encoders)["joint"][1]["lr"]
+    for row, make in found["methods"].items():
+        assert isinstance(make(), Balancer)
+        assert found["settings"][row].get("lr", found["lr"]) in rates
 
 
 def test_each_choice_has_its_own_entry(kept):

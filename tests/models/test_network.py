@@ -90,6 +90,15 @@ def test_cnns_fit_the_shape_and_hold_no_batch_statistics(shape):
     assert any(isinstance(module, expected) for module in net.modules())
 
 
+def test_normalised_encoders_undo_a_factor_on_each_sample():
+    x = images((2, 6)).train.inputs["a"]
+    factors = torch.tensor([1.0, 4.0, 50.0, 1000.0]).reshape(4, 1, 1)
+    for name, undone in (("normalised", True), ("mlp", False)):
+        encoder = MultimodalNet.build(images((2, 6)), encoders=name, width=8).encoders["a"]
+        assert encoder(x).shape == (4, 8)
+        assert torch.allclose(encoder(factors * x), encoder(x), atol=1e-3) == undone
+
+
 def test_a_shape_that_no_convolution_fits_is_refused():
     with pytest.raises(ValueError, match=r"\(2, 3, 4, 5\); allowed are .* Use encoders='mlp'"):
         MultimodalNet.build(images((2, 3, 4, 5)), encoders="cnn")
