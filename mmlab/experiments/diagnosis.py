@@ -59,6 +59,13 @@ if TYPE_CHECKING:
 SCALES = (0.5, 0.25, 0.125, 0.0625)
 """Factors that are tried on each input, beside 1."""
 
+LIMITS = (
+    "limits: all of this is about these trainings; at another learning rate, chosen by `tune`, a "
+    "cause may come or go. A shift that the holdout shares is not seen: take the holdout from the "
+    "conditions of the training data."
+)
+"""What a diagnosis cannot say; printed with it."""
+
 CHOICE = "choice"  # the half of the holdout split that chooses the scale
 CHOICE_COLUMN = f"{CHOICE} answer"
 
@@ -113,12 +120,14 @@ class Diagnosis:
         return [f"{name} ({one.verdict}): {one.sentence}" for name, one in self.findings.items()]
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.name}: {self.headline}", self.table.to_string(), *self.sentences])
+        lines = [f"{self.name}: {self.headline}", self.table.to_string(), *self.sentences, LIMITS]
+        return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
+        sentences = [*self.sentences, LIMITS]
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
         heading = html.escape(f"{self.name}: {self.headline}")
         return f"<p><b>{heading}</b></p>{self.table.to_html()}<ul>{items}</ul>"
 

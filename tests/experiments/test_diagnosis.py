@@ -215,7 +215,9 @@ def test_it_prints_a_table_and_four_sentences(small):
     assert len(small.sentences) == 4
     page = small._repr_html_()
     assert small.headline in page
-    assert page.count("<li>") == 4 and "<table" in page
+    assert page.count("<li>") == 5 and "<table" in page
+    for shown in (text, page):
+        assert "at another learning rate" in shown and "that the holdout shares" in shown
 
 
 def test_names_of_modalities_are_escaped_on_a_page():
