@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from mmlab.experiments.arguments import rate_of
-from mmlab.experiments.identity import code_version, digest
 from mmlab.experiments.jobs import Job, Outcome, Row, failed_outcome
 from mmlab.experiments.tables import ERROR
 from mmlab.files import write_atomically
+from mmlab.identity import code_version, digest
 
 PLAIN = (type(None), bool, int, float, str)
 """What JSON gives back as it was, floats to the last bit."""

@@ -19,11 +19,11 @@ from mmlab.experiments.arguments import (
     whole_numbers,
 )
 from mmlab.experiments.cache import Cache, make_folder, method_digest
-from mmlab.experiments.identity import digest
 from mmlab.experiments.jobs import Data, Job, Measure, Outcome, Row, jobs_of
 from mmlab.experiments.sweeps import run_jobs
 from mmlab.experiments.tables import ANSWERED, ERROR, failure, known_unit
 from mmlab.experiments.workers import Pool, pool_of
+from mmlab.identity import digest
 from mmlab.models.network import MultimodalNet
 
 if TYPE_CHECKING:

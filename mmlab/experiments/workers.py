@@ -27,7 +27,7 @@ import torch
 from joblib.externals.loky.process_executor import ProcessPoolExecutor
 from joblib.parallel import get_active_backend
 
-from mmlab.experiments.identity import code_version
+from mmlab.identity import code_version
 
 Task = Callable[[], Any]
 

@@ -20,7 +20,7 @@ from mmlab.balancers import OGM, Joint
 from mmlab.datasets.synthetic import synthetic
 from mmlab.experiments import cache as caches
 from mmlab.experiments import compare
-from mmlab.experiments.identity import UnknownIdentityError
+from mmlab.identity import UnknownIdentityError
 from mmlab.training import Balancer
 
 DATA = synthetic(n=(40, 10, 20), dims=3)

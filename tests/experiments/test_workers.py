@@ -19,8 +19,8 @@ from mmlab.balancers import Joint, Uniform
 from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves
 from mmlab.experiments import compare
-from mmlab.experiments.identity import code_version
 from mmlab.experiments.workers import Pool, WorkerDiedError, _run, pool_of
+from mmlab.identity import code_version
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

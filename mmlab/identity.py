@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parent
 
 ABOVE = ("__main__.py", "bench", "notebooks", "plotting.py", "teaching")
 """What of mmlab no run stands on: it imports from the rooms of a run, and they not from it."""
@@ -255,6 +255,6 @@ def _version(module: str | None) -> str:
 def _unknown(value: object, where: str) -> UnknownIdentityError:
     return UnknownIdentityError(
         f"{where} is or holds a {type(value).__name__}, of which cannot be told whether it is the "
-        "same the next time, so a cache might give results of something else; use numbers, texts, "
-        "tensors, functions and classes there, or leave out cache"
+        "same the next time, so a cache or a checkpoint might give results of something else; use "
+        "numbers, texts, tensors, functions and classes there, or leave these out"
     )

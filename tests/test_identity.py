@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from mmlab import identity
 from mmlab.balancers import MLA, OGM, Joint
 from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves
-from mmlab.experiments import identity
-from mmlab.experiments.identity import UnknownIdentityError, code_version, digest
+from mmlab.identity import UnknownIdentityError, code_version, digest
 
 
 def of(value):
@@ -122,14 +122,14 @@ def test_a_module_of_ones_own_counts_by_its_file(tmp_path, monkeypatch):
 )
 def test_what_may_be_another_the_next_time_is_refused(make):
     value = make()
-    with pytest.raises(UnknownIdentityError, match=r"^loss: k is or holds a .*leave out cache"):
+    with pytest.raises(UnknownIdentityError, match=r"^loss: k is or holds a .*leave these out"):
         digest((lambda k: lambda: k)(value), "loss")
     getattr(value, "close", lambda: None)()
 
 
 def test_another_process_finds_the_same():
     code = (
-        "from mmlab.balancers import OGM; from mmlab.experiments.identity import digest\n"
+        "from mmlab.balancers import OGM; from mmlab.identity import digest\n"
         "def f(x): return x in {'a', 'b', 'c'} or OGM\n"
         "print(digest((OGM(alpha=0.3), {'b', 'a'}, f), 'it'))"
     )
