@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
-from mmlab.checks import check_choice, check_number, check_whole
+from mmlab.checks import check_choice, check_flag, check_number, check_whole
 from mmlab.datasets.base import MultimodalData
 from mmlab.models.modes import training_mode
 from mmlab.models.network import MultimodalNet
@@ -25,8 +24,11 @@ from mmlab.training.run import Course, Observer, Run
 from mmlab.training.step import Parameters, Step
 from mmlab.training.updates import forget_scaling
 
-MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
-"""Parameters -> an optimiser."""
+MakeOptimizer = (
+    Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+    | Callable[[Iterable[tuple[str, Tensor]]], torch.optim.Optimizer]
+)
+"""Parameters, or pairs of a name and a parameter, -> an optimiser."""
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -40,6 +42,7 @@ def fit(
     optimizer: MakeOptimizer | None = None,
     lr: float | None = None,
     batch_size: int = 64,
+    drop_last: bool = False,
     device: str | torch.device = "auto",
     precision: str = "float32",
     seed: int = 0,
@@ -52,8 +55,11 @@ def fit(
     Args:
         balancer: the method; Joint() by default.
         optimizer: a callable parameters -> torch.optim.Optimizer; default SGD(lr, momentum=0.9).
+            One whose first argument is called `named_parameters` gets pairs (name, parameter), with
+            names as in `model.named_parameters()`, and "balancer.…" for the method's own modules.
         lr: learning rate of the default optimiser; default 0.01. With your own `optimizer` it has
             no effect, and a warning says so.
+        drop_last: leave out the last batch of an epoch where it has fewer than batch_size samples.
         device: "auto" takes cuda, then mps, then cpu.
         precision: "float32"; or "bfloat16", in which the encoders compute where that is safe: it
             saves time for big ones on a GPU.
@@ -74,7 +80,7 @@ def fit(
         TypeError, ValueError: arguments of the wrong kind or out of range.
     """
     balancer = Joint() if balancer is None else balancer
-    check_arguments(model, data, balancer, epochs, batch_size, loss)
+    check_arguments(model, data, balancer, epochs, batch_size, drop_last, loss)
     check_observers(observers)
     if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
@@ -82,7 +88,7 @@ def fit(
         raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
     where, modules = prepare(model, device, precision, compile), own_modules(balancer, model, seed)
     parameters = trained_parameters(model, modules, where)
-    check_trainable(parameters)
+    check_trainable(parameters.values())
     made = make_optimizer(optimizer, lr, parameters)
     _warn_of_loss(loss, made)
     warn_of_adaptive(balancer, made)
@@ -93,6 +99,7 @@ def fit(
         optimizer=made,
         epochs=epochs,
         batch_size=batch_size,
+        drop_last=drop_last,
         device=where,
         seed=seed,
         train_on=train,
@@ -147,9 +154,10 @@ def compile_in_place(module: nn.Module, backend: str) -> None:
 
 
 def make_optimizer(
-    make: MakeOptimizer | None, lr: float | None, parameters: list[nn.Parameter]
+    make: MakeOptimizer | None, lr: float | None, named: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:
     """The optimiser of a run: the one asked for, or plain SGD."""
+    parameters = list(named.values())
     if lr is not None:
         check_number("lr", lr, above=0)
     if make is None:
@@ -165,9 +173,17 @@ def make_optimizer(
             f"optimizer=lambda parameters: torch.optim.Adam(parameters, lr={lr})",
             stacklevel=3,
         )
-    made = make(parameters)
+    given: Any = list(named.items()) if _takes_names(make) else parameters
+    made = make(given)
     _check_optimizer(made, parameters)
     return made
+
+
+def _takes_names(make: MakeOptimizer) -> bool:
+    try:
+        return next(iter(inspect.signature(make).parameters), "") == "named_parameters"
+    except ValueError:  # code in C does not say what its arguments are called
+        return False
 
 
 def _named(value: object) -> str:
@@ -232,10 +248,14 @@ def warn_of_adaptive(balancer: Balancer, optimizer: optim.Optimizer) -> None:
 
 def trained_parameters(
     model: MultimodalNet, modules: nn.Module | None, device: torch.device
-) -> list[nn.Parameter]:
-    """The network's parameters, then those of the method's own modules."""
-    own = [] if modules is None else modules.to(device).train().parameters()
-    return list(dict.fromkeys([*model.parameters(), *own]))
+) -> dict[str, nn.Parameter]:
+    """The network's parameters by name, then those of the method's own modules."""
+    found = dict(model.named_parameters())
+    if modules is not None:
+        known = set(found.values())
+        own = modules.to(device).train().named_parameters(prefix="balancer")
+        found |= {name: p for name, p in own if p not in known}
+    return found
 
 
 def train(run: Course) -> None:
@@ -255,7 +275,7 @@ def train(run: Course) -> None:
 
 def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | None]]]:
     """The steps of one epoch; what each computed and logged."""
-    epoch, steps = run.epoch, math.ceil(run.size / run.batch_size)
+    epoch, steps = run.epoch, run.steps
     draws = Draws(lambda kind: run.generators(kind, epoch, device=run.device), AHEAD)
     parameters, logged = Parameters(run.model, run.modules), []
     run.optimizer.zero_grad(set_to_none=True)  # from here on, once after every update
@@ -284,6 +304,10 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
     return logged
 
 
+_MORE = "choose a larger batch_size"
+_LEFT_OUT = "leave the last batch out with drop_last=True, or choose another batch_size"
+
+
 @contextlib.contextmanager
 def _told_of_a_single_sample(size: int, run: Course) -> Iterator[None]:
     """Say which batch it is where torch's BatchNorm meets one sample."""
@@ -294,7 +318,7 @@ def _told_of_a_single_sample(size: int, run: Course) -> Iterator[None]:
             raise
         raise ValueError(
             f"BatchNorm needs two samples or more, and a batch holds 1 ({run.size} samples in "
-            f"batches of {run.batch_size}); choose another batch_size, or remove one sample"
+            f"batches of {run.batch_size}); {_MORE if run.batch_size == 1 else _LEFT_OUT}"
         ) from error
 
 
@@ -421,6 +445,7 @@ def check_arguments(
     balancer: Balancer,
     epochs: int,
     batch_size: int,
+    drop_last: bool,
     loss: Loss | None,
 ) -> None:
     """Refuse what a training cannot do, before it starts."""
@@ -450,6 +475,12 @@ def check_arguments(
         )
     check_whole("epochs", epochs)
     check_whole("batch_size", batch_size, least=1)
+    check_flag("drop_last", drop_last)
+    if drop_last and len(data.train) < batch_size:
+        raise ValueError(
+            f"drop_last=True leaves nothing to train on: {len(data.train)} samples make no batch "
+            f"of {batch_size}; choose a smaller batch_size"
+        )
     if isinstance(loss, type):
         raise TypeError(
             f"loss is the class {loss.__name__}; give {loss.__name__}() (with brackets)"
@@ -461,7 +492,7 @@ def check_arguments(
         )
 
 
-def check_trainable(parameters: Sequence[nn.Parameter]) -> None:
+def check_trainable(parameters: Iterable[nn.Parameter]) -> None:
     """Refuse a training in which nothing may learn."""
     if not any(p.requires_grad for p in parameters):
         raise ValueError(

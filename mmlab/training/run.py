@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -40,6 +41,7 @@ class Course(ABC):
     model, data, balancer, optimizer, seed, loss: what is trained, on what, how, and by what.
     modules:    parameters of the method's own (`Balancer.modules`).
     epochs:     number of epochs of the run; epoch: number of finished ones.
+    drop_last:  whether an epoch leaves out a last batch of fewer than batch_size samples.
     train_on:   trains to the last epoch (`mmlab.training.loop`).
     stream:     prefix of the names of a branch's random streams.
     """
@@ -54,6 +56,7 @@ class Course(ABC):
     device: torch.device
     train_on: Callable[[Course], None]
     loss: Loss | None = None
+    drop_last: bool = False
     modules: nn.Module | None = None
     epoch: int = 0
     stream: tuple[str | int, ...] = ()
@@ -105,6 +108,17 @@ class Course(ABC):
     @abstractmethod
     def whose(self, place: Sequence[int]) -> str:
         """Which network an entry of a loss belongs to, for messages."""
+
+    # --- what follows from it ---------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch, unless the method chooses its samples (`Balancer.order`)."""
+        return math.ceil(self.kept(self.size) / self.batch_size)
+
+    def kept(self, samples: int) -> int:
+        """How many of an epoch's samples come in its batches."""
+        return samples - samples % self.batch_size if self.drop_last else samples
 
     # --- what a method may ask --------------------------------------------------------------------
 
@@ -262,7 +276,7 @@ class Run(Course):
     def batches(self) -> Iterator[Batch]:
         order = self._order()
         train = replace(self._train[order], index=order)  # once: a batch is then a slice
-        for i in range(0, len(order), self.batch_size):
+        for i in range(0, self.kept(len(order)), self.batch_size):
             yield train[i : i + self.batch_size]
 
     @cached_property
@@ -285,6 +299,11 @@ class Run(Course):
             raise ValueError(
                 f"{self.balancer.name}.order names the samples {int(order.min())} to "
                 f"{int(order.max())}; there are {self.size}, numbered from 0"
+            )
+        if not self.kept(len(order)):
+            raise ValueError(
+                f"drop_last=True leaves nothing to train on: {self.balancer.name}.order names "
+                f"{len(order)} samples, and batch_size is {self.batch_size}"
             )
         return order.long()  # torch takes bytes for a mask
 

@@ -308,6 +308,7 @@ def _stacked_run(
     epochs: int,
     optimizer: MakeOptimizer | None = None,
     batch_size: int = 64,
+    drop_last: bool = False,
     device: str | torch.device = "auto",
     precision: str = "float32",
     loss: Callable[..., Tensor] | None = None,
@@ -317,7 +318,7 @@ def _stacked_run(
     """What `fit` makes before it trains, for a stack."""
     datasets = [job.data for job in jobs]
     for data, balancer in zip(datasets, balancers, strict=True):
-        check_arguments(model, data, balancer, epochs, batch_size, loss)
+        check_arguments(model, data, balancer, epochs, batch_size, drop_last, loss)
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
     if len(sizes) > 1 or len({data.n_outputs for data in datasets}) > 1:
         raise UnstackableError(
@@ -332,8 +333,9 @@ def _stacked_run(
     top = max((rate for rate in rates if rate is not None), default=None)
     alone = trained_parameters(copy.deepcopy(networks[0]).to(where), modules[0], where)
     together = trained_parameters(model, methods.modules, where)
-    check_trainable(alone)
-    made = _stacked_optimizer(make_optimizer(optimizer, top, alone), alone, together)
+    check_trainable(alone.values())
+    one = make_optimizer(optimizer, top, alone)
+    made = _stacked_optimizer(one, list(alone.values()), list(together.values()))
     warn_of_adaptive(methods.balancer, made)
     run = StackedRun(
         model=model,
@@ -343,6 +345,7 @@ def _stacked_run(
         seed=cast(int, Shared("seed", "a method that reads its seed")),
         epochs=epochs,
         batch_size=batch_size,
+        drop_last=drop_last,
         device=where,
         train_on=train,
         loss=loss,
@@ -464,6 +467,7 @@ class StackedRun(Course):
             seed=self.jobs[r].seed,
             epochs=self.epochs,
             batch_size=self.batch_size,
+            drop_last=self.drop_last,
             device=self.device,
             train_on=self.train_on,
             loss=self.loss,
@@ -536,7 +540,7 @@ class StackedRun(Course):
         size = self.size
         draws = self._generators("order", self.epoch)
         order = torch.stack([torch.randperm(size, generator=g) for g in draws]).to(self.device)
-        places = range(0, size, self.batch_size)
+        places = range(0, self.kept(size), self.batch_size)
         looked = {0} if _is_looked_at(self.epoch, self.epochs) else set()
         if self.epoch == self.epochs - 1:
             looked.add(len(places) - 1)

@@ -16,7 +16,7 @@ from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves
 from mmlab.models import Concat, MultimodalNet
 from mmlab.seeds import drawing, generator
-from mmlab.training import Step, find_device, fit
+from mmlab.training import Step, find_device, fit, fit_seeds
 
 
 def by_hand(data, loss_of, *, epochs, seed, lr=0.01, batch_size=64, fused=True):
@@ -623,11 +623,13 @@ def test_a_frozen_encoder_in_training_mode_is_left_there():
 
 def test_a_last_batch_of_one_sample_under_batchnorm_is_named():
     data = synthetic(n=(97, 20, 20), dims=5)
-    for size in (32, 1):
-        message = rf"a batch holds 1 \(97 samples in batches of {size}\); choose another batch_size"
+    fixes = {32: "leave the last batch out with drop_last=True", 1: "choose a larger batch_size"}
+    for size, fix in fixes.items():
+        message = rf"a batch holds 1 \(97 samples in batches of {size}\); {fix}"
         with pytest.raises(ValueError, match=message):
             fit(normalised(), data, epochs=1, batch_size=size, device="cpu")
     fit(normalised(), data, epochs=1, batch_size=33, device="cpu")
+    fit(normalised(), data, epochs=1, batch_size=32, drop_last=True, device="cpu")
 
 
 def test_a_single_sample_that_a_method_takes_itself_is_told_as_by_torch():
@@ -664,6 +666,12 @@ def test_what_fails_within_a_step_is_told_as_it_is():
             {"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters())},
             TypeError,
             "optimizer is of the type SGD; give a function that makes one from the parameters",
+        ),
+        ({"drop_last": 1}, TypeError, "drop_last"),
+        (
+            {"drop_last": True, "batch_size": 101},
+            ValueError,
+            "drop_last=True leaves nothing to train on: 100 samples make no batch of 101; choose a",
         ),
         ({"observers": [Curves]}, TypeError, r"observers\[0\] is the class Curves;.*Curves\(\)"),
         (
@@ -931,3 +939,98 @@ def test_parameters_of_a_loss_that_nothing_trains_are_said():
 
     with pytest.warns(UserWarning, match="Scaled has parameters that the optimiser does not hold"):
         trained(loss=Scaled(), epochs=1)
+
+
+class Notes(Joint):
+    """Which samples each batch has, and how far the training is."""
+
+    def __init__(self, chosen=None):
+        self.batches, self.progress, self.chosen = [], [], chosen
+
+    def order(self, run):
+        return self.chosen
+
+    def step(self, s):
+        self.batches.append(s.batch.index.tolist())
+        self.progress.append(s.progress)
+        return super().step(s)
+
+
+def test_drop_last_leaves_out_what_fills_no_batch():
+    whole, cut, even = Notes(), Notes(), Notes()
+    trained(whole, batch_size=32)
+    run = trained(cut, batch_size=32, drop_last=True)
+    assert [len(batch) for batch in cut.batches] == [32] * 6  # 100 samples, two epochs
+    assert cut.batches == [batch for batch in whole.batches if len(batch) == 32]
+    assert cut.progress == pytest.approx([i / 6 for i in range(6)])
+    assert run.history.query("metric == 'loss'").epoch.tolist() == [1, 2]
+    trained(even, batch_size=25, drop_last=True)
+    assert [len(batch) for batch in even.batches] == [25] * 8
+
+
+def test_drop_last_counts_the_samples_that_a_method_chooses():
+    chosen = Notes(range(50))
+    trained(chosen, batch_size=20, drop_last=True, epochs=1)
+    assert chosen.batches == [[*range(20)], [*range(20, 40)]]
+    with pytest.raises(ValueError, match=r"Notes\.order names 19 samples, and batch_size is 20"):
+        trained(Notes(range(19)), batch_size=20, drop_last=True)
+
+
+def by_part(named_parameters):
+    """No weight decay on biases; one encoder at a rate of its own."""
+    groups = {}
+    for name, p in named_parameters:
+        own = name.startswith("encoders.a."), name.endswith("bias")
+        groups.setdefault(own, []).append((name, p))
+    return torch.optim.AdamW(
+        [
+            {"params": own, "lr": 0.1 if a else 1e-3, "weight_decay": 0.0 if bias else 0.5}
+            for (a, bias), own in groups.items()
+        ],
+    )
+
+
+def test_the_maker_of_the_optimiser_may_ask_for_names():
+    run = trained(optimizer=by_part)
+    names = {p: name for name, p in run.model.named_parameters()}
+    groups = run.optimizer.param_groups
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    for group in groups:
+        assert [names[p] for p in group["params"]] == group["param_names"]
+        for name in group["param_names"]:
+            assert group["lr"] == (0.1 if name.startswith("encoders.a.") else 1e-3)
+            assert group["weight_decay"] == (0.0 if name.endswith("bias") else 0.5)
+
+
+def test_modules_of_a_method_are_named_too():
+    class Shifted(Joint):
+        def modules(self, model):
+            self.own = nn.ParameterDict({"shift": torch.zeros(1)})
+            return self.own
+
+        def step(self, s):
+            s.backward(s.losses["joint"] + self.own["shift"].sum())
+            yield
+
+    seen = []
+
+    def keep(named_parameters):
+        seen.extend(named_parameters)
+        return torch.optim.SGD(seen, lr=0.1)
+
+    run = trained(Shifted(), optimizer=keep)
+    assert [name for name, _ in seen] == [n for n, _ in run.model.named_parameters()] + [
+        "balancer.shift"
+    ]
+    assert run.balancer.own["shift"].item() == pytest.approx(-0.1 * 4)
+
+
+def test_a_stack_drops_and_names_as_each_network_alone():
+    options = {"epochs": 2, "device": "cpu", "batch_size": 32, "drop_last": True}
+    options["optimizer"] = by_part
+    runs = fit_seeds(DATA, METHODS["uniform"].make, seeds=[3, 4], at_once=True, **options)
+    for run, seed in zip(runs, [3, 4], strict=True):
+        net = MultimodalNet.build(DATA, seed=seed)
+        one = fit(net, DATA, METHODS["uniform"].make(), seed=seed, **options)
+        for mine, theirs in zip(weights(run.model), weights(one.model), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
