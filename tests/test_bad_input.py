@@ -52,12 +52,6 @@ def test_a_split_is_a_batch():
         MultimodalData(1, 2, 3)
 
 
-def test_whole_numbers_are_no_input():
-    whole = Batch({"a": torch.zeros(3, 2).long()}, torch.arange(3))
-    with pytest.raises(ValueError, match=r"modality 'a' of train is torch\.int64.*\.float\(\)"):
-        MultimodalData(whole, whole, whole)
-
-
 def test_a_column_is_no_target():
     column = Batch({"a": torch.zeros(3, 2)}, torch.arange(3)[:, None])
     with pytest.raises(ValueError, match=r"\(3, 1\); it must be \(3,\).*squeeze"):
@@ -404,7 +398,6 @@ NUMBERS = torch.ones(3, 2)
     [
         (NUMBERS.half(), r"'a' of train is torch\.float16, .*\.float\(\).*precision='bfloat16'"),
         (NUMBERS.bfloat16(), r"'a' of train is torch\.bfloat16, .*\.float\(\)"),
-        (NUMBERS.bool(), r"'a' of train is torch\.bool; networks take real numbers: use \.float"),
         (NUMBERS.cfloat(), r"is torch\.complex64; allowed are real numbers: use \.abs\(\), or"),
         (NUMBERS.to_sparse(), r"is sparse \(torch\.sparse_coo\); use \.to_dense\(\)"),
         (NUMBERS.clone().requires_grad_(), r"requires a gradient, .*constants.*use \.detach\(\)"),

@@ -88,7 +88,7 @@ def test_the_tree_names_no_machine():
 # --- rooms ----------------------------------------------------------------------------------------
 
 ROOMS = (
-    ("checks", "files", "gradients", "identity", "seeds"),
+    ("checks", "files", "gradients", "identity", "nested", "seeds"),
     ("models",),
     ("datasets",),
     ("training",),

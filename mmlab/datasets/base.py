@@ -7,16 +7,21 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mmlab.nested import Nested, changed, joined, shapes, tensors
 
 
 @dataclass(repr=False)
 class Batch:
     """Samples of every modality with their targets.
 
-    inputs:  one tensor per modality, shape (B, ...), modalities in a fixed order.
+    inputs:  the values of each modality, in a fixed order: a tensor (B, ...), or a dict or a tuple
+             of such tensors, as token ids and their attention mask. An encoder gets them as they
+             are.
     target:  (B,) integer labels, or (B,) floats for regression.
     present: None where every sample has every modality; else one bool tensor (B,) for every
              modality, False where the sample lacks it. Its input should be 0 there: nothing looks
@@ -30,7 +35,7 @@ class Batch:
     batches.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     target: Tensor
     present: dict[str, Tensor] | None = None
     index: Tensor | None = None
@@ -41,28 +46,23 @@ class Batch:
                 f"inputs is a {type(self.inputs).__name__}; give a dict with one tensor for each "
                 "modality, such as {'audio': ..., 'image': ...}"
             )
-        for name, values in {**self.inputs, "target": self.target}.items():
-            if not isinstance(values, Tensor):
-                ragged = "; pad sequences of unlike length (torch.nn.utils.rnn.pad_sequence)"
-                raise TypeError(
-                    f"{name!r} is a {type(values).__name__}; a Batch holds torch tensors: "
-                    "use torch.as_tensor(...)" + (ragged if isinstance(values, list) else "")
-                )
-            if not values.ndim:
-                raise ValueError(
-                    f"{name!r} is a single number, tensor({values.item()}); its first axis must be "
-                    "the samples, also where there is only one: use .reshape(1)"
-                )
         if not self.inputs:
             raise ValueError("a Batch needs at least one modality; got inputs={}")
+        flat = {
+            f"{m!r}{place}": x
+            for m, value in self.inputs.items()
+            for place, x in _parts(m, value).items()
+        }
+        for name, values in {**flat, "'target'": self.target}.items():
+            _check_samples(name, values)
         size = len(self.target)
         if size == 0:
             raise ValueError("empty batch: target holds 0 samples; give at least one")
-        for name, values in self.inputs.items():
+        for name, values in flat.items():
             if len(values) != size:
-                lengths = {key: len(value) for key, value in self.inputs.items()}
+                lengths = ", ".join(f"{key}: {len(value)}" for key, value in flat.items())
                 raise ValueError(
-                    f"inputs of unequal length: {name!r} has {len(values)} samples, the target has "
+                    f"inputs of unequal length: {name} has {len(values)} samples, the target has "
                     f"{size} (inputs: {lengths}); every modality needs one row per sample. "
                     "For a sample that lacks a modality, fill in zeros and say so in `present`."
                 )
@@ -100,7 +100,7 @@ class Batch:
 
     def __repr__(self) -> str:
         """One line: shapes, not values."""
-        inputs = ", ".join(f"{m} {tuple(values.shape)}" for m, values in self.inputs.items())
+        inputs = ", ".join(f"{m} {shapes(value)}" for m, value in self.inputs.items())
         gaps = "" if self.present is None else ", some modalities missing"
         return f"Batch({inputs}, target {tuple(self.target.shape)}{gaps})"
 
@@ -125,7 +125,7 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """A Batch of what `change` makes of every tensor."""
         return Batch(
-            {m: change(x) for m, x in self.inputs.items()},
+            {m: changed(change, value) for m, value in self.inputs.items()},
             change(self.target),
             None if self.present is None else {m: change(x) for m, x in self.present.items()},
             None if self.index is None else change(self.index),
@@ -140,7 +140,7 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
     first, count = batches[0], len(batches)
     if all(batch is first for batch in batches):
         return first._each(lambda tensor: tensor.expand(count, *tensor.shape))
-    return _joined(batches, torch.stack)
+    return _joined(torch.stack, batches)
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
@@ -148,10 +148,10 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 
     Raises ValueError where sizes differ.
     """
-    return batches[0] if len(batches) == 1 else _joined(batches, torch.cat)
+    return batches[0] if len(batches) == 1 else _joined(torch.cat, batches)
 
 
-def _joined(batches: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) -> Batch:
+def _joined(join: Callable[[list[Tensor]], Tensor], batches: Sequence[Batch]) -> Batch:
     sizes = {len(batch) for batch in batches}
     if len(sizes) > 1:
         raise ValueError(
@@ -159,7 +159,7 @@ def _joined(batches: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) ->
             "one size, or train the seeds one by one"
         )
     modalities = batches[0].modalities
-    inputs = {m: join([batch.inputs[m] for batch in batches]) for m in modalities}
+    inputs = {m: joined(join, [batch.inputs[m] for batch in batches]) for m in modalities}
     present = None
     if any(batch.present is not None for batch in batches):
         filled = [
@@ -173,8 +173,48 @@ def _all_there(batch: Batch) -> dict[str, Tensor]:
     return dict.fromkeys(batch.modalities, torch.ones_like(batch.target, dtype=torch.bool))
 
 
+def _parts(m: str, value: Any) -> dict[str, Tensor]:
+    """The tensors of a modality by their places, at least one."""
+    if not isinstance(value, dict) and type(value) is not tuple:  # a PackedSequence is one, too
+        return {"": value}
+    found = tensors(value)
+    if not found:
+        raise ValueError(
+            f"{m!r} is {value!r}; give a tensor, or a dict or a tuple of at least one tensor"
+        )
+    return found
+
+
+def _check_samples(name: str, values: object) -> None:
+    """A tensor with an axis for the samples."""
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"{name} is a {type(values).__name__}; a Batch holds torch tensors: {_fix(values)}"
+        )
+    if not values.ndim:
+        raise ValueError(
+            f"{name} is a single number, tensor({values.item()}); its first axis must be "
+            "the samples, also where there is only one: use .reshape(1)"
+        )
+
+
+def _fix(values: object) -> str:
+    if isinstance(values, Mapping) or hasattr(values, "_fields"):
+        return "where a modality has several, give a plain dict or tuple of them"
+    if isinstance(values, list | tuple):
+        lengths = {len(row) for row in values if isinstance(row, Sequence | Tensor)}
+        if len(lengths) > 1:
+            return "pad sequences of unlike length (torch.nn.utils.rnn.pad_sequence)"
+        if any(isinstance(row, Tensor) for row in values):
+            return "use torch.stack(...)"
+    return "use torch.as_tensor(...)"
+
+
 REAL = (torch.float32, torch.float64)
 """The types of real numbers that a data set holds."""
+
+COUNTED = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+"""The other types of inputs: token ids, masks, lengths, pixels."""
 
 IN_ZEROS = (
     "clean the data; where a sample lacks the modality, fill in zeros and say so in `present`"
@@ -204,14 +244,16 @@ def _check_name(name: object) -> None:
 
 
 def _check_kind(where: str, values: Tensor) -> None:
-    """Inputs are dense real numbers in float32 or float64, and at least one per sample."""
+    """Inputs are dense numbers of a type that layers take, and at least one per sample."""
     _check_plain(where, values)
-    if not values.is_floating_point():
-        raise ValueError(f"{where} is {values.dtype}; networks take real numbers: use .float()")
-    if values.dtype not in REAL:
+    if values.is_floating_point() and values.dtype not in REAL:
         raise ValueError(
             f"{where} is {values.dtype}, and the networks' weights are not; use .float() (to "
             "compute in half precision all the same: fit(..., precision='bfloat16'))"
+        )
+    if values.dtype not in (*REAL, *COUNTED):
+        raise ValueError(
+            f"{where} is {values.dtype}, which torch's layers do not take; use .long()"
         )
     if not values[0].numel():
         raise ValueError(
@@ -222,6 +264,11 @@ def _check_kind(where: str, values: Tensor) -> None:
 
 def _check_plain(where: str, values: Tensor) -> None:
     """No tensor of a special kind, which torch's layers and losses would refuse or misread."""
+    if values.is_nested:
+        raise ValueError(
+            f"{where} is a nested tensor; use torch.nested.to_padded_tensor(..., padding=0), and "
+            "give the lengths or a mask beside it in a dict"
+        )
     if values.layout != torch.strided:
         raise ValueError(f"{where} is sparse ({values.layout}); use .to_dense()")
     if values.is_complex():
@@ -246,6 +293,32 @@ def _check_finite(where: str, values: Tensor, fix: str) -> None:
     )
 
 
+def _columns(value: Nested) -> list[Tensor]:
+    """The tensors of a value, each with an axis beside that of the samples."""
+    return [x[:, None] for x in tensors(value).values()]
+
+
+def _spelt(value: Nested) -> str:
+    places = "" if isinstance(value, Tensor) else " of " + ", ".join(tensors(value))
+    return type(value).__name__ + places
+
+
+def _check_alike(where: str, values: Tensor, first: Tensor) -> None:
+    """One network takes all splits."""
+    if values.shape[1:] != first.shape[1:]:
+        raise ValueError(
+            f"{where} has samples of the shape {tuple(values.shape[1:])}, those of train have "
+            f"{tuple(first.shape[1:])}; one network takes all splits: prepare them alike (pad "
+            "sequences to one length)"
+        )
+    if values.dtype != first.dtype:
+        real = values.dtype in REAL and first.dtype in REAL
+        raise ValueError(
+            f"{where} is {values.dtype}, train is {first.dtype}; one network takes all splits: "
+            f"use {'.float()' if real else f'.to({first.dtype})'} for all of them"
+        )
+
+
 @dataclass(eq=False, repr=False)
 class MultimodalData:
     """Three splits of one data set. Only `train` trains, `holdout` chooses, `test` is read last.
@@ -258,8 +331,8 @@ class MultimodalData:
     Every value is looked at once, here: a score of NaN would count as one class, or spoil a mean.
 
     Raises ValueError for values that are not finite (also where a sample lacks the modality),
-    inputs or targets of the wrong type, a label out of range, splits of unlike modalities, widths
-    or types, an unknown task, or a modality whose name is taken ("joint", and what torch's
+    inputs or targets of the wrong type, a label out of range, splits of unlike modalities, forms,
+    widths or types, an unknown task, or a modality whose name is taken ("joint", and what torch's
     ModuleDict refuses). TypeError for a split that is no Batch, or a name that is no text. Warns of
     a modality that no training sample has: that can be meant, as the end of a sweep.
     """
@@ -281,11 +354,14 @@ class MultimodalData:
                 raise TypeError(f"{name} is a {type(split).__name__}; give a Batch(inputs, target)")
         self._check_modalities()
         for name, split in self.splits.items():
-            for m, values in split.inputs.items():
-                where = f"modality {m!r} of {name}"
-                _check_kind(where, values)
-                self._check_form(where, m, values)
-                _check_finite(where, values, IN_ZEROS)
+            for m, value in split.inputs.items():
+                self._check_parts(name, m, value)
+                for place, values in tensors(value).items():
+                    where = f"modality {m!r}{place} of {name}"
+                    _check_kind(where, values)
+                    _check_alike(where, values, tensors(self.train.inputs[m])[place])
+                    if values.is_floating_point():
+                        _check_finite(where, values, IN_ZEROS)
             self._check_target(name, split.target)
         if self.task == "classification":
             self._check_labels()
@@ -318,19 +394,13 @@ class MultimodalData:
                 f"{', '.join(map(repr, self.modalities))}"
             )
 
-    def _check_form(self, where: str, m: str, values: Tensor) -> None:
-        """One network takes all splits."""
+    def _check_parts(self, name: str, m: str, value: Nested) -> None:
+        """One network takes all splits: the same kind, and the same parts in the same order."""
         first = self.train.inputs[m]
-        if values.shape[1:] != first.shape[1:]:
+        if type(value) is not type(first) or list(tensors(value)) != list(tensors(first)):
             raise ValueError(
-                f"{where} has samples of the shape {tuple(values.shape[1:])}, those of train have "
-                f"{tuple(first.shape[1:])}; one network takes all splits: prepare them alike (pad "
-                "sequences to one length)"
-            )
-        if values.dtype != first.dtype:
-            raise ValueError(
-                f"{where} is {values.dtype}, train is {first.dtype}; one network takes all splits: "
-                "use .float() for all of them"
+                f"modality {m!r} of {name} is a {_spelt(value)}, that of train a {_spelt(first)}; "
+                "one network takes all splits: give each the same parts in the same order"
             )
 
     def _check_target(self, name: str, target: Tensor) -> None:
@@ -393,10 +463,8 @@ class MultimodalData:
         """Absent inputs that are not 0 reach the joint network; or the mask is inverted."""
         for name, split in self.splits.items():
             for m, mask in (split.present or {}).items():
-                absent = split.inputs[m][~mask]
-                lacking = (
-                    int(absent.ne(0).reshape(len(absent), -1).any(1).sum()) if len(absent) else 0
-                )
+                absent = [x[~mask].ne(0).flatten(1) for x in _columns(split.inputs[m])]
+                lacking = int(torch.cat(absent, dim=1).any(1).sum())
                 if lacking:
                     warnings.warn(
                         f"present[{m!r}] of {name} is False where inputs are not 0, at {lacking} "
@@ -430,9 +498,9 @@ class MultimodalData:
         assert self.n_classes is not None  # the check of the labels counts the classes
         return self.n_classes
 
-    def shape(self, modality: str) -> tuple[int, ...]:
-        """Shape of one sample of `modality`."""
-        return tuple(self.train[:1].inputs[modality].shape[1:])
+    def shape(self, modality: str) -> Any:
+        """Shape of one sample of `modality`; for a dict or a tuple the shapes in it."""
+        return shapes(self.train[:1].inputs[modality], skip=1)
 
     def to(self, device: torch.device | str) -> MultimodalData:
         """The same data with every split on `device`."""
@@ -446,7 +514,12 @@ class MultimodalData:
         sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
         lines = [f"{self.name}: {self.task}, {kind}", f"samples: {sizes}"]
         for name in self.modalities:
-            shape = " x ".join(map(str, self.shape(name))) or "scalar"
+            parts = tensors(self.train[:1].inputs[name]).items()
+            shape = ", ".join(f"{place} {_sized(x)}".strip() for place, x in parts)
             unit = self.units.get(name)
             lines.append(f"modality {name}: {shape}" + (f", in {unit}" if unit else ""))
         return "\n".join([*lines, *([self.card] if self.card else [])])
+
+
+def _sized(values: Tensor) -> str:
+    return " x ".join(map(str, values.shape[1:])) or "scalar"

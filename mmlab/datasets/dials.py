@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from mmlab.datasets.base import Batch
+from mmlab.gradients import align_to
+from mmlab.nested import Nested, changed
 from mmlab.seeds import derive, generator
 
 
@@ -164,7 +166,8 @@ def drop(batch: Batch, rate: float | Mapping[str, float], seed: int = 0) -> Batc
           r - r^M / M of the samples: r - r^2 / 2 for two, one half at r = 1.
           `realised_rates` counts them.
 
-    What is absent is set to zero (the training mean of standardised data) and marked in `present`.
+    What is absent is set to zero (the training mean of standardised data; a mask that is False, a
+    length of 0) and marked in `present`.
     Raises TypeError for what is no Batch, ValueError for an unknown modality or a rate out of
     range.
     """
@@ -233,11 +236,12 @@ def _hide(batch: Batch, stays: Mapping[str, Tensor], seed: int) -> Batch:
     winner = torch.zeros_like(before).scatter_(0, lottery.argmax(0, keepdim=True), True)
     after |= winner & before & ~after.any(0)
     present = {
-        name: mask.to(batch.inputs[name].device)
+        name: mask.to(batch.target.device)
         for name, mask in zip(batch.modalities, after, strict=True)
     }
-    inputs = {
-        name: values * present[name].reshape(-1, *[1] * (values.ndim - 1))
-        for name, values in batch.inputs.items()
-    }
+    inputs = {m: _zero_elsewhere(value, present[m]) for m, value in batch.inputs.items()}
     return Batch(inputs, batch.target, present)
+
+
+def _zero_elsewhere(value: Nested, present: Tensor) -> Nested:
+    return changed(lambda x: x * align_to(x, present), value)

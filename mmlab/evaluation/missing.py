@@ -11,6 +11,7 @@ from torch import Tensor
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch
 from mmlab.evaluation.metrics import accuracy, check_labels, predicted
+from mmlab.nested import changed
 from mmlab.training import Run
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ def without(batch: Batch, *modalities: str) -> Batch:
     """
     for m in modalities:
         check_choice("modality", m, batch.modalities)
-    inputs = {m: torch.zeros_like(x) if m in modalities else x for m, x in batch.inputs.items()}
+    inputs = {
+        m: changed(torch.zeros_like, value) if m in modalities else value
+        for m, value in batch.inputs.items()
+    }
     present = {
         m: torch.zeros_like(mask) if m in modalities else mask for m, mask in having(batch).items()
     }

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mmlab.checks import check_choice, check_number
+from mmlab.nested import Nested, shapes, tensors
 from mmlab.seeds import drawing, seeded
 
 HIDDEN = 128
@@ -92,11 +93,12 @@ class Scale(nn.Module):
 
 
 def scaled(
-    encoders: Mapping[str, nn.Module], scale: Mapping[str, float] | None
+    encoders: Mapping[str, nn.Module], scale: Mapping[str, float] | None, data
 ) -> dict[str, nn.Module]:
     """The encoders behind a constant factor on their input, where `scale` names one.
 
-    Raises TypeError or ValueError for a factor that is no number above 0, or an unknown modality.
+    Raises TypeError or ValueError for a factor that is no number above 0, an unknown modality, or
+    one whose values are no tensor of real numbers.
     """
     if scale is not None and not isinstance(scale, Mapping):
         raise TypeError(
@@ -106,6 +108,11 @@ def scaled(
     for m, factor in (scale or {}).items():
         check_choice("a name in scale", m, encoders)
         check_number(f"scale[{m!r}]", factor, above=0)
+        if not _is_real(value := data.train[:1].inputs[m]):
+            raise ValueError(
+                f"scale names {m!r}, whose values are {_described(value)}; a factor is for one "
+                "tensor of real numbers: leave it out, or scale inside an encoder of your own"
+            )
     factors = {m: factor for m, factor in (scale or {}).items() if factor != 1}
     return {
         m: nn.Sequential(Scale(factors[m]), encoder) if m in factors else encoder
@@ -125,6 +132,17 @@ BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "cnn": cnn,
 }
 
+
+def _is_real(value: Nested) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _described(value: Nested) -> str:
+    """Such as "torch.int64", "a dict of ['ids'] torch.int64, ['mask'] torch.bool"."""
+    parts = ", ".join(f"{place} {x.dtype}".strip() for place, x in tensors(value).items())
+    return parts if isinstance(value, torch.Tensor) else f"a {type(value).__name__} of {parts}"
+
+
 Encoders = str | Mapping[str, nn.Module | Callable[[], nn.Module]]
 """A name for all modalities; or for each a module, or what makes one without arguments."""
 
@@ -139,6 +157,14 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
     if isinstance(encoders, str):
         check_choice("encoders", encoders, BUILDERS)
         build = BUILDERS[encoders]
+        for m, value in data.train[:1].inputs.items():
+            if not _is_real(value):
+                raise ValueError(
+                    f"encoders={encoders!r} reads one tensor of real numbers, and the values of "
+                    f"{m!r} are {_described(value)}; give a dict with an encoder of your own for "
+                    "it, such as {" + f"{m!r}: nn.Sequential(nn.Embedding(...), ...)" + "}, or use "
+                    ".float() if they are quantities"
+                )
         return {
             m: seeded(seed, "encoder", m, build=partial(build, data.shape(m), width))
             for m in data.modalities
@@ -171,12 +197,14 @@ def _own_encoder(
             f"the encoder of {m!r} is {encoder!r}; give an nn.Module for each modality, or what "
             f"makes one, or one name for all: {', '.join(map(repr, BUILDERS))}"
         )
-    sample, inputs = copy.deepcopy(encoder).cpu().eval(), data.train[:2].inputs[m].cpu()
+    sample = copy.deepcopy(encoder).cpu().eval()
+    batch = data.train[:2].to("cpu")
     try:
         with torch.no_grad(), drawing(0, "trial"):
-            given = sample(inputs)
-    except RuntimeError as error:
-        tried = f"{tuple(inputs.shape)} of {inputs.dtype}"
+            given = sample(batch.inputs[m])
+    except Exception as error:
+        value = batch.inputs[m]
+        tried = f"{shapes(value)} of {_described(value)}"
         error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {tried}.")
         raise
     if not isinstance(given, torch.Tensor):
@@ -185,9 +213,9 @@ def _own_encoder(
             f"(B, {width}): wrap it in a module that returns the features alone"
         )
     shape = tuple(given.shape)
-    if shape != (len(inputs), width):
+    if shape != (len(batch), width):
         raise ValueError(
-            f"the encoder of {m!r} turns a batch of {len(inputs)} into the shape {shape}; it must "
+            f"the encoder of {m!r} turns a batch of {len(batch)} into the shape {shape}; it must "
             f"give (B, {width}), and width={width}: pass the width it has"
         )
     return encoder

@@ -15,6 +15,7 @@ from mmlab.models.encoders import Encoders, factor_of, make_encoders, scaled
 from mmlab.models.fusion import FUSIONS, Late
 from mmlab.models.linear import Linear
 from mmlab.models.modes import evaluating
+from mmlab.nested import Nested, tensors
 from mmlab.seeds import drawing, seeded
 
 
@@ -24,7 +25,7 @@ class LazyFeatures(Mapping[str, Tensor]):
     So a method that reads one modality's loss runs that modality's encoder alone.
     """
 
-    def __init__(self, network: MultimodalNet, inputs: Mapping[str, Tensor]) -> None:
+    def __init__(self, network: MultimodalNet, inputs: Mapping[str, Nested]) -> None:
         self._network, self._inputs = network, inputs
         self._graph = torch.is_grad_enabled()
         self.computed: dict[str, Tensor] = {}
@@ -182,7 +183,7 @@ def masks_of(out: Output, present: Mapping[str, Tensor] | None) -> Tensor | None
 class MultimodalNet(nn.Module):
     """Encoders, a fusion and unimodal heads.
 
-    encoders: one module per modality, (B, ...) -> (B, D); their order is the modality order.
+    encoders: one module per modality, its values -> (B, D); their order is the modality order.
     fusion:   features -> (B, C), see mmlab.models.fusion.
     heads:    one module per modality, or one module that all modalities share (ATF, MLA).
     autocast: the type the encoders compute in where that is safe (`torch.autocast`), such as
@@ -239,13 +240,13 @@ class MultimodalNet(nn.Module):
         """The head that reads modality `m`."""
         return self.heads[m] if isinstance(self.heads, nn.ModuleDict) else self.heads
 
-    def encode(self, m: str, x: Tensor) -> Tensor:
+    def encode(self, m: str, x: Nested) -> Tensor:
         """Features (B, D) of modality `m`. Raises KeyError for an unknown modality."""
         if m not in self.encoders:
             raise KeyError(f"unknown modality {m!r}; this network has {list(self.encoders)}")
         return self.encoders[m](x)
 
-    def lazily(self, inputs: Mapping[str, Tensor]) -> Output:
+    def lazily(self, inputs: Mapping[str, Nested]) -> Output:
         """A forward pass that leaves each encoder and the fusion to who reads them first.
 
         For who reads them before the next update, or never, as a training step does.
@@ -263,7 +264,7 @@ class MultimodalNet(nn.Module):
             )
         return out
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+    def forward(self, inputs: Mapping[str, Nested]) -> Output:
         if inputs.keys() != self.encoders.keys():
             raise ValueError(
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
@@ -277,11 +278,12 @@ class MultimodalNet(nn.Module):
             _ = out.joint
         return out
 
-    def encoded(self, m: str, x: Tensor) -> Tensor:
+    def encoded(self, m: str, x: Nested) -> Tensor:
         """`encode` under the network's `autocast`."""
         if self.autocast is None:
             return self.encode(m, x)
-        with torch.autocast(x.device.type, self.autocast):
+        device = next(iter(tensors(x).values())).device
+        with torch.autocast(device.type, self.autocast):
             return self.encode(m, x).float()
 
     @classmethod
@@ -307,7 +309,7 @@ class MultimodalNet(nn.Module):
                 of your own, called anew at every seed; or a module, of which the network takes a
                 deep copy.
             heads: "own" or "shared".
-            scale: modality -> a factor on its inputs.
+            scale: modality -> a factor on its inputs, which are one tensor of real numbers.
             width: D, the features of each encoder.
             seed: sets the initial weights, a separate stream for each part: an encoder starts the
                 same whatever the fusion and the heads are. What the constructor of a subclass adds
@@ -322,7 +324,7 @@ class MultimodalNet(nn.Module):
             raise TypeError(f"seed is {seed!r}; give a whole number")
         check_choice("heads", heads, ("own", "shared"))
         check_whole("width", width, least=1)
-        parts = scaled(make_encoders(encoders, data, width, seed), scale)
+        parts = scaled(make_encoders(encoders, data, width, seed), scale, data)
 
         def head() -> nn.Linear:
             return nn.Linear(width, data.n_outputs)
@@ -349,7 +351,7 @@ def _spelt(part: object) -> str:
 
 
 @torch.no_grad()
-def _try_forward(net: MultimodalNet, inputs: Mapping[str, Tensor], made: str) -> None:
+def _try_forward(net: MultimodalNet, inputs: Mapping[str, Nested], made: str) -> None:
     """Raise ValueError where a forward pass of one's own does not fit the parts it is given."""
     try:
         with evaluating(net), drawing(0, "trial"):

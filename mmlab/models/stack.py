@@ -17,6 +17,7 @@ from mmlab.models.encoders import Scale
 from mmlab.models.fusion import FUSIONS, Fusion
 from mmlab.models.linear import StackedLinear
 from mmlab.models.network import MultimodalNet
+from mmlab.nested import Nested
 
 ELEMENTWISE = (
     *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus),
@@ -39,8 +40,8 @@ class Vmapped(nn.Module):
         self.stacked = nn.ParameterList(_parameters([list(m.parameters()) for m in modules]))
         self.template = [copy.deepcopy(modules[0]).to("meta")]  # in a list: not a submodule
 
-    def forward(self, x: Tensor) -> Tensor:
-        def one(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    def forward(self, x: Nested) -> Tensor:
+        def one(parameters: dict[str, Tensor], x: Nested) -> Tensor:
             return functional_call(self.template[0], parameters, (x,))
 
         # a dropout of rate 0 calls for random numbers that it does not use

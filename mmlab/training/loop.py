@@ -16,6 +16,7 @@ from mmlab.checks import check_choice, check_flag, check_number, check_whole
 from mmlab.datasets.base import MultimodalData
 from mmlab.models.modes import training_mode
 from mmlab.models.network import MultimodalNet
+from mmlab.nested import tensors
 from mmlab.seeds import AHEAD, Draws, seeded
 from mmlab.training.balancer import Balancer, Joint
 from mmlab.training.losses import Loss
@@ -461,8 +462,9 @@ def check_arguments(
             "the model with MultimodalNet.build(data)"
         )
     kinds = {p.dtype for p in model.parameters()}
-    for m, values in data.train.inputs.items():
-        if values.dtype == torch.float64 and torch.float64 not in kinds:
+    for m, value in data.train.inputs.items():
+        wide = any(x.dtype == torch.float64 for x in tensors(value).values())
+        if wide and torch.float64 not in kinds:
             raise ValueError(
                 f"modality {m!r} is torch.float64, as NumPy's arrays are, and the network is not; "
                 "use .float()"
