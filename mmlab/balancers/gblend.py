@@ -149,8 +149,8 @@ class GradientBlending(Balancer):
 
     For an estimate, K = M + 1 copies of the run train on from the same checkpoint, each with one of
     the losses alone; what each gains on the held-out split and what it overfits gives its weight.
-    The run itself is untouched by it, bit for bit. The test split is never looked at. A learning
-    rate schedule that an observer drives is not part of the trials.
+    The run itself is untouched by it, bit for bit. The test split is never looked at. The trials
+    follow the `schedule` of `fit`; a learning rate that an observer sets is not part of them.
 
     Args:
         mode: "offline" estimates once, over the whole training; "online" before each super-epoch,

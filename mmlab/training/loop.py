@@ -22,6 +22,7 @@ from mmlab.training.balancer import Balancer, Joint
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import SGD
 from mmlab.training.run import Course, Observer, Run
+from mmlab.training.schedule import MakeSchedule, Schedule, steps_per_batch
 from mmlab.training.step import Parameters, Step
 from mmlab.training.updates import forget_scaling
 
@@ -42,6 +43,7 @@ def fit(
     epochs: int,
     optimizer: MakeOptimizer | None = None,
     lr: float | None = None,
+    schedule: MakeSchedule | None = None,
     batch_size: int = 64,
     drop_last: bool = False,
     device: str | torch.device = "auto",
@@ -60,6 +62,11 @@ def fit(
             names as in `model.named_parameters()`, and "balancer.…" for the method's own modules.
         lr: learning rate of the default optimiser; default 0.01. With your own `optimizer` it has
             no effect, and a warning says so.
+        schedule: makes a scheduler of torch from the optimiser, such as
+            `lambda optimizer: StepLR(optimizer, 30, 0.1)`, which steps after each epoch. With two
+            arguments, `lambda optimizer, steps: ...`, it gets the number of batches of the whole
+            training, and steps after each batch. It may be called several times, for copies. The
+            history has each epoch's mean rate as "lr".
         drop_last: leave out the last batch of an epoch where it has fewer than batch_size samples.
         device: "auto" takes cuda, then mps, then cpu.
         precision: "float32"; or "bfloat16", in which the encoders compute where that is safe: it
@@ -108,6 +115,7 @@ def fit(
         modules=modules,
         observers=list(observers),
     )
+    plan(run, schedule)
     run.start()
     train(run)
     return run
@@ -259,6 +267,22 @@ def trained_parameters(
     return found
 
 
+def plan(run: Course, schedule: MakeSchedule | None) -> None:
+    """Make the schedule of a run's learning rate, unless there is nothing to train.
+
+    Raises TypeError or ValueError for what makes none that `fit` can step.
+    """
+    if schedule is None:
+        return
+    if steps_per_batch(schedule) and type(run.balancer).order is not Balancer.order:
+        raise ValueError(
+            f"schedule asks for the number of batches, and {run.balancer.name}.order may give each "
+            "epoch another one; give a schedule per epoch: lambda optimizer: ..."
+        )
+    if run.epochs:
+        run.schedule = Schedule(schedule, run.optimizer, run.epochs * run.steps)
+
+
 def train(run: Course) -> None:
     """Train a run to its last epoch."""
     if run.epoch == 0:
@@ -269,6 +293,7 @@ def train(run: Course) -> None:
             logged = _train_epoch(run)
         run.epoch += 1
         _record(run, logged)
+        run.after_epoch()
         check_finite(run)
         run.observe()
     run.finish()
@@ -301,6 +326,7 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
         )
         with _told_of_a_single_sample(batch.target.shape[-1], run):
             _take(run, s, first=i == 0, left=left)
+        run.after_batch()
         logged.append(s._recorded())
     return logged
 

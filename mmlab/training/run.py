@@ -20,6 +20,7 @@ from mmlab.models.network import MultimodalNet
 from mmlab.seeds import Source, drawing, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.losses import Loss, Losses, default_loss
+from mmlab.training.schedule import Schedule
 from mmlab.training.updates import has_other_hooks
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Course(ABC):
     """What the loop and the methods ask, of one network (`Run`) or of many (`StackedRun`).
 
     model, data, balancer, optimizer, seed, loss: what is trained, on what, how, and by what.
+    schedule:   of the learning rate, where there is one.
     modules:    parameters of the method's own (`Balancer.modules`).
     epochs:     number of epochs of the run; epoch: number of finished ones.
     drop_last:  whether an epoch leaves out a last batch of fewer than batch_size samples.
@@ -57,6 +59,7 @@ class Course(ABC):
     train_on: Callable[[Course], None]
     loss: Loss | None = None
     drop_last: bool = False
+    schedule: Schedule | None = None
     modules: nn.Module | None = None
     epoch: int = 0
     stream: tuple[str | int, ...] = ()
@@ -164,6 +167,18 @@ class Course(ABC):
         """Let the method prepare the coming epoch."""
         self.balancer.epoch(self)
 
+    def after_batch(self) -> None:
+        """Called after the updates of each batch."""
+        if self.schedule is not None:
+            self.schedule.after_batch()
+
+    def after_epoch(self) -> None:
+        """Called after each epoch, when it has been counted: the history gets its learning rate."""
+        if self.schedule is not None:
+            rates = self.schedule.after_epoch()
+            for i, rate in enumerate(rates):
+                self.record("train", f"group {i}" if len(rates) > 1 else "", "lr", rate)
+
     def finish(self) -> None:
         """Let the method end."""
         self.balancer.finish(self)
@@ -171,8 +186,8 @@ class Course(ABC):
     def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
         """Train a deep copy from here on under another balancer; return it.
 
-        The copy takes model, buffers and optimiser along. This run is untouched bit for bit: the
-        copy draws its data order, noise and dropout from streams of its own.
+        The copy takes model, buffers, optimiser and its schedule along. This run is untouched bit
+        for bit: the copy draws its data order, noise and dropout from streams of its own.
         """
         fork = self._forked(copy.deepcopy(balancer), epochs)
         if balancer.modules(fork.model) is not None:
@@ -190,6 +205,7 @@ class Course(ABC):
             self,
             model=model,
             optimizer=optimizer,
+            schedule=self.schedule and self.schedule.on(optimizer),
             balancer=balancer,
             modules=None,
             epochs=epochs,

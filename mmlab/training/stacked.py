@@ -40,6 +40,7 @@ from mmlab.training.loop import (
     fit,
     make_optimizer,
     own_modules,
+    plan,
     prepare,
     train,
     trained_parameters,
@@ -47,7 +48,9 @@ from mmlab.training.loop import (
 )
 from mmlab.training.merged import StackedBalancer
 from mmlab.training.optimizers import SGD
+from mmlab.training.rates import Rates
 from mmlab.training.run import Course, Observer, Run
+from mmlab.training.schedule import MakeSchedule, Schedule
 from mmlab.training.updates import has_other_hooks, scale_next_update
 
 AT_ONCE = 32
@@ -307,6 +310,7 @@ def _stacked_run(
     *,
     epochs: int,
     optimizer: MakeOptimizer | None = None,
+    schedule: MakeSchedule | None = None,
     batch_size: int = 64,
     drop_last: bool = False,
     device: str | torch.device = "auto",
@@ -353,8 +357,10 @@ def _stacked_run(
         jobs=list(jobs),
         methods=methods,
     )
+    plan(run, schedule)
     if optimizer is None and top is not None and len(set(rates)) > 1:
-        run.rate_share, run.rate = torch.tensor(rates, device=where) / top, top
+        holders = [make_optimizer(None, rate, {"": nn.Parameter(torch.zeros(1))}) for rate in rates]
+        run.rates = Rates.of(holders, run.schedule)
     run.replicas = [
         replace(run.alone(r), observers=own_observers(observers)) for r in range(len(jobs))
     ]
@@ -446,15 +452,14 @@ class StackedRun(Course):
     jobs:       what each network is; `replicas` are their ordinary Runs, whose networks follow the
                 stack's.
     methods:    their balancers.
-    rate_share: (R,), each one's learning rate over the largest, `rate`, where they differ.
+    rates:      their learning rates, where they differ.
     """
 
     model: NetworkStack
     jobs: list[Job]
     methods: StackedBalancer
     replicas: list[Run] = field(default_factory=list)
-    rate_share: Tensor | None = None
-    rate: float | None = None
+    rates: Rates | None = None
 
     def alone(self, r: int) -> Run:
         """The ordinary Run of network r."""
@@ -471,6 +476,7 @@ class StackedRun(Course):
             device=self.device,
             train_on=self.train_on,
             loss=self.loss,
+            schedule=self.schedule and cast(Schedule, Shared("schedule", who)),
             together=len(self.jobs),
         )
 
@@ -487,7 +493,8 @@ class StackedRun(Course):
         return (len(self.jobs),)
 
     def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
-        values = torch.as_tensor(value).expand(len(self.seeds)).tolist()
+        count = len(self.seeds)
+        values = value.expand(count).tolist() if isinstance(value, Tensor) else [value] * count
         for replica, own in zip(self.replicas, values, strict=True):
             replica.epoch = self.epoch
             replica.record(split, output, metric, own)
@@ -517,14 +524,22 @@ class StackedRun(Course):
             replica.observe()
 
     def before_update(self) -> None:
-        if self.rate_share is not None:
-            if any(group["lr"] != self.rate for group in self.optimizer.param_groups):
-                raise UnstackableError(
-                    "the learning rate is set during the training, and the seeds have rates of "
-                    "their own; train the seeds one by one"
-                )
+        if self.rates is not None:
             every = [p for group in self.optimizer.param_groups for p in group["params"]]
-            scale_next_update(self.optimizer, every, self.rate_share)
+            shares = self.rates.shares(self.optimizer, self.device)
+            scale_next_update(self.optimizer, every, shares)
+
+    def after_batch(self) -> None:
+        super().after_batch()
+        if self.rates is not None:
+            self.rates.after_batch()
+
+    def after_epoch(self) -> None:
+        if self.schedule is None or self.rates is None:
+            super().after_epoch()
+        else:
+            self.schedule.after_epoch()
+            self.record("train", "", "lr", self.rates.after_epoch())
 
     def whose(self, place: Sequence[int]) -> str:
         return f" of seed {self.seeds[place[0]]}"
@@ -577,11 +592,14 @@ class StackedRun(Course):
     def apart(self, r: int) -> Run:
         """A Run of network r in copies, with an optimiser of its own, to try things on."""
         model = copy.deepcopy(self.model.replica(r))
+        optimizer = self._optimizer_of(r, model)
+        schedule = self.schedule if self.rates is None else self.rates.schedule_of(r)
         return replace(
             self.alone(r),
             model=model,
             balancer=copy.deepcopy(self.methods.of(r)),
-            optimizer=self._optimizer_of(r, model),
+            optimizer=optimizer,
+            schedule=schedule and schedule.on(optimizer),
             epoch=self.epoch,
         )
 
@@ -592,8 +610,9 @@ class StackedRun(Course):
             {**group, "params": [place[p] for p in group["params"] if p in place]}
             for group in self.optimizer.param_groups
         ]
-        for group in groups:
-            group["lr"] *= 1.0 if self.rate_share is None else float(self.rate_share[r])
+        if self.rates is not None:
+            for group in groups:
+                group["lr"] = self.rates.values[r]
         kind: Any = type(self.optimizer)  # one of ENTRY_BY_ENTRY, which need no more than this
         own: optim.Optimizer = kind(groups)
         for stacked, single in place.items():
@@ -623,6 +642,7 @@ class StackedRun(Course):
         return replace(
             super()._forked(balancer, epochs),
             methods=StackedBalancer(same, (), next(self.model.parameters())),
+            rates=self.rates and self.rates.copied(),
             replicas=[replace(replica, rows=[], observers=()) for replica in self.replicas],
         )
 
