@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -118,6 +118,24 @@ class Batch:
     def __getitem__(self, index: Tensor | slice | tuple) -> Batch:
         """The samples at `index` (a slice or a tensor of indices), as a Batch."""
         return self._each(lambda tensor: tensor[index])
+
+    def head(self, count: int) -> Batch:
+        """The first `count` samples, or all where there are fewer."""
+        return self[:count]
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
+        """Batches of `size` samples, the last one perhaps smaller: in order, or those of `order`.
+
+        order: (N,) whole numbers, with repeats or without. A batch of it has them as its `index`.
+        """
+        for start in range(0, len(self if order is None else order), size):
+            if order is None:
+                yield self[start : start + size]
+                continue
+            chosen = order[start : start + size]
+            batch = self[chosen]
+            batch.index = chosen
+            yield batch
 
     def to(self, device: torch.device | str) -> Batch:
         return self._each(lambda tensor: tensor.to(device))
@@ -500,7 +518,7 @@ class MultimodalData:
 
     def shape(self, modality: str) -> Any:
         """Shape of one sample of `modality`; for a dict or a tuple the shapes in it."""
-        return shapes(self.train[:1].inputs[modality], skip=1)
+        return shapes(self.train.head(1).inputs[modality], skip=1)
 
     def to(self, device: torch.device | str) -> MultimodalData:
         """The same data with every split on `device`."""

@@ -6,13 +6,12 @@ targets, FloatingPointError for predictions that are not finite.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch
+from mmlab.datasets.splits import pieces
 from mmlab.evaluation.metrics import answered, check_finite, check_labels, check_logits
 from mmlab.evaluation.missing import having, without
 from mmlab.training import Run
@@ -48,16 +47,20 @@ def violation_share(run: Run, batch: Batch) -> dict[str, float]:
     set to 0 and marked as absent. Samples count that have this modality and another one, and that
     the balancer has an answer for both times; NaN where there are none.
     """
-    check_labels("violation_share", batch.target)
-    batch = batch.to(run.device)
-    return {m: _grown(run, batch, m) for m in batch.modalities}
+    check_labels("violation_share", batch.head(1).target)
+    grown: dict[str, list[Tensor]] = {m: [] for m in batch.modalities}
+    for some in pieces(batch.to(run.device)):
+        for m, found in grown.items():
+            found.append(_grown(run, some, m))
+    return {m: torch.cat(found).double().mean().item() for m, found in grown.items()}
 
 
-def _grown(run: Run, batch: Batch, m: str) -> float:
-    has = having(batch)
+def _grown(run: Run, batch: Batch, m: str) -> Tensor:
+    """Whether the confidence grows without m, booleans, for the samples that count."""
+    has = having(batch, batch.modalities)
     counts = has[m] & (sum(mask.long() for mask in has.values()) > 1)
     if not counts.any():
-        return math.nan
+        return counts[:0]
     whole = batch[counts]
     less = without(whole, m)
     masks = [mask for one in (whole, less) if (mask := answered(run, one)) is not None]
@@ -65,7 +68,7 @@ def _grown(run: Run, batch: Batch, m: str) -> float:
     before, after = (run.predict(one) for one in (whole, less))
     check_finite(f"the predictions of {run.balancer.name}", before, both)
     check_finite(f"the predictions of {run.balancer.name} without {m!r}", after, both)
-    return (_confidence(after) > _confidence(before))[both].double().mean().item()
+    return (_confidence(after) > _confidence(before))[both]
 
 
 def _confidence(logits: Tensor) -> Tensor:

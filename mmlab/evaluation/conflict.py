@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from mmlab import gradients
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch
-from mmlab.evaluation.passes import to_model
 from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet
 from mmlab.training import Run, Step
@@ -31,7 +30,7 @@ class GradientWatch:
         self.size = size
 
     def __call__(self, run: Run) -> None:
-        batch = run.data.train[: self.size].to(run.device)
+        batch = run.data.train.head(self.size).to(run.device)
         for m, row in gradient_conflict(run.model, batch, run.loss).items():
             for metric, value in row.items():
                 run.record("train", m, metric, value)
@@ -46,7 +45,7 @@ def gradient_conflict(
 
     Raises FloatingPointError for gradients that are not finite.
     """
-    s = Step(model, to_model(model, batch), loss=loss)
+    s = Step(model, batch.to(next(model.parameters()).device), loss=loss)
     rows: dict[str, Mapping[str, float]] = {}
     with evaluating(model):
         for m in model.modalities:

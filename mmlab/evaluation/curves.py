@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from mmlab.checks import check_choice
 from mmlab.evaluation.metrics import accuracy, check_finite
-from mmlab.evaluation.passes import forward
+from mmlab.evaluation.passes import read_output
 from mmlab.training import Run
-from mmlab.training.losses import Losses, default_loss
+from mmlab.training.losses import default_loss, read_losses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,20 +36,20 @@ class Curves:
 
     def __call__(self, run: Run) -> None:
         for split in self.splits:
-            batch = run.data.splits[split].to(run.device)
-            out = forward(run.model, batch)
-            losses = Losses(out, batch, run.loss or default_loss(batch.target), graph=False)
-            for output in losses:
-                if output != "joint" and output not in out.unimodal:
-                    continue  # a network without this head
-                logits = out.joint if output == "joint" else out.unimodal[output]
-                mask = None if output == "joint" else batch.has(output)
+            found = read_output(
+                run.model,
+                run.data.splits[split],
+                lambda out: {"joint": out.joint, **out.unimodal},  # it may lack a head
+            )
+            losses = read_losses(found, run.loss or default_loss(found.target))
+            for output, logits in found.values.items():
+                mask = None if output == "joint" else found.has(output)
                 seen = mask is None or bool(mask.any())
                 loss = losses[output].item() if seen else float("nan")
                 run.record(split, output, "mean loss", loss)
                 check_finite(f"the {output!r} logits of {split}", logits, mask)
                 if run.data.task == "classification":
-                    run.record(split, output, "accuracy", accuracy(logits, batch.target, mask))
+                    run.record(split, output, "accuracy", accuracy(logits, found.target, mask))
 
 
 def overfitting(history: pd.DataFrame, start: int = 0) -> pd.DataFrame:

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch
+from mmlab.datasets.splits import pieces
 from mmlab.evaluation.passes import forward
-from mmlab.models.network import MultimodalNet
+from mmlab.models.network import MultimodalNet, Output
 from mmlab.training import Run
+from mmlab.training.passes import Reading, read
 
 
 def accuracy(
@@ -115,31 +117,42 @@ def test_accuracy(run: Run, split: str = "test") -> float:
 def answered_share(run: Run, split: str = "test") -> float:
     """Part of the samples of a split that the balancer has an answer for, 0 to 1."""
     check_choice("split", split, run.data.splits)
-    mask = answered(run, run.split(split))
-    return 1.0 if mask is None else mask.float().mean().item()
+    masks = [_mask(run, some) for some in pieces(run.split(split))]
+    return torch.cat(masks).float().mean().item()
 
 
 def _answers(run: Run, split: str) -> tuple[Tensor, Tensor]:
     """Prediction and target of the samples that the balancer has an answer for."""
     check_choice("split", split, run.data.splits)
-    batch = run.split(split)
-    prediction, mask = predicted(run, batch, split)
-    return (prediction, batch.target) if mask is None else (prediction[mask], batch.target[mask])
+    found = predicted(run, run.split(split), split)
+    mask = found.values["answered"]
+    return found.values["prediction"][mask], found.target[mask]
 
 
-def predicted(run: Run, batch: Batch, where: str) -> tuple[Tensor, Tensor | None]:
-    """The balancer's prediction, and which samples it has an answer for (None: all).
+def predicted(run: Run, split: Batch, where: str) -> Reading:
+    """The balancer's "prediction", and whether it has an answer: "answered", booleans (B,).
 
-    Raises FloatingPointError for predictions of these that are not finite.
+    Raises FloatingPointError for predictions that are not finite where it has one.
     """
-    prediction, mask = run.predict(batch), answered(run, batch)
-    numbers = prediction.reshape(len(prediction), -1)  # (B,) of a regression, too
-    rows = not_finite(numbers, mask)
+
+    def answer(some: Batch, out: Output) -> dict[str, Tensor]:
+        prediction = run.balancer.fuse(out, some.present)
+        return {"prediction": prediction, "answered": _mask(run, some)}
+
+    found = read(run.model, pieces(split), answer)
+    numbers = found.values["prediction"].reshape(len(found.target), -1)  # (B,) of a regression
+    rows = not_finite(numbers, found.values["answered"])
     if len(rows):
-        broken = ", ".join(map(repr, _broken_outputs(run.model, batch[rows[:1, 0]])))
+        (first,) = split.batches(1, rows[:1, 0])
+        broken = ", ".join(map(repr, _broken_outputs(run.model, first)))
         what = f"the predictions of {run.balancer.name} for {where} (of its outputs: {broken})"
-        check_finite(what, numbers, mask)
-    return prediction, mask
+        check_finite(what, numbers, found.values["answered"])
+    return found
+
+
+def _mask(run: Run, batch: Batch) -> Tensor:
+    mask = answered(run, batch)
+    return torch.ones(len(batch), dtype=torch.bool, device=run.device) if mask is None else mask
 
 
 def answered(run: Run, batch: Batch) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from mmlab.datasets.base import Batch
 from mmlab.evaluation.metrics import accuracy, check_labels, predicted
 from mmlab.nested import changed
 from mmlab.training import Run
+from mmlab.training.passes import Reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,15 +33,15 @@ def accuracy_by_pattern(run: Run, batch: Batch) -> pd.DataFrame:
     """
     import pandas as pd
 
-    check_labels("accuracy_by_pattern", batch.target)
-    batch = batch.to(run.device)
-    prediction, mask = predicted(run, batch, "this batch")
-    code = sum(has.long() << k for k, has in enumerate(having(batch).values()))
+    check_labels("accuracy_by_pattern", batch.head(1).target)
+    found = predicted(run, batch.to(run.device), "this batch")
+    prediction, answered = found.values["prediction"], found.values["answered"]
+    code = sum(has.long() << k for k, has in enumerate(having(found, batch.modalities).values()))
     rows = {}
     for pattern in torch.as_tensor(code).unique().tolist():
-        counts = code == pattern if mask is None else (code == pattern) & mask
+        counts = (code == pattern) & answered
         names = [m for k, m in enumerate(batch.modalities) if pattern >> k & 1]
-        right = accuracy(prediction, batch.target, counts)
+        right = accuracy(prediction, found.target, counts)
         rows[" + ".join(names) or "none"] = (len(names), int(counts.sum()), right)
     table = pd.DataFrame.from_dict(rows, "index", columns=["size", "samples", "accuracy"])
     table = table.sort_values("size", ascending=False, kind="stable").drop(columns="size")
@@ -58,12 +60,14 @@ def without(batch: Batch, *modalities: str) -> Batch:
         for m, value in batch.inputs.items()
     }
     present = {
-        m: torch.zeros_like(mask) if m in modalities else mask for m, mask in having(batch).items()
+        m: torch.zeros_like(mask) if m in modalities else mask
+        for m, mask in having(batch, batch.modalities).items()
     }
     return replace(batch, inputs=inputs, present=present)
 
 
-def having(batch: Batch) -> dict[str, Tensor]:
+def having(samples: Batch | Reading, modalities: Sequence[str]) -> dict[str, Tensor]:
     """Which samples have each modality, booleans (B,)."""
-    everywhere = torch.ones_like(batch.target, dtype=torch.bool)
-    return {m: everywhere if (mask := batch.has(m)) is None else mask for m in batch.modalities}
+    everywhere = torch.ones_like(samples.target, dtype=torch.bool)
+    masks = {m: samples.has(m) for m in modalities}
+    return {m: everywhere if mask is None else mask for m, mask in masks.items()}

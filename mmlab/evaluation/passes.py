@@ -1,23 +1,42 @@
-"""One pass of a network over a batch, to measure and not to train."""
+"""A network over a whole split, in parts that fit the memory, to measure and not to train."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+
+from torch import Tensor
 
 from mmlab.datasets.base import Batch
-from mmlab.models.modes import evaluating
+from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
+from mmlab.training.passes import Reading, read
 
 
-@torch.no_grad()
 def forward(model: MultimodalNet, batch: Batch) -> Output:
-    """One pass in evaluation mode, without a graph; the model's mode is put back."""
-    with evaluating(model):
-        out = model(to_model(model, batch).inputs)
-        dict(out.unimodal)  # computed when read, and the mode is about to change
-    return out
+    """Features and logits in evaluation mode, without a graph; the model's mode is put back."""
+    found = read_output(model, batch, _everything)
+    named: dict[str, dict[str, Tensor]] = {"features": {}, "unimodal": {}}
+    for name, values in found.values.items():
+        part, _, m = name.partition(" ")
+        named.setdefault(part, {})[m] = values
+    joint = named["joint"][""]
+    return Output(named["features"], joint, named["unimodal"], fusion=model.fusion)
 
 
-def to_model(model: MultimodalNet, batch: Batch) -> Batch:
-    """The batch on the model's device."""
-    return batch.to(next(model.parameters()).device)
+def _everything(out: Output) -> dict[str, Tensor]:
+    return (
+        {"joint": out.joint}
+        | {f"features {m}": h for m, h in out.features.items()}
+        | {f"unimodal {m}": z for m, z in out.unimodal.items()}
+    )
+
+
+def read_output(
+    model: MultimodalNet, split: Batch, what: Callable[[Output], dict[str, Tensor]]
+) -> Reading:
+    """What `what` takes of the network's output, of every sample of a split.
+
+    Memory is needed for one part of the split, and for what is taken.
+    """
+    on_device = split.to(next(model.parameters()).device)
+    return read(model, pieces(on_device), lambda _, out: what(out))

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from mmlab.datasets.base import Batch
+from mmlab.datasets.splits import pieces
 from mmlab.evaluation.metrics import check_finite, check_labels
 from mmlab.evaluation.missing import having
-from mmlab.evaluation.passes import forward, to_model
+from mmlab.evaluation.passes import read_output
 from mmlab.models.fusion import shapley_weights
-from mmlab.models.modes import evaluating
-from mmlab.models.network import MultimodalNet
+from mmlab.models.network import MultimodalNet, Output
+from mmlab.training.passes import read
 
 
 def modality_gap(model: MultimodalNet, batch: Batch) -> float:
@@ -21,7 +22,7 @@ def modality_gap(model: MultimodalNet, batch: Batch) -> float:
 
     Raises ValueError for one modality, FloatingPointError for features that are not finite.
     """
-    features = forward(model, batch).features
+    features = read_output(model, batch, lambda out: dict(out.features)).values
     names = list(features)
     if len(names) < 2:
         raise ValueError(f"a gap needs two modalities; the model has {names}")
@@ -33,7 +34,6 @@ def modality_gap(model: MultimodalNet, batch: Batch) -> float:
     return torch.nn.functional.pdist(centroids).mean().item()
 
 
-@torch.no_grad()
 def shapley_shares(model: MultimodalNet, batch: Batch) -> dict[str, float]:
     """Each modality's share of what moves the right class's logit, for or against; they sum to 1.
 
@@ -42,20 +42,19 @@ def shapley_shares(model: MultimodalNet, batch: Batch) -> dict[str, float]:
 
     Raises ValueError for real-valued targets, FloatingPointError for parts that are not finite.
     """
-    check_labels("shapley_shares", batch.target)
-    batch = to_model(model, batch)
-    parts = forward(model, batch).contributions
-    for m, part in parts.items():
+    check_labels("shapley_shares", batch.head(1).target)
+    found = read_output(model, batch, lambda out: out.contributions)
+    for m, part in found.values.items():
         check_finite(f"the parts of {m!r} in the joint logits", part)
-    index = batch.target.long()[:, None]
+    index = found.target.long()[:, None]
     sizes = {
-        m: (z - z.mean(-1, keepdim=True)).gather(-1, index).abs().mean() for m, z in parts.items()
+        m: (z - z.mean(-1, keepdim=True)).gather(-1, index).abs().mean()
+        for m, z in found.values.items()
     }
     total = sum(sizes.values())
     return {m: (size / total).item() for m, size in sizes.items()}
 
 
-@torch.no_grad()
 def modality_valuation(model: MultimodalNet, batch: Batch) -> dict[str, Tensor]:
     """What each modality does for being right, sample by sample: (B,) per modality.
 
@@ -68,16 +67,19 @@ def modality_valuation(model: MultimodalNet, batch: Batch) -> dict[str, Tensor]:
 
     Raises ValueError for real-valued targets, FloatingPointError for logits that are not finite.
     """
-    check_labels("modality_valuation", batch.target)
-    batch = to_model(model, batch)
-    features, has = forward(model, batch).features, having(batch)
+    check_labels("modality_valuation", batch.head(1).target)
+    on_device = batch.to(next(model.parameters()).device)
+    return read(model, pieces(on_device), lambda some, out: _valued(model, some, out)).values
+
+
+def _valued(model: MultimodalNet, batch: Batch, out: Output) -> dict[str, Tensor]:
+    features, has = dict(out.features), having(batch, batch.modalities)
     values = [torch.zeros_like(batch.target, dtype=torch.float64)]
-    with evaluating(model):
-        for members in range(1, 2 ** len(features)):
-            joined = {m: has[m] & bool(members >> k & 1) for k, m in enumerate(features)}
-            logits = model.fusion({m: h * joined[m][:, None] for m, h in features.items()})
-            check_finite("the joint logits", logits)
-            right = logits.argmax(-1) == batch.target
-            values.append(right * torch.stack([*joined.values()]).sum(0).double())
+    for members in range(1, 2 ** len(features)):
+        joined = {m: has[m] & bool(members >> k & 1) for k, m in enumerate(features)}
+        logits = model.fusion({m: h * joined[m][:, None] for m, h in features.items()})
+        check_finite("the joint logits", logits)
+        right = logits.argmax(-1) == batch.target
+        values.append(right * torch.stack([*joined.values()]).sum(0).double())
     weights = shapley_weights(len(features)).to(batch.target.device)
     return dict(zip(features, weights @ torch.stack(values), strict=True))

@@ -13,14 +13,12 @@ import math
 import warnings
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.evaluation.metrics import accuracy, check_finite, check_labels
-from mmlab.evaluation.passes import forward, to_model
+from mmlab.evaluation.passes import read_output
 from mmlab.models.network import MultimodalNet
+from mmlab.training.passes import Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,31 +26,25 @@ if TYPE_CHECKING:
 
 def joint_accuracy(model: MultimodalNet, batch: Batch) -> float:
     """Accuracy of the joint logits."""
-    batch = to_model(model, batch)
-    return accuracy(forward(model, batch).joint, batch.target, what="the 'joint' logits")
+    found = read_output(model, batch, lambda out: {"joint": out.joint})
+    return accuracy(found.values["joint"], found.target, what="the 'joint' logits")
 
 
 def own_head_accuracy(model: MultimodalNet, batch: Batch) -> dict[str, float]:
     """Accuracy of each modality's head. At chance where the method has never trained the heads."""
-    batch = to_model(model, batch)
-    unimodal = forward(model, batch).unimodal
-    return {
-        m: accuracy(
-            unimodal[m], batch.target, batch.has(m), what=f"the logits of the head of {m!r}"
-        )
-        for m in model.modalities
-    }
+    found = read_output(model, batch, lambda out: dict(out.unimodal))
+    return _accuracies(model, found, "the logits of the head of {!r}")
 
 
-@torch.no_grad()
 def share_accuracy(model: MultimodalNet, batch: Batch) -> dict[str, float]:
     """Accuracy of each modality's part of the joint logits (`Output.contributions`)."""
-    batch = to_model(model, batch)
-    parts = forward(model, batch).contributions
+    found = read_output(model, batch, lambda out: out.contributions)
+    return _accuracies(model, found, "the parts of {!r} in the joint logits")
+
+
+def _accuracies(model: MultimodalNet, found: Reading, what: str) -> dict[str, float]:
     return {
-        m: accuracy(
-            parts[m], batch.target, batch.has(m), what=f"the parts of {m!r} in the joint logits"
-        )
+        m: accuracy(found.values[m], found.target, found.has(m), what=what.format(m))
         for m in model.modalities
     }
 
@@ -76,13 +68,15 @@ def probe_accuracy(
     from threadpoolctl import threadpool_limits
 
     check_choice("split", split, data.splits)
-    check_labels("probe_accuracy", data.train.target)
-    train, test = data.train, data.splits[split]
-    seen, unseen = forward(model, train).features, forward(model, test).features
+    check_labels("probe_accuracy", data.train.head(1).target)
+    train, test = (
+        read_output(model, part, lambda out: dict(out.features))
+        for part in (data.train, data.splits[split])
+    )
     scores = {}
     for m in model.modalities:
-        x, y = _known(f"the features of {m!r} in train", seen[m], train, m)
-        x_new, y_new = _known(f"the features of {m!r} in {split}", unseen[m], test, m)
+        x, y = _known(f"the features of {m!r} in train", train, m)
+        x_new, y_new = _known(f"the features of {m!r} in {split}", test, m)
         if len({*y.tolist()}) < 2:
             raise ValueError(
                 f"a probe of {m!r} needs training samples of two classes that have it; there are "
@@ -97,10 +91,8 @@ def probe_accuracy(
     return scores
 
 
-def _known(what: str, features: Tensor, batch: Batch, m: str) -> tuple[np.ndarray, np.ndarray]:
+def _known(what: str, found: Reading, m: str) -> tuple[np.ndarray, np.ndarray]:
     """Features and targets, as arrays, of the samples that have modality m."""
-    check_finite(
-        what, features, None if batch.present is None else batch.present[m].to(features.device)
-    )
-    mask = slice(None) if batch.present is None else batch.present[m].cpu()
-    return features.cpu()[mask].numpy(), batch.target.cpu()[mask].numpy()
+    check_finite(what, found.values[m], mask := found.has(m))
+    kept = slice(None) if mask is None else mask
+    return found.values[m][kept].cpu().numpy(), found.target[kept].cpu().numpy()

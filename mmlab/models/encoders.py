@@ -108,7 +108,7 @@ def scaled(
     for m, factor in (scale or {}).items():
         check_choice("a name in scale", m, encoders)
         check_number(f"scale[{m!r}]", factor, above=0)
-        if not _is_real(value := data.train[:1].inputs[m]):
+        if not _is_real(value := data.train.head(1).inputs[m]):
             raise ValueError(
                 f"scale names {m!r}, whose values are {_described(value)}; a factor is for one "
                 "tensor of real numbers: leave it out, or scale inside an encoder of your own"
@@ -157,7 +157,7 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
     if isinstance(encoders, str):
         check_choice("encoders", encoders, BUILDERS)
         build = BUILDERS[encoders]
-        for m, value in data.train[:1].inputs.items():
+        for m, value in data.train.head(1).inputs.items():
             if not _is_real(value):
                 raise ValueError(
                     f"encoders={encoders!r} reads one tensor of real numbers, and the values of "
@@ -198,7 +198,7 @@ def _own_encoder(
             f"makes one, or one name for all: {', '.join(map(repr, BUILDERS))}"
         )
     sample = copy.deepcopy(encoder).cpu().eval()
-    batch = data.train[:2].to("cpu")
+    batch = data.train.head(2).to("cpu")
     try:
         with torch.no_grad(), drawing(0, "trial"):
             given = sample(batch.inputs[m])

@@ -342,7 +342,7 @@ class MultimodalNet(nn.Module):
         net = seeded(seed, "network", build=lambda: cls(parts, fused, modules))
         if not net.plain_forward:
             made = f"encoders={_spelt(encoders)}, fusion={_spelt(fusion)}, heads={heads!r}"
-            _try_forward(net, data.train[:2].inputs, f"{made}, width={width}")
+            _try_forward(net, data.train.head(2).inputs, f"{made}, width={width}")
         return net
 
 

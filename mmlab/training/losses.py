@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from mmlab.datasets.base import Batch
 from mmlab.models.network import LazyLogits, Output
+from mmlab.training.passes import Reading
 
 Loss = Callable[..., Tensor]
 """loss(prediction, target) -> one number for these samples, such as a mean, weighted or not.
@@ -41,7 +42,9 @@ class Losses(Mapping[str, Tensor]):
     graph: whether they may be differentiated.
     """
 
-    def __init__(self, out: Output, batch: Batch, loss: Loss, *, graph: bool = True) -> None:
+    def __init__(
+        self, out: Output, batch: Batch | Reading, loss: Loss, *, graph: bool = True
+    ) -> None:
         self.out, self.batch, self.loss = out, batch, loss
         self.graph = graph
         self.computed: dict[str, Tensor] = {}
@@ -49,13 +52,16 @@ class Losses(Mapping[str, Tensor]):
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self.computed:
-            if key not in self:
-                raise KeyError(f"no loss {key!r}; allowed are {', '.join(map(repr, self))}")
-            self._check_logits(key)
             with contextlib.nullcontext() if self.graph else torch.no_grad():
-                logits = self.out.joint if key == "joint" else self.out.unimodal[key]
-                self.computed[key] = self._mean(logits, self._mask(key))
+                self.computed[key] = self._mean(self.logits(key), self._mask(key))
         return self.computed[key]
+
+    def logits(self, key: str) -> Tensor:
+        """What the loss `key` is of, (…, B, C). Raises KeyError where there is no such loss."""
+        if key not in self:
+            raise KeyError(f"no loss {key!r}; allowed are {', '.join(map(repr, self))}")
+        self._check_logits(key)
+        return self.out.joint if key == "joint" else self.out.unimodal[key]
 
     def stack(self, *keys: str) -> Tensor:
         """The losses named, by default all, in the last axis: (K,), or (R, K) in a stack.
@@ -74,9 +80,7 @@ class Losses(Mapping[str, Tensor]):
             self._stacks.append(losses)
             return losses
         with contextlib.nullcontext() if self.graph else torch.no_grad():
-            for key in keys:
-                self._check_logits(key)
-            logits = [self.out.joint if key == "joint" else unimodal[key] for key in keys]
+            logits = [self.logits(key) for key in keys]
             losses = self._mean(torch.stack(logits, dim=-3), self._masks(keys))
         self.computed |= dict(zip(keys, losses.unbind(-1), strict=True))
         self._stacks.append(losses)
@@ -204,6 +208,14 @@ class Losses(Mapping[str, Tensor]):
                 "samples; it must give one number per sample"
             )
         return losses.view(logits.shape[:-1])
+
+
+def read_losses(found: Reading, loss: Loss) -> Losses:
+    """The losses of a whole split, of logits that were read under the names of their outputs."""
+    unimodal = {key: logits for key, logits in found.values.items() if key != "joint"}
+    # in place of features: nothing but their names is asked for
+    out = Output(unimodal, found.values.get("joint"), unimodal)
+    return Losses(out, found, loss, graph=False)
 
 
 def by_sample(loss: Loss) -> Loss:

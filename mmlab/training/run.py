@@ -15,19 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.datasets.base import Batch, MultimodalData
-from mmlab.models.modes import evaluating
-from mmlab.models.network import MultimodalNet
+from mmlab.datasets.splits import pieces
+from mmlab.models.network import MultimodalNet, Output
 from mmlab.seeds import Source, drawing, generator
 from mmlab.training.balancer import Balancer
-from mmlab.training.losses import Loss, Losses, default_loss
+from mmlab.training.losses import Loss, Losses, default_loss, read_losses
+from mmlab.training.passes import read
 from mmlab.training.schedule import Schedule
 from mmlab.training.updates import has_other_hooks
 
 if TYPE_CHECKING:
     import pandas as pd
-
-EVALUATED = 1024
-"""Samples that go through a network at once where nothing is trained."""
 
 Observer = Callable[["Run"], None]
 """Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`."""
@@ -80,8 +78,8 @@ class Course(ABC):
         """A whole split, on the run's device."""
 
     @abstractmethod
-    def pieces(self, batch: Batch) -> Iterator[Batch]:
-        """A whole split in parts that fit the memory."""
+    def pieces(self, split: str) -> Iterator[Batch]:
+        """A whole split in parts that fit the memory, on the run's device."""
 
     @abstractmethod
     def batches(self) -> Iterator[Batch]:
@@ -125,34 +123,32 @@ class Course(ABC):
 
     # --- what a method may ask --------------------------------------------------------------------
 
-    @torch.no_grad()
     def features(self, split: str) -> dict[str, Tensor]:
         """Features (N, D) of a whole split per modality, in evaluation mode, without a graph."""
-        batch = self.split(split)
-        parts: dict[str, list[Tensor]] = {m: [] for m in self.model.modalities}
-        with evaluating(self.model):
-            for some in self.pieces(batch):
-                out = self.model.lazily(some.inputs)
-                for m, found in parts.items():
-                    found.append(out.features[m])
-        return {m: torch.cat(found, dim=-2) for m, found in parts.items()}
+        return read(self.model, self.pieces(split), lambda _, out: dict(out.features)).values
 
-    @torch.no_grad()
     def losses(
         self, split: str, *keys: str, model: MultimodalNet | None = None
     ) -> dict[str, Tensor]:
         """Mean losses on a whole split, in evaluation mode, without a graph.
+
+        The network sees it in parts that fit the memory; the loss is called once, for all of it.
 
         Args:
             keys: "joint" or modalities; by default all. For a modality only its encoder runs.
             model: by default the run's own; or a copy of it, as `branch` gives.
         """
         model = self.model if model is None else model
-        batch = self.split(split)
-        loss = self.loss or default_loss(batch.target)
-        with evaluating(model):
-            losses = Losses(model.lazily(batch.inputs), batch, loss, graph=False)
-            return {key: losses[key] for key in keys or losses}
+        keys = keys or ("joint", *model.modalities)
+        wanted = keys or ("joint", *model.modalities)
+
+        def logits(piece: Batch, out: Output) -> dict[str, Tensor]:
+            losses = Losses(out, piece, default_loss(piece.target), graph=False)
+            return {key: losses.logits(key) for key in wanted}
+
+        found = read(model, self.pieces(split), logits)
+        losses = read_losses(found, self.loss or default_loss(found.target))
+        return {key: losses[key] for key in wanted}
 
     def reset_momentum(self, parameters: Sequence[nn.Parameter] | None = None) -> None:
         """Delete the optimiser's state (momentum and so on), of some parameters or of all."""
@@ -239,9 +235,10 @@ class Run(Course):
 
         return pd.DataFrame(self.rows, columns=["epoch", "split", "output", "metric", "value"])
 
-    @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """The balancer's prediction at test time, (B, C), in evaluation mode.
+
+        The network sees the samples in parts that fit the memory.
 
         Raises TypeError for what is no Batch.
         """
@@ -249,9 +246,12 @@ class Run(Course):
             raise TypeError(
                 f"batch is a {type(batch).__name__}; give a Batch, such as run.split('test')"
             )
-        batch = batch.to(self.device)
-        with evaluating(self.model):
-            return self.balancer.fuse(self.model(batch.inputs), batch.present)
+        found = read(
+            self.model,
+            pieces(batch.to(self.device)),
+            lambda piece, out: {"prediction": self.balancer.fuse(out, piece.present)},
+        )
+        return found.values["prediction"]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -265,9 +265,8 @@ class Run(Course):
         """A whole split, on the run's device."""
         return self.data.splits[name].to(self.device)
 
-    def pieces(self, batch: Batch) -> Iterator[Batch]:
-        for i in range(0, len(batch), EVALUATED):
-            yield batch[i : i + EVALUATED]
+    def pieces(self, split: str) -> Iterator[Batch]:
+        return pieces(self.split(split))
 
     def generators(self, *names: str | int, device: str | torch.device = "cpu") -> Source:
         return generator(self.seed, *self.stream, *names, device=device)
@@ -291,9 +290,7 @@ class Run(Course):
 
     def batches(self) -> Iterator[Batch]:
         order = self._order()
-        train = replace(self._train[order], index=order)  # once: a batch is then a slice
-        for i in range(0, self.kept(len(order)), self.batch_size):
-            yield train[i : i + self.batch_size]
+        return self._train.batches(self.batch_size, order[: self.kept(len(order))])
 
     @cached_property
     def _train(self) -> Batch:

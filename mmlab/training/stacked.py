@@ -25,6 +25,7 @@ from torch import Tensor, nn, optim
 
 from mmlab.checks import check_number
 from mmlab.datasets.base import Batch, MultimodalData, concatenate, stack_batches
+from mmlab.datasets.splits import piece_size
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
 from mmlab.seeds import Source, drawing, generator
@@ -500,10 +501,20 @@ class StackedRun(Course):
             replica.record(split, output, metric, own)
 
     def split(self, name: str) -> Batch:
-        return stack_batches([job.data.splits[name] for job in self.jobs]).to(self.device)
+        return stack_batches(self._on_device(name))
 
-    def pieces(self, batch: Batch) -> Iterator[Batch]:
-        yield batch
+    def pieces(self, split: str) -> Iterator[Batch]:
+        data = self._on_device(split)
+        size = piece_size(data[0])
+        for start in range(0, len(data[0]), size):
+            parts = {id(one): one[start : start + size] for one in data}
+            yield stack_batches([parts[id(one)] for one in data])
+
+    def _on_device(self, split: str) -> list[Batch]:
+        """One network's split each; what networks share is there once."""
+        found = [job.data.splits[split] for job in self.jobs]
+        moved = {id(one): one.to(self.device) for one in found}
+        return [moved[id(one)] for one in found]
 
     def generators(self, *names: str | int, device: str | torch.device = "cpu") -> Source:
         return self._generators(*names, device=device)
@@ -628,9 +639,10 @@ class StackedRun(Course):
     @cached_property
     def _once(self) -> tuple[Batch, Tensor]:
         """The training data, each set once, one after the other; where each network's begin."""
-        distinct = {id(job.data): job.data.train for job in self.jobs}
+        own = [job.data.train for job in self.jobs]
+        distinct = {id(one): one for one in own}
         place = {key: i * self.size for i, key in enumerate(distinct)}
-        starts = torch.tensor([place[id(job.data)] for job in self.jobs], device=self.device)
+        starts = torch.tensor([place[id(one)] for one in own], device=self.device)
         return concatenate(list(distinct.values())).to(self.device), starts[:, None]
 
     @property

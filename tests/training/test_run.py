@@ -172,7 +172,7 @@ def test_features_are_those_of_evaluation_in_the_order_of_the_samples(monkeypatc
     modes = [module.training for module in run.model.modules()]
     state = {name: value.clone() for name, value in run.model.state_dict().items()}
     whole = run.features("train")
-    monkeypatch.setattr("mmlab.training.run.EVALUATED", 7)
+    monkeypatch.setattr("mmlab.datasets.splits.MOST", 7)
     features = run.features("train")
     assert [module.training for module in run.model.modules()] == modes
     assert all(torch.equal(x, state[name]) for name, x in run.model.state_dict().items())

@@ -1,0 +1,69 @@
+"""Forward passes over a whole split that train nothing, in parts that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmlab.datasets.base import Batch
+from mmlab.models.modes import evaluating
+from mmlab.models.network import MultimodalNet, Output
+
+
+@dataclass
+class Reading:
+    """What was read of each sample of a split, and what is known of it; nothing of its inputs.
+
+    values:  one tensor (N, ...) per thing that was read.
+    target:  (N, ...); present: as in a `Batch`.
+
+    Of a stack of R networks every tensor has a leading axis R.
+    """
+
+    values: dict[str, Tensor]
+    target: Tensor
+    present: dict[str, Tensor] | None
+
+    def has(self, modality: str) -> Tensor | None:
+        """The mask of samples that have `modality`; None where all have it."""
+        return None if self.present is None else self.present[modality]
+
+
+@torch.no_grad()
+def read(
+    model: MultimodalNet,
+    pieces: Iterable[Batch],
+    what: Callable[[Batch, Output], dict[str, Tensor]],
+) -> Reading:
+    """Let each piece through the network, in evaluation mode, and keep what is read of the output.
+
+    what: (piece, Output) -> tensors (B, ...). A part of the network of which it reads nothing does
+        not run.
+    """
+    parts: list[Reading] = []
+    axis, seen = 0 if model.replicas is None else 1, 0
+    with evaluating(model):
+        for piece in pieces:
+            try:
+                values = what(piece, model.lazily(piece.inputs))
+            except Exception as error:
+                if seen:
+                    error.add_note(f"in a piece of the split, which begins at its sample {seen}")
+                raise
+            parts.append(Reading(values, piece.target, piece.present))
+            seen += piece.target.shape[axis]
+    return parts[0] if len(parts) == 1 else _joined(parts, axis)
+
+
+def _joined(parts: Sequence[Reading], axis: int) -> Reading:
+    """The readings of all pieces as one."""
+
+    def join(dicts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([one[name] for one in dicts], axis) for name in dicts[0]}
+
+    masks = [part.present for part in parts if part.present is not None]
+    target = torch.cat([part.target for part in parts], axis)
+    return Reading(join([part.values for part in parts]), target, join(masks) if masks else None)

@@ -1,0 +1,116 @@
+"""A split of any size: networks see parts of it, and no number is another one."""
+
+import pytest
+import torch
+from known import DATA, untrained
+from torch import nn
+
+from mmlab import evaluation
+from mmlab.balancers import MLA, OGM, GradientBlending, Joint
+from mmlab.datasets import Batch, MultimodalData, splits
+from mmlab.models import MultimodalNet
+from mmlab.training import fit, fit_seeds
+
+
+def lacking(split):
+    """The same samples, of which some lack one modality."""
+    here = torch.arange(len(split)) % 5
+    present = {"a": here != 1, "b": here != 2}
+    inputs = {m: x * present[m][:, None] for m, x in split.inputs.items()}
+    return Batch(inputs, split.target, present)
+
+
+GAPS = MultimodalData(*(lacking(split) for split in DATA.splits.values()))
+
+
+def measured(data, balancer):
+    """Every measure of one untrained network, as numbers."""
+    net = MultimodalNet.build(data, **balancer.network, seed=4)
+    run, test = untrained(net, data, balancer), data.test
+    run.loss = nn.CrossEntropyLoss(torch.tensor([1.0, 5.0]))  # no mean of parts is its mean
+    evaluation.Curves(("train", "test"))(run)
+    return {
+        "curves": run.history["value"].tolist(),
+        "losses": [loss.item() for loss in run.losses("train").values()],
+        "features": run.features("train")["b"].flatten().tolist(),
+        "prediction": run.predict(test).flatten().tolist(),
+        "scores": list(evaluation.test_scores(run).values()),
+        "answered": evaluation.answered_share(run),
+        "own head": evaluation.own_head_accuracy(net, test),
+        "share": evaluation.share_accuracy(net, test),
+        "joint": evaluation.joint_accuracy(net, test),
+        "probe": evaluation.probe_accuracy(net, data),
+        "gap": evaluation.modality_gap(net, test),
+        "shapley": evaluation.shapley_shares(net, test),
+        "valuation": evaluation.modality_valuation(net, test)["b"].tolist(),
+        "violation": evaluation.violation_share(run, test),
+        "patterns": evaluation.accuracy_by_pattern(run, test)["accuracy"].tolist(),
+        "output": evaluation.forward(net, test).unimodal["a"].flatten().tolist(),
+    }
+
+
+@pytest.mark.parametrize("data", [DATA, GAPS], ids=["whole", "gaps"])
+@pytest.mark.parametrize("balancer", [Joint(), MLA()], ids=["Joint", "MLA"])
+def test_measures_are_the_same_in_pieces(data, balancer, monkeypatch):
+    whole, seen = measured(data, balancer), []
+    monkeypatch.setattr(splits, "MOST", 7)
+    encode = MultimodalNet.encode
+    monkeypatch.setattr(
+        MultimodalNet, "encode", lambda net, m, x: seen.append(len(x)) or encode(net, m, x)
+    )
+    parts = measured(data, balancer)
+    assert max(seen) == 7 and len(seen) > 100
+    for name, value in whole.items():
+        assert parts[name] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True), name
+
+
+@pytest.mark.parametrize("data", [DATA, GAPS], ids=["whole", "gaps"])
+def test_a_stack_reads_its_splits_in_pieces_too(data, monkeypatch):
+    def blended():
+        other = MultimodalData(*(split[torch.arange(len(split))] for split in data.splits.values()))
+        runs = fit_seeds(
+            [data, other, data],
+            GradientBlending,
+            seeds=[0, 1, 2],
+            epochs=1,
+            device="cpu",
+            at_once=True,
+        )
+        return [run.history["value"].tolist() for run in runs]
+
+    whole = blended()
+    monkeypatch.setattr(splits, "MOST", 7)
+    for run, expected in zip(blended(), whole, strict=True):
+        assert run == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_large_samples_go_in_small_pieces():
+    def size(shape, dtype=torch.float32):
+        return splits.piece_size(Batch({"a": torch.zeros(1, *shape, dtype=dtype)}, torch.zeros(1)))
+
+    assert size((5,)) == splits.MOST
+    assert size((1, 32, 32)) == 2048 and size((1, 32, 32), torch.float64) == 1024
+    assert size((512,), torch.int64) == 16  # tokens: each becomes a row of numbers
+    assert size((16, 3, 224, 224)) == splits.FEWEST
+
+
+def test_the_message_of_a_prediction_tells_the_piece(monkeypatch):
+    net = MultimodalNet.build(DATA, heads="shared")
+    absent = {m: torch.arange(20) < 9 for m in "ab"}
+    monkeypatch.setattr(splits, "MOST", 7)
+    batch = Batch(DATA.test.inputs, DATA.test.target, absent)
+    with pytest.raises(ValueError, match="sample 2 has no modality at all") as caught:
+        untrained(net, balancer=MLA()).predict(batch)
+    assert caught.value.__notes__ == ["in a piece of the split, which begins at its sample 7"]
+
+
+def test_training_never_copies_more_than_a_batch(monkeypatch):
+    taken, own = [], Batch.__getitem__
+
+    def watched(batch, index):
+        taken.append(len(found := own(batch, index)))
+        return found
+
+    monkeypatch.setattr(Batch, "__getitem__", watched)
+    fit(MultimodalNet.build(DATA), DATA, OGM(), epochs=2, batch_size=8, device="cpu")
+    assert max(taken) == 8 and sum(taken) >= 2 * len(DATA.train)
