@@ -10,7 +10,7 @@ import pytest
 matplotlib.use("Agg")
 
 SLOW = {
-    *("browser", "notebooks", "bench"),
+    *("browser", "notebooks", "bench", "integrations"),
     *("test_bootstrap.py", "test_packaging.py", "test_stacked.py", "test_fusion.py"),
     *("test_diagnosis.py", "test_workers.py", "test_cache.py", "test_identity.py"),
     *("test_stamps.py", "test_icons.py", "test_items.py", "test_watch.py"),

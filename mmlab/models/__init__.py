@@ -1,6 +1,7 @@
 """Networks: encoders, fusions, and what joins them."""
 
 from mmlab.models.fusion import FUSIONS, Attention, Concat, FiLM, Fusion, Gated, Late, Sum
+from mmlab.models.inference import Inference
 from mmlab.models.network import LazyLogits, MultimodalNet, Output
 from mmlab.models.stack import NetworkStack, UnstackableError
 
@@ -11,6 +12,7 @@ __all__ = [
     "FiLM",
     "Fusion",
     "Gated",
+    "Inference",
     "Late",
     "LazyLogits",
     "MultimodalNet",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmlab.checks import check_choice, check_whole
 from mmlab.models.encoders import Encoders, factor_of, make_encoders, scaled
 from mmlab.models.fusion import FUSIONS, Late
+from mmlab.models.inference import Inference, JointLogits, Predictor
 from mmlab.models.linear import Linear
 from mmlab.models.modes import evaluating
 from mmlab.nested import Nested, tensors
@@ -171,7 +172,11 @@ def masks_of(out: Output, present: Mapping[str, Tensor] | None) -> Tensor | None
         return None
     names = list(out.unimodal)
     masks = torch.stack([present[m] for m in names], dim=-2)
-    lacking = (~masks.any(-2)).nonzero()
+    some = masks.any(-2)
+    if torch.compiler.is_exporting():  # a program has no samples yet: it looks where it runs
+        torch._assert_async(some.all(), "a sample has no modality at all")
+        return masks
+    lacking = (~some).nonzero()
     if len(lacking):
         raise ValueError(
             f"sample {int(lacking[0, -1])} has no modality at all, so nothing can be predicted for "
@@ -285,6 +290,30 @@ class MultimodalNet(nn.Module):
         device = next(iter(tensors(x).values())).device
         with torch.autocast(device.type, self.autocast):
             return self.encode(m, x).float()
+
+    def inference(self, balancer: Predictor | None = None) -> Inference:
+        """A plain module for use: inputs -> the method's predictions (B, C).
+
+        It holds copies in evaluation mode. `torch.export` and ONNX take it.
+
+        Args:
+            balancer: the method it was trained with, such as `run.balancer`, which says how to
+                predict. None: by the joint logits.
+
+        Raises:
+            TypeError: the balancer is none, such as a class; the network is a stack.
+        """
+        if self.replicas is not None:
+            raise TypeError(
+                "this is a stack of networks; call inference on the model of one run of fit_seeds"
+            )
+        balancer = JointLogits() if balancer is None else balancer
+        if isinstance(balancer, type) or not callable(getattr(balancer, "fuse", None)):
+            raise TypeError(
+                f"balancer is {balancer!r}; give the method that the network was trained with, "
+                "such as run.balancer (an instance, not a class)"
+            )
+        return Inference(self, balancer)
 
     @classmethod
     def build(

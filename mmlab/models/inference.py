@@ -1,0 +1,84 @@
+"""What predicts, and nothing else: a network and its method as one plain module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+
+
+class Predictor(Protocol):
+    """What predicts from a forward pass, as every `mmlab.Balancer` does."""
+
+    def fuse(self, out: Any, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The prediction, (B, C)."""
+
+
+class JointLogits:
+    """Predicts by the joint logits, as most methods do."""
+
+    def fuse(self, out: Any, present: Mapping[str, Tensor] | None = None) -> Tensor:
+        return out.joint
+
+
+class Inference(nn.Module):
+    """A network and the method that it was trained with: inputs in, predictions out.
+
+    `MultimodalNet.inference` makes it. Both are deep copies in evaluation mode: a later training
+    does not change them. The tensors and the modules that the method keeps beside the network, and
+    may predict by, belong to the `state_dict`, and `.to(device)` moves them.
+
+    network:   gives an Output from inputs.
+    predictor: gives the prediction from an Output.
+    own:       the predictor's own modules.
+    """
+
+    def __init__(self, network: nn.Module, predictor: Predictor) -> None:
+        super().__init__()
+        self.network, self.predictor = copy.deepcopy((network, predictor))
+        kept = vars(self.predictor).items()
+        self.own = nn.ModuleDict({name: x for name, x in kept if isinstance(x, nn.Module)})
+        self.eval()
+
+    def forward(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Predictions (B, C), the same as `Run.predict` gives.
+
+        Args:
+            inputs: what the network takes, one entry per modality.
+            present: where samples lack modalities: booleans (B,) for every modality.
+
+        Raises ValueError for other modalities than the network's.
+        """
+        return self.predictor.fuse(self.network(inputs), present)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The tensors that the method keeps, such as the weights of Gradient-Blending."""
+        return {name: x for name, x in vars(self.predictor).items() if _is_kept(x)}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Give the method what `get_extra_state` gave."""
+        vars(self.predictor).update(state)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `.to`, `.double` and the like do to each tensor."""
+        self.set_extra_state({name: _mapped(fn, x) for name, x in self.get_extra_state().items()})
+        return super()._apply(fn, recurse)
+
+
+def _is_kept(x: object) -> bool:
+    """Whether it is a tensor, or holds nothing but tensors."""
+    if isinstance(x, dict | list | tuple):
+        return all(map(_is_kept, x.values() if isinstance(x, dict) else x))
+    return isinstance(x, Tensor)
+
+
+def _mapped(fn: Callable[[Tensor], Tensor], x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return fn(x)
+    if isinstance(x, dict):
+        return {key: _mapped(fn, value) for key, value in x.items()}
+    return type(x)(_mapped(fn, value) for value in x)

@@ -1,0 +1,33 @@
+"""Every block of the pages about other programs runs, each page from top to bottom."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def ran(page: str, without: str = "\0") -> dict:
+    """All names that the blocks of a page leave; blocks that hold the text `without` do not run."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    names: dict = {"__name__": "__main__"}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        if without not in block:
+            exec(block, names)
+    return names
+
+
+def test_export(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = ran("export.md", without="onnx")
+    assert torch.equal(names["logits"], names["run"].predict(names["data"].test[:8]))
+    assert capsys.readouterr().out == "True\ntorch.Size([3, 10])\n"
+
+
+def test_export_to_onnx(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)
+    ran("export.md")
+    assert (tmp_path / "net.onnx").stat().st_size
