@@ -352,7 +352,7 @@ def test_an_order_names_samples(order, message):
             TypeError,
             r"inputs is a Tensor; give a dict with one",
         ),
-        ({"a": [[1.0], [1.0, 2.0]]}, torch.arange(2), TypeError, r"'a' is a list; .*pad_sequence"),
+        ({"a": [[1.0], [1.0, 2.0]]}, torch.arange(2), TypeError, r"'a' is a list; .*datasets\.pad"),
         (
             {"a": torch.tensor(1.0)},
             torch.arange(1),

@@ -236,7 +236,7 @@ def test_what_a_result_depends_on_is_every_part_and_its_kind():
         ((torch.zeros(3), torch.zeros(2)), ValueError, r"'a'\[1\] has 2 samples, the target has 3"),
         ({"n": torch.tensor(3)}, ValueError, r"'a'\['n'\] is a single number"),
         ({"x": {"y": torch.zeros(3)}}, TypeError, r"'a'\['x'\] is a dict; .* a plain dict or"),
-        ([[1, 2], [3]], TypeError, r"'a' is a list; .*pad sequences of unlike length"),
+        ([[1, 2], [3]], TypeError, r"'a' is a list; .*unlike length with mmlab\.datasets\.pad"),
         ([torch.zeros(2)] * 3, TypeError, r"'a' is a list; .* use torch\.stack"),
         (
             nn.utils.rnn.pack_sequence([torch.zeros(2, 1), torch.zeros(1, 1)]),
@@ -258,7 +258,7 @@ def test_a_modality_is_a_tensor_or_a_dict_or_a_tuple_of_them(value, error, messa
         (torch.ones(3).to(torch.uint16), r"'a'\['x'\] of train is torch\.uint16, .*\.long\(\)"),
         (
             torch.nested.nested_tensor([torch.ones(i + 1) for i in range(3)], layout=torch.jagged),
-            r"'a'\['x'\] of train is a nested tensor; use torch\.nested\.to_padded_tensor",
+            r"'a'\['x'\] of train is a nested tensor; use mmlab\.datasets\.pad\(",
         ),
     ],
 )

@@ -222,7 +222,7 @@ def _fix(values: object) -> str:
     if isinstance(values, list | tuple):
         lengths = {len(row) for row in values if isinstance(row, Sequence | Tensor)}
         if len(lengths) > 1:
-            return "pad sequences of unlike length (torch.nn.utils.rnn.pad_sequence)"
+            return "pad sequences of unlike length with mmlab.datasets.pad"
         if any(isinstance(row, Tensor) for row in values):
             return "use torch.stack(...)"
     return "use torch.as_tensor(...)"
@@ -284,8 +284,8 @@ def _check_plain(where: str, values: Tensor) -> None:
     """No tensor of a special kind, which torch's layers and losses would refuse or misread."""
     if values.is_nested:
         raise ValueError(
-            f"{where} is a nested tensor; use torch.nested.to_padded_tensor(..., padding=0), and "
-            "give the lengths or a mask beside it in a dict"
+            f"{where} is a nested tensor; use mmlab.datasets.pad(values.unbind()), which gives "
+            "padded values and a mask"
         )
     if values.layout != torch.strided:
         raise ValueError(f"{where} is sparse ({values.layout}); use .to_dense()")
@@ -327,7 +327,7 @@ def _check_alike(where: str, values: Tensor, first: Tensor) -> None:
         raise ValueError(
             f"{where} has samples of the shape {tuple(values.shape[1:])}, those of train have "
             f"{tuple(first.shape[1:])}; one network takes all splits: prepare them alike (pad "
-            "sequences to one length)"
+            "sequences to one length: mmlab.datasets.pad(..., length=...))"
         )
     if values.dtype != first.dtype:
         real = values.dtype in REAL and first.dtype in REAL

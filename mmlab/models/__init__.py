@@ -3,6 +3,8 @@
 from mmlab.models.fusion import FUSIONS, Attention, Concat, FiLM, Fusion, Gated, Late, Sum
 from mmlab.models.inference import Inference
 from mmlab.models.network import LazyLogits, MultimodalNet, Output
+from mmlab.models.resnet import ResNet18
+from mmlab.models.sequences import FrameMean, SequenceGRU, SequenceTransformer
 from mmlab.models.stack import NetworkStack, UnstackableError
 
 __all__ = [
@@ -10,6 +12,7 @@ __all__ = [
     "Attention",
     "Concat",
     "FiLM",
+    "FrameMean",
     "Fusion",
     "Gated",
     "Inference",
@@ -18,6 +21,9 @@ __all__ = [
     "MultimodalNet",
     "NetworkStack",
     "Output",
+    "ResNet18",
+    "SequenceGRU",
+    "SequenceTransformer",
     "Sum",
     "UnstackableError",
 ]

@@ -161,9 +161,9 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
             if not _is_real(value):
                 raise ValueError(
                     f"encoders={encoders!r} reads one tensor of real numbers, and the values of "
-                    f"{m!r} are {_described(value)}; give a dict with an encoder of your own for "
-                    "it, such as {" + f"{m!r}: nn.Sequential(nn.Embedding(...), ...)" + "}, or use "
-                    ".float() if they are quantities"
+                    f"{m!r} are {_described(value)}; give a dict with an encoder for each "
+                    "modality, such as mmlab.models.SequenceGRU for token ids, or use .float() if "
+                    "they are quantities"
                 )
         return {
             m: seeded(seed, "encoder", m, build=partial(build, data.shape(m), width))

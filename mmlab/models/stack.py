@@ -146,6 +146,8 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
     for part in first.modules():
         if (part.p if isinstance(part, RANDOM) else _dropout(part)) > 0:
             raise UnstackableError(f"{part} draws random numbers, so it cannot be stacked; {FIX}")
+        if isinstance(part, nn.RNNBase):
+            raise UnstackableError(f"torch cannot stack a {type(part).__name__}; {FIX}")
     if next(first.buffers(), None) is not None:
         raise UnstackableError(f"{kind.__name__} has buffers, so it cannot be stacked; {FIX}")
     return Vmapped(modules)

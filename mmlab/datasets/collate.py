@@ -1,0 +1,51 @@
+"""Sequences of unlike length as one tensor, and a mask that says which steps there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+def pad(sequences: Sequence[Any], length: int | None = None) -> dict[str, Tensor]:
+    """Sequences (T_i, …) as {"values": (B, T, …), "mask": (B, T)}, with zeros at the ends.
+
+    mask: True where a step is. `SequenceGRU`, `SequenceTransformer` and `FrameMean` of
+    `mmlab.models` read both.
+
+    Args:
+        sequences: tensors, arrays or lists of numbers, one per sample; an empty one has no step.
+        length: T; by default that of the longest sequence. Splits that are padded apart need one
+            length.
+
+    Raises:
+        ValueError: no sequence, or no step in any; unlike types or shapes of a step; a sequence
+            longer than `length`.
+    """
+    rows = [torch.as_tensor(sequence) for sequence in sequences]
+    like = next((row for row in rows if row.ndim and len(row)), None)
+    if like is None:
+        raise ValueError(f"none of {len(rows)} sequences has a step; give at least one that has")
+    rows = [like[:0] if row.shape[:1] == (0,) else row for row in rows]
+    for i, row in enumerate(rows):
+        if row.shape[1:] != like.shape[1:] or not row.ndim or row.dtype != like.dtype:
+            raise ValueError(
+                f"sequence {i} is {row.dtype} of shape {tuple(row.shape)}, and another is "
+                f"{like.dtype} of shape {tuple(like.shape)}; only the first axis, the steps, may "
+                "differ"
+            )
+    steps = [len(row) for row in rows]
+    longest = max(steps)
+    length = longest if length is None else length
+    if longest > length:
+        raise ValueError(
+            f"sequence {steps.index(longest)} has {longest} steps, and length is {length}; cut the "
+            f"sequences, [x[:{length}] for x in sequences], or give length={longest}"
+        )
+    whole = like.new_zeros(length, *like.shape[1:])  # so that all become this long
+    values = pad_sequence([*rows, whole], batch_first=True)[:-1]
+    mask = torch.arange(length) < torch.tensor(steps)[:, None]
+    return {"values": values, "mask": mask.to(like.device)}
