@@ -44,6 +44,7 @@ def fit(
     optimizer: MakeOptimizer | None = None,
     lr: float | None = None,
     schedule: MakeSchedule | None = None,
+    clip: float | None = None,
     batch_size: int = 64,
     drop_last: bool = False,
     device: str | torch.device = "auto",
@@ -67,6 +68,8 @@ def fit(
             arguments, `lambda optimizer, steps: ...`, it gets the number of batches of the whole
             training, and steps after each batch. It may be called several times, for copies. The
             history has each epoch's mean rate as "lr".
+        clip: the largest norm of a gradient, over all parameters of the optimiser together. Before
+            each update a longer one is shrunk to it (torch.nn.utils.clip_grad_norm_).
         drop_last: leave out the last batch of an epoch where it has fewer than batch_size samples.
         device: "auto" takes cuda, then mps, then cpu.
         precision: "float32"; or "bfloat16", in which the encoders compute where that is safe: it
@@ -89,6 +92,7 @@ def fit(
     """
     balancer = Joint() if balancer is None else balancer
     check_arguments(model, data, balancer, epochs, batch_size, drop_last, loss)
+    check_clip(clip)
     check_observers(observers)
     if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
@@ -108,6 +112,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         drop_last=drop_last,
+        clip=clip,
         device=where,
         seed=seed,
         train_on=train,
@@ -518,6 +523,12 @@ def check_arguments(
             f"loss is {loss!r}; give a function loss(prediction, target) -> one number, such as "
             "torch.nn.functional.mse_loss"
         )
+
+
+def check_clip(clip: float | None) -> None:
+    """Refuse what is no length."""
+    if clip is not None:
+        check_number("clip", clip, above=0)
 
 
 def check_trainable(parameters: Iterable[nn.Parameter]) -> None:

@@ -19,6 +19,7 @@ from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.seeds import Source, drawing, generator
 from mmlab.training.balancer import Balancer
+from mmlab.training.clip import clip_gradients
 from mmlab.training.losses import Loss, Losses, default_loss, read_losses
 from mmlab.training.passes import read
 from mmlab.training.schedule import Schedule
@@ -38,6 +39,7 @@ class Course(ABC):
     """What the loop and the methods ask, of one network (`Run`) or of many (`StackedRun`).
 
     model, data, balancer, optimizer, seed, loss: what is trained, on what, how, and by what.
+    clip:       the largest norm of a gradient.
     schedule:   of the learning rate, where there is one.
     modules:    parameters of the method's own (`Balancer.modules`).
     epochs:     number of epochs of the run; epoch: number of finished ones.
@@ -57,6 +59,7 @@ class Course(ABC):
     train_on: Callable[[Course], None]
     loss: Loss | None = None
     drop_last: bool = False
+    clip: float | None = None
     schedule: Schedule | None = None
     modules: nn.Module | None = None
     epoch: int = 0
@@ -101,10 +104,6 @@ class Course(ABC):
     @abstractmethod
     def observe(self) -> None:
         """Show each network's own Run to its observers."""
-
-    @abstractmethod
-    def before_update(self) -> None:
-        """Called when the gradients are filled, before each step of the optimiser."""
 
     @abstractmethod
     def whose(self, place: Sequence[int]) -> str:
@@ -162,6 +161,16 @@ class Course(ABC):
     def next_epoch(self) -> None:
         """Let the method prepare the coming epoch."""
         self.balancer.epoch(self)
+
+    def before_update(self) -> None:
+        """Called when the gradients are filled, before each step of the optimiser."""
+        if self.clip is not None:
+            clip_gradients(self.updated, self.clip, stacked=bool(self.shape))
+
+    @property
+    def updated(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def after_batch(self) -> None:
         """Called after the updates of each batch."""
@@ -277,9 +286,6 @@ class Run(Course):
     def observe(self) -> None:
         for observer in self.observers:
             observer(self)
-
-    def before_update(self) -> None:
-        pass
 
     def whose(self, place: Sequence[int]) -> str:
         return ""

@@ -35,6 +35,7 @@ from mmlab.training.loop import (
     MakeOptimizer,
     check_arguments,
     check_balancer,
+    check_clip,
     check_observers,
     check_trainable,
     find_device,
@@ -312,6 +313,7 @@ def _stacked_run(
     epochs: int,
     optimizer: MakeOptimizer | None = None,
     schedule: MakeSchedule | None = None,
+    clip: float | None = None,
     batch_size: int = 64,
     drop_last: bool = False,
     device: str | torch.device = "auto",
@@ -324,6 +326,7 @@ def _stacked_run(
     datasets = [job.data for job in jobs]
     for data, balancer in zip(datasets, balancers, strict=True):
         check_arguments(model, data, balancer, epochs, batch_size, drop_last, loss)
+    check_clip(clip)
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
     if len(sizes) > 1 or len({data.n_outputs for data in datasets}) > 1:
         raise UnstackableError(
@@ -351,6 +354,7 @@ def _stacked_run(
         epochs=epochs,
         batch_size=batch_size,
         drop_last=drop_last,
+        clip=clip,
         device=where,
         train_on=train,
         loss=loss,
@@ -474,6 +478,7 @@ class StackedRun(Course):
             epochs=self.epochs,
             batch_size=self.batch_size,
             drop_last=self.drop_last,
+            clip=self.clip,
             device=self.device,
             train_on=self.train_on,
             loss=self.loss,
@@ -535,10 +540,10 @@ class StackedRun(Course):
             replica.observe()
 
     def before_update(self) -> None:
+        super().before_update()
         if self.rates is not None:
-            every = [p for group in self.optimizer.param_groups for p in group["params"]]
             shares = self.rates.shares(self.optimizer, self.device)
-            scale_next_update(self.optimizer, every, shares)
+            scale_next_update(self.optimizer, self.updated, shares)
 
     def after_batch(self) -> None:
         super().after_batch()
