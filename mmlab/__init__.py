@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmlab.models import MultimodalNet as MultimodalNet
     from mmlab.models import Output as Output
     from mmlab.training import Balancer as Balancer
+    from mmlab.training import Checkpoint as Checkpoint
     from mmlab.training import Run as Run
     from mmlab.training import Step as Step
     from mmlab.training import fit as fit
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "mmlab.training": ("fit", "fit_seeds", "Run", "Step", "Balancer"),
+    "mmlab.training": ("fit", "fit_seeds", "Run", "Step", "Balancer", "Checkpoint"),
     "mmlab.experiments": ("compare", "tune", "diagnose"),
     "mmlab.datasets": ("load", "Batch", "MultimodalData"),
     "mmlab.models": ("MultimodalNet", "Output"),

@@ -1,6 +1,7 @@
 """Training: what a balancer is, a step, the one loop, and many seeds as one program."""
 
 from mmlab.training.balancer import Balancer, Joint, Training
+from mmlab.training.checkpoint import Checkpoint
 from mmlab.training.loop import find_device, fit
 from mmlab.training.run import Run
 from mmlab.training.stacked import fit_seeds, train_once
@@ -8,6 +9,7 @@ from mmlab.training.step import Step
 
 __all__ = [
     "Balancer",
+    "Checkpoint",
     "Joint",
     "Run",
     "Step",

@@ -290,9 +290,10 @@ def plan(run: Course, schedule: MakeSchedule | None) -> None:
 
 def train(run: Course) -> None:
     """Train a run to its last epoch."""
+    run.tell("on_start")  # where a checkpoint may go on from a later epoch
     if run.epoch == 0:
         run.observe()
-    while run.epoch < run.epochs:
+    while not run.over:
         run.next_epoch()
         with run.drawing("dropout", run.epoch):
             logged = _train_epoch(run)

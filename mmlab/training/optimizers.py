@@ -1,9 +1,9 @@
 """The default optimiser of `fit`: torch's SGD, without waiting for torch's compiler, in one kernel.
 
-torch marks `add_param_group`, `zero_grad` and `step` for its compiler, and the first call of each
-loads that compiler: 800 modules, more than a second, in a program that compiles nothing. The marks
-are ordinary decorators, so `inspect.unwrap` gives the function under them. Nothing of torch is
-changed: this class holds those functions as its own.
+torch marks `add_param_group`, `zero_grad`, `step`, `state_dict` and `load_state_dict` for its
+compiler, and the first call of each loads that compiler: 800 modules, more than a second, in a
+program that compiles nothing. The marks are ordinary decorators, so `inspect.unwrap` gives the
+function under them. Nothing of torch is changed: this class holds those functions as its own.
 
 On a CPU torch updates one parameter after the other; its fused kernel takes all in one call. And it
 opens a region for its profiler at each call, used or not. On small networks the two are a fifth of
@@ -42,6 +42,8 @@ class SGD(torch.optim.SGD):
     """
 
     add_param_group = unwrap(torch.optim.SGD.add_param_group)
+    state_dict = unwrap(torch.optim.SGD.state_dict)
+    load_state_dict = unwrap(torch.optim.SGD.load_state_dict)
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         hooks = (

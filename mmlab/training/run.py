@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Observer = Callable[["Run"], None]
-"""Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`."""
+"""Called after each epoch (and, with run.epoch == 0, before the first). May call `run.record`.
+
+One that has `on_start(run)` or `on_end(run)` is told when a training begins and ends.
+"""
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -44,6 +47,7 @@ class Course(ABC):
     modules:    parameters of the method's own (`Balancer.modules`).
     epochs:     number of epochs of the run; epoch: number of finished ones.
     drop_last:  whether an epoch leaves out a last batch of fewer than batch_size samples.
+    stopped:    whether it ends before the last epoch.
     train_on:   trains to the last epoch (`mmlab.training.loop`).
     stream:     prefix of the names of a branch's random streams.
     """
@@ -63,6 +67,7 @@ class Course(ABC):
     schedule: Schedule | None = None
     modules: nn.Module | None = None
     epoch: int = 0
+    stopped: bool = False
     stream: tuple[str | int, ...] = ()
 
     # --- what differs -----------------------------------------------------------------------------
@@ -100,6 +105,10 @@ class Course(ABC):
     @abstractmethod
     def drawing(self, *names: str | int) -> AbstractContextManager[None]:
         """In this block the global generators draw the stream called `names`."""
+
+    @abstractmethod
+    def tell(self, event: str) -> None:
+        """Call this method of the observers that have it, with each network's own Run."""
 
     @abstractmethod
     def observe(self) -> None:
@@ -184,8 +193,14 @@ class Course(ABC):
             for i, rate in enumerate(rates):
                 self.record("train", f"group {i}" if len(rates) > 1 else "", "lr", rate)
 
+    @property
+    def over(self) -> bool:
+        """Whether no further epoch comes."""
+        return self.stopped or self.epoch >= self.epochs
+
     def finish(self) -> None:
-        """Let the method end."""
+        """Let observers and method end."""
+        self.tell("on_end")
         self.balancer.finish(self)
 
     def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
@@ -215,6 +230,7 @@ class Course(ABC):
             modules=None,
             epochs=epochs,
             epoch=0,
+            stopped=False,
             stream=(*self.stream, "branch", self.epoch),
         )
 
@@ -282,6 +298,15 @@ class Run(Course):
 
     def drawing(self, *names: str | int) -> AbstractContextManager[None]:
         return drawing(self.seed, *self.stream, *names, device=self.device)
+
+    def stop(self) -> None:
+        """Let the training end after this epoch; for observers."""
+        self.stopped = True
+
+    def tell(self, event: str) -> None:
+        for observer in self.observers:
+            if hears := getattr(observer, event, None):
+                hears(self)
 
     def observe(self) -> None:
         for observer in self.observers:

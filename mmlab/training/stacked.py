@@ -30,6 +30,7 @@ from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
 from mmlab.seeds import Source, drawing, generator
 from mmlab.training.balancer import Balancer, build_options
+from mmlab.training.checkpoint import check_own_files
 from mmlab.training.exact import check_exact, check_prepared
 from mmlab.training.loop import (
     MakeOptimizer,
@@ -113,6 +114,7 @@ def fit_seeds(
     datasets = _per_seed("data", data, MultimodalData, seeds)
     makers = _per_seed("balancer", balancer, Callable, seeds)
     rates = _rates(lr, seeds)
+    check_own_files(training.get("observers", ()), len(seeds))
     options = {"epochs": epochs, **training}
     runs: list[Run] = []
     for start in range(0, len(seeds), AT_ONCE):
@@ -270,6 +272,7 @@ def _one_program(
     if at_once is False or (at_once is None and (len(jobs) < 2 or not looking)):
         return None
     try:
+        _check_only_looking(options.get("observers", ()))
         balancers = [job.make() for job in jobs]
         if len({id(balancer) for balancer in balancers}) < len(balancers):
             raise TypeError(
@@ -302,6 +305,16 @@ def _one_program(
         )
         return None
     return run.replicas
+
+
+def _check_only_looking(observers: Sequence[Observer | type]) -> None:
+    for observer in observers:
+        if getattr(observer, "only_looks", True) is False:
+            kind = observer if isinstance(observer, type) else type(observer)
+            raise UnstackableError(
+                f"{kind.__name__} acts on one training, and a stack trains several seeds as one; "
+                "train the seeds one by one (at_once=False)"
+            )
 
 
 def _stacked_run(
@@ -533,11 +546,24 @@ class StackedRun(Course):
         """No part of a stack draws from the global generators; what does leaves no trace."""
         return drawing(self.seeds[0], *self.stream, *names, device=self.device)
 
+    def tell(self, event: str) -> None:
+        self._update_replicas()
+        for replica in self.replicas:
+            replica.tell(event)
+
     def observe(self) -> None:
-        for r, replica in enumerate(self.replicas):
-            replica.epoch, replica.balancer = self.epoch, self.methods.of(r)
+        self._update_replicas()
         for replica in self.replicas:
             replica.observe()
+        if any(replica.stopped for replica in self.replicas):
+            raise UnstackableError(
+                f"an observer stops some of the seeds {self.seeds} after epoch {self.epoch}, and a "
+                "stack goes on with all; train the seeds one by one (at_once=False)"
+            )
+
+    def _update_replicas(self) -> None:
+        for r, replica in enumerate(self.replicas):
+            replica.epoch, replica.balancer = self.epoch, self.methods.of(r)
 
     def before_update(self) -> None:
         super().before_update()
