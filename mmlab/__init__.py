@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmlab.models import Output as Output
     from mmlab.training import Balancer as Balancer
     from mmlab.training import Checkpoint as Checkpoint
+    from mmlab.training import EarlyStopping as EarlyStopping
     from mmlab.training import Run as Run
     from mmlab.training import Step as Step
     from mmlab.training import fit as fit
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "mmlab.training": ("fit", "fit_seeds", "Run", "Step", "Balancer", "Checkpoint"),
+    "mmlab.training": (
+        "fit",
+        "fit_seeds",
+        "Run",
+        "Step",
+        "Balancer",
+        "Checkpoint",
+        "EarlyStopping",
+    ),
     "mmlab.experiments": ("compare", "tune", "diagnose"),
     "mmlab.datasets": ("load", "Batch", "MultimodalData"),
     "mmlab.models": ("MultimodalNet", "Output"),

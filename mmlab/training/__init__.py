@@ -3,6 +3,7 @@
 from mmlab.training.balancer import Balancer, Joint, Training
 from mmlab.training.checkpoint import Checkpoint
 from mmlab.training.loop import find_device, fit
+from mmlab.training.observers import EarlyStopping
 from mmlab.training.run import Run
 from mmlab.training.stacked import fit_seeds, train_once
 from mmlab.training.step import Step
@@ -10,6 +11,7 @@ from mmlab.training.step import Step
 __all__ = [
     "Balancer",
     "Checkpoint",
+    "EarlyStopping",
     "Joint",
     "Run",
     "Step",
