@@ -45,3 +45,8 @@ def joined(join: Callable[[list[Tensor]], Tensor], values: Sequence[Any]) -> Nes
 def shapes(value: Nested, skip: int = 0) -> Any:
     """The shape of every tensor without its first `skip` axes, in the same form."""
     return changed(lambda x: tuple(x.shape[skip:]), value)
+
+
+def is_real(value: Nested) -> bool:
+    """Whether a value is one tensor of real numbers: a layer reads it, and a factor scales it."""
+    return isinstance(value, Tensor) and value.is_floating_point()

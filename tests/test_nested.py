@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from mmlab import Batch, MultimodalData, MultimodalNet, fit, fit_seeds
+from mmlab import (
+    Batch,
+    Joint,
+    MultimodalData,
+    MultimodalNet,
+    compare,
+    diagnose,
+    evaluation,
+    fit,
+    fit_seeds,
+)
 from mmlab.balancers import METHODS
 from mmlab.datasets import drop
 from mmlab.datasets.base import concatenate, stack_batches
@@ -61,6 +71,7 @@ class Sound(nn.Module):
 
 
 ENCODERS = {"text": Text, "sound": Sound}
+BUILD = {"encoders": ENCODERS, "width": 8}
 
 
 def flat(batch):
@@ -83,6 +94,9 @@ class FlatSound(Sound):
         return super().forward((x[:, :-1].unflatten(1, (STEPS, 3)), x[:, -1]))
 
 
+FLAT = {"text": FlatText, "sound": FlatSound}
+
+
 def train(data, encoders, make, seed=0):
     balancer = make()
     net = MultimodalNet.build(data, encoders=encoders, width=8, seed=seed, **balancer.network)
@@ -99,7 +113,7 @@ def test_nested_inputs_train_as_the_same_numbers_in_one_tensor(method, missing):
     floats = make_data(lambda batch: flat(drop(batch, missing)))
     make = METHODS[method].make
     mine = train(nested, ENCODERS, make)
-    theirs = train(floats, {"text": FlatText, "sound": FlatSound}, make)
+    theirs = train(floats, FLAT, make)
     pairs = zip(mine.model.state_dict().values(), theirs.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert mine.history.equals(theirs.history)
@@ -110,7 +124,7 @@ def test_nested_inputs_train_as_the_same_numbers_in_one_tensor(method, missing):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stack_of_networks_takes_nested_inputs(method):
     data = make_data(lambda batch: drop(batch, 0.3))
-    options = {"build": {"encoders": ENCODERS, "width": 8}, "device": "cpu", "batch_size": 8}
+    options = {"build": BUILD, "device": "cpu", "batch_size": 8}
     options |= {"epochs": 1, "lr": 0.1, "seeds": [0, 1]}
     make = METHODS[method].make
     together = fit_seeds(data, make, at_once=True, **options)
@@ -143,6 +157,51 @@ def test_autocast_takes_nested_inputs():
     net = MultimodalNet.build(data, encoders=ENCODERS, width=8)
     run = fit(net, data, epochs=1, device="cpu", precision="bfloat16")
     assert run.predict(data.test).dtype == torch.float32
+
+
+# Measures and tables
+
+
+def of_run(run, data):
+    net, test = run.model, data.test
+    return {
+        "own head": evaluation.own_head_accuracy(net, test),
+        "share": evaluation.share_accuracy(net, test),
+        "joint": evaluation.joint_accuracy(net, test),
+        "probe": evaluation.probe_accuracy(net, data),
+        "conflict": evaluation.gradient_conflict(net, data.train),
+        "gap": evaluation.modality_gap(net, test),
+        "shapley": evaluation.shapley_shares(net, test),
+        "patterns": evaluation.accuracy_by_pattern(run, test).to_dict(),
+    }
+
+
+def test_every_measure_takes_nested_inputs():
+    nested = make_data(lambda batch: drop(batch, 0.3))
+    floats = make_data(lambda batch: flat(drop(batch, 0.3)))
+    mine = of_run(train(nested, ENCODERS, Joint), nested)
+    theirs = of_run(train(floats, FLAT, Joint), floats)
+    assert mine == theirs
+
+
+def test_comparisons_and_their_cache_take_nested_inputs(tmp_path):
+    options = {"seeds": [0], "epochs": 1, "build": BUILD, "cache": tmp_path}
+    first = compare({"joint": Joint}, make_data(), **options)
+    again = compare({"joint": Joint}, make_data(), **options)
+    assert first.accuracy.notna().all() and first.accuracy.equals(again.accuracy)
+    files = set(tmp_path.rglob("*"))
+    compare({"joint": Joint}, make_data(lambda batch: batch[1:]), **options)
+    assert set(tmp_path.rglob("*")) > files
+
+
+def test_a_diagnosis_scales_what_has_a_scale():
+    def levels(batch):
+        values, _ = batch.inputs["sound"]
+        return Batch({"text": batch.inputs["text"], "level": values.mean(1)}, batch.target)
+
+    build = {"encoders": {"text": Text, "level": lambda: nn.Linear(3, 8)}, "width": 8}
+    found = diagnose(make_data(levels), epochs=1, scales=[0.5], build=build)
+    assert {*found.runs.method} - {"ensemble, scaled"} == {"joint", "ensemble", "level × 0.5"}
 
 
 # Batches

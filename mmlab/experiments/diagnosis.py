@@ -48,6 +48,7 @@ from mmlab.experiments.findings import (
 from mmlab.experiments.reports import spell
 from mmlab.experiments.statistics import of_method, per_unit
 from mmlab.experiments.tables import failed
+from mmlab.nested import is_real
 from mmlab.training import Balancer, Joint, Run
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def diagnose(
         data: one data set of classes, or a callable seed -> data set.
         seeds: at least five.
         scales: factors above 0 that are tried on one input at a time; the holdout chooses.
+            Token ids, or several tensors of a modality, have no factor.
         margin: the smallest difference that counts, a share: 0.01 is one point.
         by, folds: the unit of repetition, as in `mmlab.experiments.per_unit`.
         training: arguments for `compare` (epochs, lr, build, network, device, parallel, cache ...).
@@ -184,7 +186,9 @@ def diagnose(
 
     runs = train({"joint": Joint, "ensemble": Ensemble})
     _check_whole(runs)
-    runs, scaled, chosen = _best_scale(runs, train, first.modalities, scales)
+    real = [m for m, value in first.train.head(1).inputs.items() if is_real(value)]
+    most = min(len(real), len(first.modalities) - 1)
+    runs, scaled, chosen = _best_scale(runs, train, real, scales, most)
     names = {"ensemble": "ensemble", "joint": "joint", "ensemble, scaled": "ensemble"}
     if chosen:
         more = _ensemble_at(chosen, train, training.get("build"))
@@ -312,16 +316,18 @@ def _best_scale(
     train: Callable[..., pd.DataFrame],
     modalities: Sequence[str],
     scales: Sequence[float],
+    most: int,
 ) -> tuple[pd.DataFrame, str, dict[str, float]]:
     """All runs, the joint training that is best on the holdout, and its factors.
 
-    One input after the other is scaled, as long as this is better: M modalities have M - 1 factors,
-    for one on all of them changes no input beside the others. A training that fails is not chosen.
+    One of these inputs after the other is scaled, as long as this is better, and at most so many:
+    one factor less than the data have modalities, for one on all of them changes no input beside
+    the others. A training that fails is not chosen.
     """
     import pandas as pd
 
     best, chosen = "joint", dict[str, float]()
-    for _ in modalities[1:]:
+    for _ in range(most):
         tried = [{**chosen, m: k} for m in modalities if m not in chosen for k in scales]
         trials = {product(scale): scale for scale in tried}
         methods = {name: partial(ScaledInputs, **scale) for name, scale in trials.items()}

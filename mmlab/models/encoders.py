@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mmlab.checks import check_choice, check_number
-from mmlab.nested import Nested, shapes, tensors
+from mmlab.nested import Nested, is_real, shapes, tensors
 from mmlab.seeds import drawing, seeded
 
 HIDDEN = 128
@@ -108,7 +108,7 @@ def scaled(
     for m, factor in (scale or {}).items():
         check_choice("a name in scale", m, encoders)
         check_number(f"scale[{m!r}]", factor, above=0)
-        if not _is_real(value := data.train.head(1).inputs[m]):
+        if not is_real(value := data.train.head(1).inputs[m]):
             raise ValueError(
                 f"scale names {m!r}, whose values are {_described(value)}; a factor is for one "
                 "tensor of real numbers: leave it out, or scale inside an encoder of your own"
@@ -133,10 +133,6 @@ BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 }
 
 
-def _is_real(value: Nested) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
 def _described(value: Nested) -> str:
     """Such as "torch.int64", "a dict of ['ids'] torch.int64, ['mask'] torch.bool"."""
     parts = ", ".join(f"{place} {x.dtype}".strip() for place, x in tensors(value).items())
@@ -158,7 +154,7 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
         check_choice("encoders", encoders, BUILDERS)
         build = BUILDERS[encoders]
         for m, value in data.train.head(1).inputs.items():
-            if not _is_real(value):
+            if not is_real(value):
                 raise ValueError(
                     f"encoders={encoders!r} reads one tensor of real numbers, and the values of "
                     f"{m!r} are {_described(value)}; give a dict with an encoder for each "

@@ -92,7 +92,7 @@ class SequenceTransformer(nn.Module):
         values, mask = read_steps(x)
         steps = self.embed(values)
         steps = steps + places(steps)
-        steps = torch.cat([self.start.expand(len(steps), 1, -1), steps], dim=1)
+        steps = torch.cat([self.start.expand_as(steps[:, :1]), steps], dim=1)
         absent = F.pad(~mask, (1, 0))  # the start is always there
         for layer in self.layers:
             steps = layer(steps, src_key_padding_mask=absent)

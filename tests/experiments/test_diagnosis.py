@@ -148,10 +148,10 @@ def test_two_loud_inputs_are_scaled_one_after_the_other():
         return pd.DataFrame(rows)
 
     start = pd.DataFrame([{"method": "joint", "seed": s, "choice answer": 0.5} for s in SEEDS])
-    runs, best, chosen = _best_scale(start, train, ("a", "b", "c"), (0.5, 0.25))
+    runs, best, chosen = _best_scale(start, train, ("a", "b", "c"), (0.5, 0.25), 2)
     assert chosen == {"a": 0.25, "b": 0.5} and best == "a × 0.25, b × 0.5"
     assert runs["method"].nunique() == 1 + 6 + 4
-    assert _best_scale(start, train, ("a", "b"), (0.5, 0.25))[2] == {"a": 0.25}
+    assert _best_scale(start, train, ("a", "b"), (0.5, 0.25), 1)[2] == {"a": 0.25}
 
 
 def test_a_scale_at_which_a_training_fails_is_not_chosen():
@@ -165,7 +165,7 @@ def test_a_scale_at_which_a_training_fails_is_not_chosen():
         )
 
     start = pd.DataFrame([{"method": "joint", "seed": s, "choice answer": 0.5} for s in SEEDS])
-    assert _best_scale(start, train, ("a", "b"), (0.5,))[1] == "b × 0.5"
+    assert _best_scale(start, train, ("a", "b"), (0.5,), 1)[1] == "b × 0.5"
 
 
 @pytest.mark.parametrize("expected", [("scale",), ("competition",), ("shift",)], ids=str)

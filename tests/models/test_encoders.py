@@ -178,3 +178,16 @@ def test_a_gru_trains_seed_by_seed():
     with pytest.raises(UnstackableError, match="torch cannot stack a GRU; train the seeds one by"):
         fit_seeds(make_data(), Joint, at_once=True, **options)
     assert [run.together for run in fit_seeds(make_data(), Joint, **options)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["GRU", "Transformer"])
+def test_they_leave_by_export_with_any_number_of_samples(name):
+    data = make_data()
+    net = MultimodalNet.build(
+        data, encoders={"text": SEQUENCES[name], "video": frames}, width=WIDTH
+    )
+    size = {0: torch.export.Dim("B")}
+    whole = net.inference()
+    dynamic = ({"text": {"values": size, "mask": size}, "video": size},)
+    program = torch.export.export(whole, (data.test.inputs,), dynamic_shapes=dynamic)
+    torch.testing.assert_close(program.module()(data.train.inputs), whole(data.train.inputs))
