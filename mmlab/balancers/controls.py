@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmlab.checks import check_number, check_whole
-from mmlab.models.network import Output, masks_of
+from mmlab.models.network import Output, for_averaging, masks_of
 from mmlab.training.balancer import Balancer, Joint, NetworkOptions, Training
 from mmlab.training.step import Step
 
@@ -24,7 +24,8 @@ class Ensemble(Balancer):
 
     Encoder and head of a modality see its own loss and nothing else, so they are those of a network
     that has no other modality: as many trainings as modalities, in one program. Real-valued
-    predictions are averaged as they are. Samples average over the modalities that they have.
+    predictions, and the log-odds of labels, are averaged as they are. Samples average over the
+    modalities that they have.
 
     Source: the control of Du et al., "On Uni-Modal Feature Learning in Supervised Multi-Modal
     Learning", ICML 2023.
@@ -42,17 +43,12 @@ class Ensemble(Balancer):
         yield
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
-        answers = torch.stack([_said(z) for z in out.unimodal.values()], dim=-3)
+        answers = torch.stack([for_averaging(z, out.task) for z in out.unimodal.values()], dim=-3)
         masks = masks_of(out, present)
         if masks is None:
             return answers.mean(-3)
         masks = masks[..., None]
         return torch.where(masks, answers, 0).sum(-3) / masks.sum(-3)
-
-
-def _said(logits: Tensor) -> Tensor:
-    """Log-probabilities (…, B, C) of the classes; a real number (…, B, 1) stays."""
-    return logits if logits.shape[-1] == 1 else logits.log_softmax(-1)
 
 
 class DGL(Balancer):

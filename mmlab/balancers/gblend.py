@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmlab.balancers.joint import Unimodal
 from mmlab.checks import check_choice, check_number, check_shapes, check_whole
-from mmlab.models.network import Output
+from mmlab.models.network import Output, for_averaging
 from mmlab.training.balancer import Balancer, Joint, Training
 from mmlab.training.step import Step
 
@@ -160,9 +160,10 @@ class GradientBlending(Balancer):
         super_epoch: epochs of each later one (online).
         floor: see `blend_weights`.
         fuse: what predicts at test time: "joint", the fused logits; or "heads", the mean of all
-            heads' log-probabilities (for regression, of their numbers) with the weights of the
-            blend [ours]. The blend may leave the joint loss almost no weight: then the fusion is
-            hardly trained, a warning says so, and the heads are the better answer.
+            heads' log-probabilities (of labels the log-odds, for regression the numbers) with
+            the weights of the blend [ours]. The blend may leave the joint loss almost no weight:
+            then the fusion is hardly trained, a warning says so, and the heads are the better
+            answer.
 
     Raises:
         ValueError: an argument out of range.
@@ -278,9 +279,7 @@ class GradientBlending(Balancer):
         names = list(self.weights)
         w = self.stacked_weights(names).to(out.joint)
         heads = [out.joint if key == "joint" else out.unimodal[key] for key in names]
-        logits = torch.stack(heads, dim=-2)  # (…, B, K, C)
-        if logits.shape[-1] > 1:
-            logits = logits.log_softmax(-1)
+        logits = for_averaging(torch.stack(heads, dim=-2), out.task)  # (…, B, K, C)
         w = w.unsqueeze(-2).expand(logits.shape[:-1])
         if present is not None:  # the joint head reads whatever is there
             everywhere = torch.ones_like(next(iter(present.values())))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mmlab.checks import check_choice, check_number, check_shapes, check_values
 from mmlab.models.linear import Linear
-from mmlab.models.network import LazyLogits, Output, masks_of
+from mmlab.models.network import TASKS, LazyLogits, Output, masks_of
 from mmlab.training.balancer import Balancer, NetworkOptions, Training
 from mmlab.training.step import Step
 
@@ -95,22 +95,27 @@ def _spared(means: Tensor, alpha: float | Tensor) -> Tensor:
     return Q[..., :width, :].to(means.device)
 
 
-def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
+def entropy_weights(
+    logits: Tensor, present: Tensor | None = None, *, task: str = "classification"
+) -> Tensor:
     """How far each modality is trusted for each sample: softmax over modalities of −entropy.
 
-    The entropy is that of softmax(logits) over the classes, *per sample*. A modality that is alone
+    The entropy is that of the predicted distribution, *per sample*: of softmax(logits) over the
+    classes; where a sample has several labels, the sum of those of each sigmoid(logit) [ours]; real
+    numbers have none, and all modalities are trusted alike. A modality that is alone
     gets weight 1, an absent one gets 0 whatever its logits. A sample without any modality gets 0
     throughout: raising here would make the CPU wait for the GPU, so the caller checks.
 
     Args:
         logits: (…, M, B, C), no unit.
         present: True where the sample has the modality, (…, M, B); None means everywhere.
+        task: what the logits mean, one of `mmlab.models.network.TASKS`.
 
     Returns:
         (…, M, B), each ≥ 0, sum 1 over the modalities present, no unit.
 
     Raises:
-        ValueError: the shapes do not fit, or ``present`` is not boolean.
+        ValueError: the shapes do not fit, ``present`` is not boolean, or an unknown task.
 
     Source: the paper, at second hand; for two modalities and C classes no weight exceeds C/(C + 1).
     """
@@ -119,11 +124,20 @@ def entropy_weights(logits: Tensor, present: Tensor | None = None) -> Tensor:
     check_shapes(logits=(logits, "MBC"), present=(present, "MB"))
     if present.dtype != torch.bool:
         raise ValueError(f"present has dtype {present.dtype}; allowed is torch.bool.")
-    log_p = logits.log_softmax(-1)
-    # 0 · −∞ would be NaN
-    negative_entropy = (log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
+    check_choice("task", task, TASKS)
+    if task == "classification":
+        negative_entropy = _information(logits.log_softmax(-1))
+    elif task == "multilabel":
+        negative_entropy = _information(F.logsigmoid(torch.cat([logits, -logits], dim=-1)))
+    else:
+        negative_entropy = torch.zeros_like(logits[..., 0])
     weights = torch.where(present, negative_entropy, -torch.inf).softmax(-2)
     return torch.where(present, weights, 0)
+
+
+def _information(log_p: Tensor) -> Tensor:
+    """Σ p ln p over the last axis."""
+    return (log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)  # 0 · −∞ is NaN
 
 
 def _checked(alpha: float | Tensor) -> float | Tensor:
@@ -155,8 +169,8 @@ class MLA(Balancer):
             paper's recursion, which collapses; "none" is the ablation.
         alpha: α > 0, softness of the projector, in the feature's unit squared.
         fusion: at test time, "entropy" weighs the modalities of each sample by how sure they are;
-            "mean" weighs them alike. With one output, as in regression, every entropy is 0, and
-            the two are the same.
+            "mean" weighs them alike. In regression, where numbers have no entropy, the two are
+            the same.
 
     Raises:
         ValueError: an argument out of range; a network whose head is not one shared nn.Linear, or
@@ -241,7 +255,7 @@ class MLA(Balancer):
             weights = torch.ones_like(logits[..., 0]) if masks is None else masks.to(logits.dtype)
             weights = weights / weights.sum(-2, keepdim=True)
         else:
-            weights = entropy_weights(logits, masks)
+            weights = entropy_weights(logits, masks, task=out.task)
         return torch.where(weights[..., None] > 0, weights[..., None] * logits, 0).sum(-3)
 
 

@@ -110,6 +110,10 @@ class OGM(Balancer):
         on: "gradient", as the paper says; or "update", which damps what the optimiser makes of the
             gradient, noise and all [ours]: Adam and the like divide a factor on the gradient out.
 
+    Where a sample has several labels, the score is the mean over the labels of the probability that
+    a modality's share gives to what is true of each, be it yes or no [ours]. Where most labels are
+    rare, every modality is right about their absence: scores and their ratios are then near 1.
+
     Raises:
         ValueError: an argument out of range; in `step`: real-valued targets, because the score is
             the probability of a class.
@@ -189,14 +193,14 @@ class OGM(Balancer):
 
     @torch.no_grad()
     def scores(self, s: Step) -> Tensor:
-        """Mean probability of the true class from each modality's share, (…, M).
+        """Mean probability of the truth from each modality's share, (…, M).
 
         The mean is over the samples that have the modality; where all have all, ratios of means
         are the paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor
         behind: it scores the mean of the others (which, for M ≥ 3, moves their ratios closer to 1).
         """
         target = s.batch.target
-        if target.is_floating_point():
+        if s.batch.task == "regression":
             raise ValueError(
                 f"OGM needs class labels, and the targets are {target.dtype}: its score is the "
                 "probability of the true class. For regression use ATF, MMPareto or "
@@ -204,11 +208,20 @@ class OGM(Balancer):
             )
         parts = s.out.contributions
         shares = torch.stack([parts[m] for m in s.modalities], dim=-3)
-        index = target.long().unsqueeze(-2).expand(shares.shape[:-1])[..., None]
-        scores = s.mean(shares.softmax(-1).gather(-1, index)[..., 0])
+        if s.batch.task == "multilabel":
+            truth = probabilities_of_labels(shares, target.unsqueeze(-3)).mean(-1)
+        else:
+            index = target.long().unsqueeze(-2).expand(shares.shape[:-1])[..., None]
+            truth = shares.softmax(-1).gather(-1, index)[..., 0]
+        scores = s.mean(truth)
         if s.batch.present is None:
             return scores
         return torch.where(s.seen, scores, scores.nanmean(-1, keepdim=True))
+
+
+def probabilities_of_labels(logits: Tensor, target: Tensor) -> Tensor:
+    """The probability that logits (…, C) give to what is true of each label, booleans (…, C)."""
+    return torch.where(target, logits, -logits).sigmoid()
 
 
 def check_window(window: tuple[int, int]) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmlab.checks import check_choice
+from mmlab.models.network import TASKS
 from mmlab.nested import Nested, changed, joined, shapes, tensors
 
 
@@ -22,7 +24,8 @@ class Batch:
     inputs:  the values of each modality, in a fixed order: a tensor (B, ...), or a dict or a tuple
              of such tensors, as token ids and their attention mask. An encoder gets them as they
              are.
-    target:  (B,) integer labels, or (B,) floats for regression.
+    target:  its type says the task (`Batch.task`): (B,) integers are class labels, (B, C) booleans
+             are several labels per sample, (B,) or (B, K) floats are real numbers.
     present: None where every sample has every modality; else one bool tensor (B,) for every
              modality, False where the sample lacks it. Its input should be 0 there: nothing looks
              at it but the joint network.
@@ -68,10 +71,10 @@ class Batch:
                 )
         if self.present is not None:
             self._check_present(self.present)
-        if self.index is not None and self.index.shape != self.target.shape:
+        if self.index is not None and not self._is_one_per_sample(self.index):
             raise ValueError(
-                f"index has shape {tuple(self.index.shape)}; it must be that of the target, "
-                f"{tuple(self.target.shape)}: one whole number per sample"
+                f"index has shape {tuple(self.index.shape)}, and the target has "
+                f"{tuple(self.target.shape)}; give one whole number per sample"
             )
 
     def _check_present(self, present: Mapping[str, Tensor]) -> None:
@@ -91,12 +94,17 @@ class Batch:
                     f"present[{name!r}] is a {type(mask).__name__}; give a tensor of truth values: "
                     "use torch.as_tensor(..., dtype=torch.bool)"
                 )
-            if mask.dtype != torch.bool or mask.shape != self.target.shape:
+            if mask.dtype != torch.bool or not self._is_one_per_sample(mask):
                 raise ValueError(
                     f"present[{name!r}] is {mask.dtype} of shape {tuple(mask.shape)}; "
-                    f"it must be torch.bool of shape {tuple(self.target.shape)}"
+                    f"it must be torch.bool of shape ({len(self)},)"
                     + ("" if mask.dtype == torch.bool else ": use .bool()")
                 )
+
+    def _is_one_per_sample(self, values: Tensor) -> bool:
+        """Whether the shape is the target's; its last axis may be the labels of a sample."""
+        shape, whole = values.shape, self.target.shape
+        return shape == whole or (bool(shape) and shape == whole[:-1])
 
     def __repr__(self) -> str:
         """One line: shapes, not values."""
@@ -110,6 +118,11 @@ class Batch:
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.inputs)
+
+    @property
+    def task(self) -> str:
+        """What the type of its target asks for, one of `mmlab.models.TASKS`."""
+        return task_of(self.target)
 
     def has(self, modality: str) -> Tensor | None:
         """The mask of samples that have `modality`; None where all have it."""
@@ -150,6 +163,13 @@ class Batch:
         )
 
 
+def task_of(target: Tensor) -> str:
+    """What the type of a target asks for: booleans for labels, whole numbers for a class, else."""
+    if target.dtype == torch.bool:
+        return "multilabel"
+    return "regression" if target.is_floating_point() else "classification"
+
+
 def stack_batches(batches: Sequence[Batch]) -> Batch:
     """R batches of one size as one, with a leading axis R in every tensor; no copy of equal ones.
 
@@ -188,7 +208,8 @@ def _joined(join: Callable[[list[Tensor]], Tensor], batches: Sequence[Batch]) ->
 
 
 def _all_there(batch: Batch) -> dict[str, Tensor]:
-    return dict.fromkeys(batch.modalities, torch.ones_like(batch.target, dtype=torch.bool))
+    everywhere = torch.ones(len(batch), dtype=torch.bool, device=batch.target.device)
+    return dict.fromkeys(batch.modalities, everywhere)
 
 
 def _parts(m: str, value: Any) -> dict[str, Tensor]:
@@ -337,12 +358,34 @@ def _check_alike(where: str, values: Tensor, first: Tensor) -> None:
         )
 
 
+def _check_mask(where: str, mask: Tensor) -> None:
+    if mask.ndim != 1:
+        raise ValueError(
+            f"{where} has shape {tuple(mask.shape)}; give one truth value per sample, "
+            f"({len(mask)},)"
+        )
+
+
+def _check_zeros_and_ones(where: str, target: Tensor) -> None:
+    other = (target != 0) & (target != 1)
+    if other.any():
+        row, column = (int(i) for i in other.nonzero()[0])
+        raise ValueError(
+            f"{where} has {target[row, column].item():g} in row {row}, column {column}; allowed "
+            "are 1, where the sample has the label, and 0: leave out samples of which a label is "
+            "not known"
+        )
+
+
 @dataclass(eq=False, repr=False)
 class MultimodalData:
     """Three splits of one data set. Only `train` trains, `holdout` chooses, `test` is read last.
 
-    task:      "classification" (integer targets below n_classes) or "regression" (float targets).
-    n_classes: number of classes; by default the largest label + 1. None for regression.
+    task:      "classification": targets (B,), integers below n_classes; "multilabel": targets
+               (B, C), 1 where a sample has the label and else 0, of any type of numbers (the data
+               set holds them as booleans); "regression": targets (B,) or (B, K), real numbers.
+    n_classes: number of classes, by default the largest label + 1; for "multilabel" the number of
+               labels, C. None for regression.
     units:     what one unit of each modality means, for axes and cards.
     card:      provenance, licence and limits, in plain text.
 
@@ -365,8 +408,7 @@ class MultimodalData:
     card: str = ""
 
     def __post_init__(self) -> None:
-        if self.task not in ("classification", "regression"):
-            raise ValueError(f"task is {self.task!r}; it must be 'classification' or 'regression'")
+        check_choice("task", self.task, TASKS)
         for name, split in self.splits.items():
             if not isinstance(split, Batch):
                 raise TypeError(f"{name} is a {type(split).__name__}; give a Batch(inputs, target)")
@@ -380,9 +422,13 @@ class MultimodalData:
                     _check_alike(where, values, tensors(self.train.inputs[m])[place])
                     if values.is_floating_point():
                         _check_finite(where, values, IN_ZEROS)
+            for m, mask in (split.present or {}).items():
+                _check_mask(f"present[{m!r}] of {name}", mask)
             self._check_target(name, split.target)
         if self.task == "classification":
             self._check_labels()
+        elif self.task == "multilabel":
+            self._hold_labels_as_booleans()
         elif self.n_classes is not None:
             raise ValueError(
                 f"n_classes is {self.n_classes!r} in a regression, which has no classes; leave it "
@@ -423,32 +469,69 @@ class MultimodalData:
 
     def _check_target(self, name: str, target: Tensor) -> None:
         where = f"the target of {name}"
-        if target.ndim != 1:
-            one_hot = target.ndim == 2 and target.shape[1] > 1
-            fix = "labels from one-hot rows are target.argmax(1)" if one_hot else ""
-            raise ValueError(
-                f"{where} has shape {tuple(target.shape)}; it must be ({len(target)},): "
-                f"{fix or 'for one column use target.squeeze(1)'}"
-            )
+        self._check_target_shape(where, target)
         _check_plain(where, target)
-        if self.task == "classification":
-            if target.is_floating_point():
+        if self.task == "multilabel":
+            _check_zeros_and_ones(where, target)
+        elif self.task == "regression":
+            if target.dtype not in REAL:
                 raise ValueError(
-                    f"{name} has {target.dtype} targets; classification needs integer labels "
-                    "(use target.long()), or set task='regression'"
+                    f"{name} has {target.dtype} targets; regression needs real numbers (use "
+                    "target.float()), or set task='classification'"
                 )
-            if target.dtype not in (torch.int64, torch.uint8):
-                raise ValueError(
-                    f"{name} has {target.dtype} targets, which torch's cross-entropy does "
-                    "not take; use target.long()"
-                )
-            return
-        if target.dtype not in REAL:
+            _check_finite(where, target, "leave these samples out")
+        elif target.is_floating_point():
             raise ValueError(
-                f"{name} has {target.dtype} targets; regression needs real numbers (use "
-                "target.float()), or set task='classification'"
+                f"{name} has {target.dtype} targets; classification needs integer labels "
+                "(use target.long()), or set task='regression'"
             )
-        _check_finite(where, target, "leave these samples out")
+        elif target.dtype not in (torch.int64, torch.uint8):
+            raise ValueError(
+                f"{name} has {target.dtype} targets, which torch's cross-entropy does "
+                "not take; use target.long()"
+            )
+
+    def _check_target_shape(self, where: str, target: Tensor) -> None:
+        shape, rows = tuple(target.shape), len(target)
+        if self.task == "classification" and target.ndim != 1:
+            several = target.ndim == 2 and shape[1] > 1
+            fix = (
+                "labels from one-hot rows are target.argmax(1); where a sample has several labels, "
+                "set task='multilabel'"
+                if several
+                else "for one column use target.squeeze(1)"
+            )
+            raise ValueError(f"{where} has shape {shape}; it must be ({rows},): {fix}")
+        if self.task == "multilabel" and (target.ndim != 2 or shape[1] < 2):
+            raise ValueError(
+                f"{where} has shape {shape}; several labels per sample are ({rows}, C) with C > 1, "
+                "1 where the sample has the label and else 0; one label is a class of two: "
+                "set task='classification'"
+            )
+        if self.task == "regression" and target.ndim != 1 and (target.ndim != 2 or shape[1] < 2):
+            raise ValueError(
+                f"{where} has shape {shape}; it must be ({rows},), or ({rows}, K) for K > 1 "
+                "numbers per sample: for one column use target.squeeze(1)"
+            )
+        if shape[1:] != self.train.target.shape[1:]:
+            raise ValueError(
+                f"{where} has {shape[1:]} numbers per sample, that of train has "
+                f"{tuple(self.train.target.shape[1:])}; give all splits as many"
+            )
+
+    def _hold_labels_as_booleans(self) -> None:
+        """So that their type says the task, in a batch too."""
+        labels = self.train.target.shape[1]
+        if self.n_classes not in (None, labels):
+            raise ValueError(
+                f"n_classes is {self.n_classes!r}, and the targets have {labels} columns, one per "
+                "label; leave n_classes out"
+            )
+        self.n_classes = labels
+        self.train, self.holdout, self.test = (
+            split if split.task == "multilabel" else replace(split, target=split.target.bool())
+            for split in self.splits.values()
+        )
 
     def _check_labels(self) -> None:
         if self.n_classes is None:
@@ -510,9 +593,9 @@ class MultimodalData:
 
     @property
     def n_outputs(self) -> int:
-        """Width of a head: the number of classes, or 1 for regression."""
+        """Width of a head: the number of classes, of labels, or of real numbers."""
         if self.task == "regression":
-            return 1
+            return self.train.head(1).target.numel()
         assert self.n_classes is not None  # the check of the labels counts the classes
         return self.n_classes
 
@@ -528,7 +611,12 @@ class MultimodalData:
 
     def describe(self) -> str:
         """A card: task, modalities, split sizes, provenance."""
-        kind = f"{self.n_classes} classes" if self.n_classes else "one real number"
+        count = self.n_outputs
+        kind = {
+            "classification": f"{count} classes",
+            "multilabel": f"{count} labels, of which a sample may have several",
+            "regression": "one real number" if count == 1 else f"{count} real numbers",
+        }[self.task]
         sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
         lines = [f"{self.name}: {self.task}, {kind}", f"samples: {sizes}"]
         for name in self.modalities:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmlab.checks import check_choice
-from mmlab.evaluation.metrics import accuracy, check_finite
+from mmlab.evaluation.metrics import accuracy, average_precision, check_finite
 from mmlab.evaluation.passes import read_output
 from mmlab.training import Run
 from mmlab.training.losses import default_loss, read_losses
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 class Curves:
-    """Observer: loss of every output, and accuracy for labels, on whole splits after each epoch.
+    """Observer: loss and score of every output on whole splits after each epoch.
+
+    The score is "accuracy" for a class, "mAP" for several labels; real numbers have none.
 
     splits: which ones. Epoch 0 is the untrained network. Reading the test split here is looking,
     not choosing: choose by "holdout".
@@ -50,6 +52,10 @@ class Curves:
                 check_finite(f"the {output!r} logits of {split}", logits, mask)
                 if run.data.task == "classification":
                     run.record(split, output, "accuracy", accuracy(logits, found.target, mask))
+                elif run.data.task == "multilabel":
+                    counted = slice(None) if mask is None else mask
+                    score = average_precision(logits[counted], found.target[counted])
+                    run.record(split, output, "mAP", score)
 
 
 def overfitting(history: pd.DataFrame, start: int = 0) -> pd.DataFrame:

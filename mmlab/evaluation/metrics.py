@@ -1,14 +1,16 @@
-"""How right a prediction is: accuracy for labels, errors and correlation for real numbers."""
+"""How right a prediction is: accuracy for a class, precision and F1 for several labels, errors and
+correlation for real numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from mmlab.checks import check_choice
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Batch, task_of
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.passes import forward
 from mmlab.models.network import MultimodalNet, Output
@@ -32,7 +34,7 @@ def accuracy(
     """
     check_logits("accuracy", logits, target, what)
     if mask is not None:
-        check_mask("mask", mask, target)
+        check_mask("mask", mask, target.shape)
     check_finite(what, logits, mask)
     right = (logits.argmax(-1) == target).float()
     if mask is None:
@@ -63,50 +65,109 @@ def macro_f1(logits: Tensor, target: Tensor) -> float:
     return (2 * both / (truly + said))[counted].mean().item()
 
 
-def regression_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
-    """What sentiment regression is measured by, for scores in [-3, 3]; both tensors (B,) or (B, 1).
+def multilabel_metrics(logits: Tensor, target: Tensor) -> dict[str, float]:
+    """What answers of several labels per sample are measured by; both tensors (B, C).
 
-    mae: mean absolute error. pearson: Pearson's r (NaN for a constant prediction).
-    accuracy 2: same side, negative or not. accuracy 7: same whole number after clipping to [-3, 3].
-    All are NaN where there is no sample.
+    mAP: the mean over the labels of average precision, of the ranking of the samples by the label's
+    logit. F1 macro, F1 micro: of the labels whose probability is above 0.5, as the mean over the
+    labels or of all answers at once. All are scikit-learn's, 0 to 1. A label that no sample has is
+    left out of mAP; one that nobody answers either, of the F1 macro too. NaN where none is left.
+
+    Args:
+        logits: log-odds. target: booleans.
+
+    Raises:
+        ValueError: targets of another type, or shapes that do not fit.
+        FloatingPointError: logits that are not finite.
+    """
+    from sklearn.metrics import f1_score
+
+    check_multilabel("multilabel_metrics", logits, target)
+    check_finite("the logits", logits)
+    said = {"y_true": target.cpu().numpy(), "y_pred": (logits > 0).cpu().numpy()}
+    macro = f1_score(**said, average="macro", zero_division=math.nan)
+    micro = f1_score(**said, average="micro", zero_division=math.nan)
+    scores = {"mAP": average_precision(logits, target), "F1 macro": macro, "F1 micro": micro}
+    return {name: float(score) for name, score in scores.items()}
+
+
+def average_precision(logits: Tensor, target: Tensor) -> float:
+    """The mAP of `multilabel_metrics`, alone."""
+    from sklearn.metrics import average_precision_score
+
+    check_multilabel("average_precision", logits, target)
+    check_finite("the logits", logits)
+    occurs = target.any(0)
+    if not occurs.any():
+        return math.nan
+    columns = (x[:, occurs].detach().cpu().numpy() for x in (target, logits))
+    return float(average_precision_score(*columns, average="macro"))
+
+
+def regression_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
+    """What predictions of real numbers are measured by; both tensors (B,) or (B, 1), or (B, K).
+
+    mae: mean absolute error. pearson: Pearson's r (NaN for a constant prediction). Of K numbers per
+    sample both are the mean over the K: bring them to one scale. Of one number, as in sentiment
+    regression with scores in [-3, 3], also accuracy 2: same side, negative or not; and accuracy 7:
+    same whole number after clipping to [-3, 3]. All are NaN where there is no sample.
 
     Raises:
         ValueError: other shapes.
         FloatingPointError: predictions that are not finite.
     """
-    from scipy import stats
-
     shapes = [tuple(x.shape) for x in (prediction, target)]
-    if any(shape[1:] not in ((), (1,)) for shape in shapes) or len({s[:1] for s in shapes}) > 1:
+    columns = [x[:, None] if x.ndim == 1 else x for x in (prediction, target)]
+    if columns[0].ndim != 2 or columns[0].shape != columns[1].shape:
         raise ValueError(
             f"the predictions have the shape {shapes[0]}, the target has {shapes[1]}; give one "
-            "number per sample, (B,) or (B, 1), to both"
+            "number per sample, (B,) or (B, 1), or K numbers, (B, K), to both"
         )
-    check_finite("the predictions", prediction.reshape(-1, 1))
-    prediction, target = (x.detach().cpu().double().reshape(-1) for x in (prediction, target))
-    whole = [x.clamp(-3, 3).round() for x in (prediction, target)]
-    constant = any(torch.equal(x, x[:1].expand_as(x)) for x in (prediction, target))
-    return {
+    check_finite("the predictions", columns[0])
+    prediction, target = (x.detach().cpu().double() for x in columns)
+    pairs = [*zip(prediction.mT, target.mT, strict=True)]
+    scores = {
         "mae": (prediction - target).abs().mean().item(),
-        "pearson": math.nan if constant else float(stats.pearsonr(prediction, target).statistic),
+        "pearson": sum(_correlation(*pair) for pair in pairs) / len(pairs),
+    }
+    if len(pairs) > 1:
+        return scores
+    whole = [x.clamp(-3, 3).round() for x in (prediction, target)]
+    return scores | {
         "accuracy 2": ((prediction < 0) == (target < 0)).double().mean().item(),
         "accuracy 7": (whole[0] == whole[1]).double().mean().item(),
     }
 
 
-def test_scores(run: Run, split: str = "test") -> dict[str, float]:
-    """The balancer's own prediction: accuracy for labels, `regression_metrics` for real targets.
+def _correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's r of two lists of numbers, (B,) each; NaN where one of them does not vary."""
+    from scipy import stats
 
-    Samples that it has no answer for (`Balancer.answers`) do not count.
+    if any(torch.equal(x, x[:1].expand_as(x)) for x in (one, other)):
+        return math.nan
+    return float(stats.pearsonr(one, other).statistic)
+
+
+def test_scores(run: Run, split: str = "test") -> dict[str, float]:
+    """How right the balancer's own prediction is.
+
+    Accuracy for a class, `multilabel_metrics` for several labels per sample, `regression_metrics`
+    for real numbers. Samples that it has no answer for (`Balancer.answers`) do not count.
 
     Raises:
         ValueError: no such split.
         FloatingPointError: predictions that are not finite.
     """
     prediction, target = _answers(run, split)
-    if target.is_floating_point():
-        return regression_metrics(prediction, target)
-    return {"accuracy": accuracy(prediction, target)}
+    return SCORERS[task_of(target)](prediction, target)
+
+
+SCORERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
+    "classification": lambda logits, target: {"accuracy": accuracy(logits, target)},
+    "multilabel": multilabel_metrics,
+    "regression": regression_metrics,
+}
+"""The scores of a prediction by task; a choice on the holdout goes by the first one."""
 
 
 def test_accuracy(run: Run, split: str = "test") -> float:
@@ -159,7 +220,7 @@ def answered(run: Run, batch: Batch) -> Tensor | None:
     """Which samples the balancer has an answer for, booleans (B,); None: all."""
     mask = run.balancer.answers(batch)
     if mask is not None:
-        check_mask(f"{run.balancer.name}.answers(batch)", mask, batch.target)
+        check_mask(f"{run.balancer.name}.answers(batch)", mask, (len(batch),))
     return mask
 
 
@@ -209,22 +270,36 @@ def check_logits(who: str, logits: Tensor, target: Tensor, what: str = "the logi
 
 
 def check_labels(who: str, target: Tensor) -> None:
-    """Raises ValueError for real-valued targets."""
-    if target.is_floating_point():
+    """Raises ValueError for targets other than class labels."""
+    task = task_of(target)
+    if task != "classification":
+        metrics = {"multilabel": multilabel_metrics, "regression": regression_metrics}[task]
         raise ValueError(
             f"{who} needs class labels, and the targets are {target.dtype}; "
-            "for regression use regression_metrics or test_scores"
+            f"for task={task!r} use {metrics.__name__} or test_scores"
         )
 
 
-def check_mask(what: str, mask: object, target: Tensor) -> None:
-    """Raises TypeError for what is no tensor, ValueError for other than one boolean per sample."""
+def check_multilabel(who: str, logits: Tensor, target: Tensor) -> None:
+    """Raises ValueError for targets other than booleans (B, C), and for logits unlike them."""
+    if target.dtype != torch.bool or target.ndim != 2 or logits.shape != target.shape:
+        raise ValueError(
+            f"{who} got logits {tuple(logits.shape)} and {target.dtype} targets "
+            f"{tuple(target.shape)}; give (B, C) to both, the targets as booleans: target.bool()"
+        )
+
+
+def check_mask(what: str, mask: object, shape: tuple[int, ...]) -> None:
+    """Raises TypeError for what is no tensor, ValueError for other than one boolean per sample.
+
+    shape: that of the samples, (…, B).
+    """
     if not isinstance(mask, Tensor):
         raise TypeError(
             f"{what} is a {type(mask).__name__}; give a tensor of booleans, one per sample, or None"
         )
-    if mask.dtype != torch.bool or mask.shape != target.shape:
+    if mask.dtype != torch.bool or mask.shape != shape:
         raise ValueError(
             f"{what} is {mask.dtype} of shape {tuple(mask.shape)}; it must be torch.bool of shape "
-            f"{tuple(target.shape)}, as the target"
+            f"{tuple(shape)}, as the target"
         )

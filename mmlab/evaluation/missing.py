@@ -68,6 +68,6 @@ def without(batch: Batch, *modalities: str) -> Batch:
 
 def having(samples: Batch | Reading, modalities: Sequence[str]) -> dict[str, Tensor]:
     """Which samples have each modality, booleans (B,)."""
-    everywhere = torch.ones_like(samples.target, dtype=torch.bool)
+    everywhere = torch.ones(len(samples.target), dtype=torch.bool, device=samples.target.device)
     masks = {m: samples.has(m) for m in modalities}
     return {m: everywhere if mask is None else mask for m, mask in masks.items()}

@@ -20,7 +20,9 @@ def forward(model: MultimodalNet, batch: Batch) -> Output:
         part, _, m = name.partition(" ")
         named.setdefault(part, {})[m] = values
     joint = named["joint"][""]
-    return Output(named["features"], joint, named["unimodal"], fusion=model.fusion)
+    out = Output(named["features"], joint, named["unimodal"], fusion=model.fusion)
+    out.task = model.task
+    return out
 
 
 def _everything(out: Output) -> dict[str, Tensor]:

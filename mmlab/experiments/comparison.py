@@ -80,8 +80,9 @@ def compare(
     Returns:
         A table with the columns method, seed, accuracy (test, of the balancer's own prediction),
         "holdout accuracy", "share m" (test accuracy of modality m's part of the joint logits, where
-        the fusion tells it), and what `measure` returns. For regression the columns of
-        `regression_metrics`, of test and holdout, stand in place of accuracies and shares. Where a
+        the fusion tells it), and what `measure` returns. For several labels per sample the columns
+        of `multilabel_metrics`, for regression those of `regression_metrics`, of test and holdout,
+        stand in place of accuracies and shares. Where a
         method has no answer for some samples, "answered" is the part of the test samples that it is
         scored on. Where a run failed it has no scores, and "error" says why (None elsewhere); a
         warning says it too.

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORES = {"accuracy": "%", "accuracy 2": "%", "accuracy 7": "%", "mae": "", "pearson": ""}
+SCORES = {
+    **dict.fromkeys(("accuracy", "mAP", "F1 macro", "F1 micro", "accuracy 2", "accuracy 7"), "%"),
+    **dict.fromkeys(("mae", "pearson"), ""),
+}
 """The scores of `mmlab.evaluation.test_scores` and their units: "%" of a share, "" of a number."""
 
 ANSWERED, ERROR, HOLDOUT, SHARE = "answered", "error", "holdout ", "share "

@@ -98,7 +98,8 @@ def tune(
             maker, such as alpha of OGM, or of a training, such as lr. Of several parameters every
             combination is a trial. A method that is not named here is tried once, as it is.
         column: what to choose by: a column of the holdout split, or one of `measure` (it sees the
-            holdout split in place of the test). Default: "holdout accuracy", or "holdout mae".
+            holdout split in place of the test). Default: "holdout accuracy", for several
+            labels per sample "holdout mAP", for regression "holdout mae".
         lowest: whether the lowest mean is the best; by default for "holdout mae" alone.
 
     Returns:

@@ -21,7 +21,7 @@ class Fusion(nn.Module):
     """Base of all fusions: `fusion(features) -> (B, C)` and `fusion.contributions(features)`.
 
     widths:    feature width of each modality, in modality order.
-    n_outputs: C, the number of classes, or 1 for regression.
+    n_outputs: C, the number of classes, of labels, or of real numbers.
 
     A subclass writes `forward`. `contributions` here is the general one, Shapley values of the
     joint logits (Shapley 1953): a modality's mean marginal contribution over all orders in which

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from mmlab.models.linear import Linear
 from mmlab.models.modes import evaluating
 from mmlab.nested import Nested, tensors
 from mmlab.seeds import drawing, seeded
+
+TASKS = ("classification", "multilabel", "regression")
+"""What a network is trained for: one class per sample, several labels, or real numbers."""
 
 
 class LazyFeatures(Mapping[str, Tensor]):
@@ -103,6 +107,7 @@ class Output:
     features: (B, D) per modality.
     joint:    (B, C) fused logits.
     unimodal: (B, C) per modality, from its own head or from the shared one.
+    task:     what the logits mean, one of `TASKS`; the network sets it.
 
     In a stack of R networks every tensor has a leading axis R (`mmlab.models.stack`).
     """
@@ -116,6 +121,7 @@ class Output:
     ) -> None:
         self.features, self.unimodal, self.fusion = features, unimodal or {}, fusion
         self._joint, self._graph = joint, torch.is_grad_enabled()
+        self.task = "classification"
 
     @property
     def fused(self) -> bool:
@@ -163,6 +169,16 @@ class Output:
         return self.fusion
 
 
+def for_averaging(logits: Tensor, task: str) -> Tensor:
+    """Logits (…, C) as predictions are averaged: log-probabilities of the classes.
+
+    The log-odds of labels are averaged as they are: it is the same, for the mean log-probabilities
+    of "yes" and "no" differ by the mean log-odds. So are real numbers, which a single output is.
+    """
+    classes = task == "classification" and logits.shape[-1] > 1
+    return logits.log_softmax(-1) if classes else logits
+
+
 def masks_of(out: Output, present: Mapping[str, Tensor] | None) -> Tensor | None:
     """Which modalities a prediction may read, (…, M, B) in the order of `out`; None: all.
 
@@ -199,6 +215,9 @@ class MultimodalNet(nn.Module):
 
     replicas: int | None = None
     """How many networks this is in one (`mmlab.models.stack`): None for an ordinary one."""
+
+    task = "classification"
+    """What it is trained for, one of `TASKS`: what its logits mean. `build` and `fit` set it."""
 
     def __init__(
         self,
@@ -267,6 +286,13 @@ class MultimodalNet(nn.Module):
                 f"{type(self).__name__}.forward gives a {type(out).__name__}; it must give an "
                 "Output(features, joint=..., unimodal=..., fusion=self.fusion)"
             )
+        return out
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Output:
+        """`forward`, whose Output says what its logits mean."""
+        out = super().__call__(*args, **kwargs)
+        if isinstance(out, Output):
+            out.task = self.task
         return out
 
     def forward(self, inputs: Mapping[str, Nested]) -> Output:
@@ -369,6 +395,7 @@ class MultimodalNet(nn.Module):
 
         fused = seeded(seed, "fusion", build=fuse)
         net = seeded(seed, "network", build=lambda: cls(parts, fused, modules))
+        net.task = data.task
         if not net.plain_forward:
             made = f"encoders={_spelt(encoders)}, fusion={_spelt(fusion)}, heads={heads!r}"
             _try_forward(net, data.train.head(2).inputs, f"{made}, width={width}")

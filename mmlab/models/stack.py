@@ -74,7 +74,7 @@ class NetworkStack(MultimodalNet):
             stack_modules([n.fusion for n in networks], known),
             stack_modules([n.heads for n in networks], known),
         )
-        self.replicas = len(networks)
+        self.replicas, self.task = len(networks), first.task
         self._one = [copy.deepcopy(first)]  # in a list: not a part of the network
 
     def replica(self, index: int) -> MultimodalNet:

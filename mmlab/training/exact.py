@@ -49,7 +49,7 @@ def check_exact(
     Raises:
         UnstackableError: they differ, as they do if losses (R,) are added up over networks.
     """
-    size = batch.target.shape[-1]
+    size = batch.target.shape[1]
     some = replace(batch, index=None)[:, : min(SAMPLES, size)]
     trial = _Trial(model, methods, seeds, some, (epoch, progress), lr, loss)
     try:

@@ -76,7 +76,8 @@ def fit(
             saves time for big ones on a GPU.
         seed: sets data order, noise and dropout, each its own stream. (Initial weights are set by
             `MultimodalNet.build(seed=...)`.)
-        loss: loss(prediction, target) -> one number; cross-entropy for labels, L1 for numbers.
+        loss: loss(prediction, target) -> one number; by default cross-entropy for classes,
+            binary cross-entropy for several labels per sample, L1 for numbers.
         observers: called with the Run before the first epoch and after each.
         compile: True, or a backend of torch.compile such as "cudagraphs": compile the encoders.
             Needs a C++ compiler on a CPU, and saves time only in long runs.
@@ -98,6 +99,7 @@ def fit(
         raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
     if model.replicas is not None:
         raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
+    model.task = data.task
     where, modules = prepare(model, device, precision, compile), own_modules(balancer, model, seed)
     parameters = trained_parameters(model, modules, where)
     check_trainable(parameters.values())
@@ -330,7 +332,7 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
             draws=draws,
             parameters=parameters,
         )
-        with _told_of_a_single_sample(batch.target.shape[-1], run):
+        with _told_of_a_single_sample(batch.target.shape[len(run.shape)], run):
             _take(run, s, first=i == 0, left=left)
         run.after_batch()
         logged.append(s._recorded())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Batch, task_of
 from mmlab.models.network import LazyLogits, Output
 from mmlab.training.passes import Reading
 
@@ -23,7 +23,10 @@ Loss = Callable[..., Tensor]
 For a modality that samples lack it is given those alone that have it: loss(z[mask], y[mask]).
 """
 
-PLAIN_MEANS = (F.cross_entropy, F.l1_loss, F.mse_loss, F.smooth_l1_loss)
+PLAIN_MEANS = (
+    *(F.cross_entropy, F.l1_loss, F.mse_loss, F.smooth_l1_loss),
+    F.binary_cross_entropy_with_logits,
+)
 """Losses known to be plain means over samples, which may be averaged in any grouping.
 
 A mask is then a product. For other losses the samples must be picked, and a GPU waited for.
@@ -39,13 +42,20 @@ class Losses(Mapping[str, Tensor]):
     A scalar each, the mean over the samples that have the modality; (R,) in a stack of R networks.
 
     out, batch, loss: the forward pass, its samples, and loss(prediction, target).
+    lead: how many axes lead that of the samples: 1 in a stack, else 0.
     graph: whether they may be differentiated.
     """
 
     def __init__(
-        self, out: Output, batch: Batch | Reading, loss: Loss, *, graph: bool = True
+        self,
+        out: Output,
+        batch: Batch | Reading,
+        loss: Loss,
+        *,
+        lead: int = 0,
+        graph: bool = True,
     ) -> None:
-        self.out, self.batch, self.loss = out, batch, loss
+        self.out, self.batch, self.loss, self.lead = out, batch, loss, lead
         self.graph = graph
         self.computed: dict[str, Tensor] = {}
         self._stacks: list[Tensor] = []
@@ -74,7 +84,7 @@ class Losses(Mapping[str, Tensor]):
         if isinstance(unimodal, LazyLogits) and set(self.out.features) <= set(keys):
             unimodal.together()  # one call of a shared head
         known = any(key in self.computed or key not in self for key in keys)
-        few = len(keys) <= FEW and self.batch.present is None and self.batch.target.ndim == 1
+        few = len(keys) <= FEW and self.batch.present is None and not self.lead
         if known or few or not self._is_plain_mean():
             losses = torch.stack([self[key] for key in keys], dim=-1)
             self._stacks.append(losses)
@@ -174,7 +184,7 @@ class Losses(Mapping[str, Tensor]):
         return self._called(logits, target) if len(logits) else logits.sum()  # none: 0
 
     def _called(self, logits: Tensor, target: Tensor) -> Tensor:
-        prediction = as_prediction(logits, target)
+        prediction, target = as_arguments(logits, target)
         try:
             loss = self.loss(prediction, target)
         except Exception as error:
@@ -194,28 +204,32 @@ class Losses(Mapping[str, Tensor]):
 
     def _each(self, logits: Tensor) -> Tensor:
         """The loss of every sample, (..., B)."""
-        target = self.batch.target
-        if logits.ndim - target.ndim == 2:  # outputs stand before the samples
-            target = target.unsqueeze(-2)
-        rows = target.expand(logits.shape[:-1]).reshape(-1)
+        target, samples = self.batch.target, logits.shape[:-1]
+        own = target.shape[self.lead + 1 :]  # (), or the labels or numbers of a sample
+        several = len(samples) - self.lead - 1  # axes of outputs, which stand before the samples
+        target = target[(slice(None),) * self.lead + (None,) * several]
+        rows = target.expand(*samples, *own).reshape(-1, *own)
         plain = self._is_plain_mean()
         single = functools.partial(self.loss, reduction="none") if plain else by_sample(self.loss)
-        losses = single(as_prediction(logits.flatten(0, -2), rows), rows)
+        losses = single(*as_arguments(logits.flatten(0, -2), rows))
         losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-        if losses.shape != rows.shape:
+        if losses.shape != rows.shape[:1]:
             raise ValueError(
                 f"reduction='none' gives a loss of shape {tuple(losses.shape)} for {len(rows)} "
                 "samples; it must give one number per sample"
             )
-        return losses.view(logits.shape[:-1])
+        return losses.view(samples)
 
 
-def read_losses(found: Reading, loss: Loss) -> Losses:
-    """The losses of a whole split, of logits that were read under the names of their outputs."""
+def read_losses(found: Reading, loss: Loss, lead: int = 0) -> Losses:
+    """The losses of a whole split, of logits that were read under the names of their outputs.
+
+    lead: as for `Losses`.
+    """
     unimodal = {key: logits for key, logits in found.values.items() if key != "joint"}
     # in place of features: nothing but their names is asked for
     out = Output(unimodal, found.values.get("joint"), unimodal)
-    return Losses(out, found, loss, graph=False)
+    return Losses(out, found, loss, lead=lead, graph=False)
 
 
 def by_sample(loss: Loss) -> Loss:
@@ -236,13 +250,27 @@ def by_sample(loss: Loss) -> Loss:
     return functools.partial(loss, reduction="none")
 
 
+DEFAULTS: dict[str, Loss] = {
+    "classification": F.cross_entropy,
+    "multilabel": F.binary_cross_entropy_with_logits,
+    "regression": F.l1_loss,
+}
+"""Cross-entropy for a class, the mean of one per label, and the mean absolute error."""
+
+
 def default_loss(target: Tensor) -> Loss:
-    """Mean absolute error for real targets, cross-entropy for labels."""
-    return F.l1_loss if target.is_floating_point() else F.cross_entropy
+    """The loss that fits the type of a target."""
+    return DEFAULTS[task_of(target)]
 
 
-def as_prediction(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits in the shape that the loss wants: (B,) for real targets (B,), else unchanged."""
+def as_arguments(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Prediction and target in the form that torch's losses take.
+
+    Logits become (B,) for real targets (B,), else they are unchanged; booleans become the logits'
+    type.
+    """
+    if target.dtype == torch.bool:
+        return logits, target.to(logits.dtype)
     if target.is_floating_point() and logits.ndim == target.ndim + 1:
-        return logits.squeeze(-1)
-    return logits
+        return logits.squeeze(-1), target
+    return logits, target

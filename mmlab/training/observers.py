@@ -12,7 +12,7 @@ from torch import Tensor
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch
 from mmlab.models.network import Output
-from mmlab.training.losses import as_prediction, default_loss
+from mmlab.training.losses import as_arguments, default_loss
 from mmlab.training.passes import read
 from mmlab.training.run import Run
 from mmlab.training.state import State, put_back, snapshot, state_of
@@ -103,7 +103,7 @@ class EarlyStopping:
         prediction, target = found.values["prediction"][mask], found.target[mask]
         if self.metric is None:
             name, loss = "loss", run.loss or default_loss(target)
-            value = float(loss(as_prediction(prediction, target), target))
+            value = float(loss(*as_arguments(prediction, target)))
         else:
             name = getattr(self.metric, "__name__", type(self.metric).__name__)
             value = float(self.metric(prediction, target))

@@ -155,7 +155,7 @@ class Course(ABC):
             return {key: losses.logits(key) for key in wanted}
 
         found = read(model, self.pieces(split), logits)
-        losses = read_losses(found, self.loss or default_loss(found.target))
+        losses = read_losses(found, self.loss or default_loss(found.target), len(self.shape))
         return {key: losses[key] for key in wanted}
 
     def reset_momentum(self, parameters: Sequence[nn.Parameter] | None = None) -> None:

@@ -75,7 +75,8 @@ class Step:
         epoch: counts from 0.
         progress: part of the training that is over, 0 to 1.
         loss: loss(prediction, target) -> one number; by default cross-entropy for integer targets
-            and the mean absolute error for real ones.
+            (a class), binary cross-entropy for booleans (several labels), and the mean absolute
+            error for real numbers.
         draws: the random numbers of the run; by default from torch's global generator.
         parameters: `Parameters(model)`, where many steps share it.
 
@@ -137,7 +138,7 @@ class Step:
 
         `losses.stack(*keys)` gives several in the last axis, in one pass.
         """
-        return Losses(self.out, self.batch, self._loss)
+        return Losses(self.out, self.batch, self._loss, lead=self._lead)
 
     @torch.no_grad()
     def losses_again(self) -> Losses:
@@ -155,7 +156,7 @@ class Step:
             else:
                 out = self.model(self.batch.inputs)
                 dict(out.unimodal)  # all heads, while the buffers are spared
-        return Losses(out, self.batch, self._loss, graph=False)
+        return Losses(out, self.batch, self._loss, lead=self._lead, graph=False)
 
     @cached_property
     def seen(self) -> Tensor:

@@ -153,7 +153,9 @@ def test_the_balancer_projects_by_the_functions_that_are_taught(modalities, kind
 
 def test_the_fusion_asks_the_weights_that_are_taught(monkeypatch):
     monkeypatch.setattr(
-        mla, "entropy_weights", lambda z, present: torch.tensor([1.0, 0.0])[:, None].expand(2, 5)
+        mla,
+        "entropy_weights",
+        lambda z, present, task: torch.tensor([1.0, 0.0])[:, None].expand(2, 5),
     )
     z = logits()
     assert torch.equal(MLA().fuse(output(z)), z[0])

@@ -127,7 +127,7 @@ def test_labels_must_be_integers_unless_it_is_regression():
 
 
 def test_unknown_tasks_are_refused():
-    with pytest.raises(ValueError, match="'ranking'; it must be 'classification' or 'regression'"):
+    with pytest.raises(ValueError, match="'ranking'; allowed are 'classification', 'multilabel'"):
         make_data(task="ranking")
 
 
