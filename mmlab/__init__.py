@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmlab.training import Balancer as Balancer
     from mmlab.training import Checkpoint as Checkpoint
     from mmlab.training import EarlyStopping as EarlyStopping
+    from mmlab.training import Progress as Progress
     from mmlab.training import Run as Run
     from mmlab.training import Step as Step
     from mmlab.training import fit as fit
@@ -39,6 +40,7 @@ _HOME = {
         "Balancer",
         "Checkpoint",
         "EarlyStopping",
+        "Progress",
     ),
     "mmlab.experiments": ("compare", "tune", "diagnose"),
     "mmlab.datasets": ("load", "Batch", "MultimodalData"),

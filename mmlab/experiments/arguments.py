@@ -13,6 +13,8 @@ from torch import Tensor
 from mmlab.checks import check_whole
 from mmlab.datasets.base import MultimodalData
 from mmlab.training import Balancer, Joint, fit, fit_seeds, train_once
+from mmlab.training.checkpoint import check_own_files
+from mmlab.training.progress import no_progress
 
 MakeBalancer = Callable[[], Balancer]
 
@@ -145,6 +147,7 @@ def try_before(
         observers = options.get("observers", ())
         if not isinstance(observers, Sequence) or not all(map(callable, observers)):
             raise TypeError(f"observers is {observers!r}; give a list of callables Run -> None")
+        check_own_files(observers, len(seeds))
         build = options["build"] or {}
         if not isinstance(build, Mapping):
             raise TypeError(f"build is {build!r}; give arguments, such as {{'encoders': 'cnn'}}")
@@ -153,7 +156,7 @@ def try_before(
         asked = {"epochs": 0, "lr": rate_of(options, 0), "observers": ()}
         asked["build"] = {**balancer.network, **build}
         trial = {key: value for key, value in options.items() if key != "at_once"} | asked
-        with warnings.catch_warnings():
+        with no_progress(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training itself will say it
             train_once(Joint(), data, seed=seeds[0], **trial)
     except Exception as error:

@@ -16,6 +16,7 @@ from mmlab.experiments.arguments import MakeBalancer, dataset_of, rate_of
 from mmlab.experiments.tables import ANSWERED, ERROR, HOLDOUT, SHARE
 from mmlab.models.stack import UnstackableError
 from mmlab.training import Run, fit_seeds, stacked
+from mmlab.training.progress import no_progress
 
 Measure = Callable[[Run], Mapping[str, Any]]
 Row = dict[str, Any]
@@ -54,7 +55,8 @@ class Job:
 
     def __call__(self) -> list[Outcome]:
         """Train; an Outcome per seed. No error of a run ends it, and the keyboard does."""
-        return [_outcome(run, self.measure) for run in self._runs()]
+        with no_progress():  # the comparison has a line of its own
+            return [_outcome(run, self.measure) for run in self._runs()]
 
     def only(self, seeds: Sequence[int]) -> Job:
         """The same for some of the seeds, each with its own learning rate."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 from mmlab.experiments.cache import Cache
 from mmlab.experiments.jobs import Job, Outcome, failed_outcome
 from mmlab.experiments.workers import Pool
+from mmlab.training.progress import someone_looks
 
 
 def run_jobs(jobs: Sequence[Job], pool: Pool, cache: Cache | None = None) -> list[list[Outcome]]:
@@ -25,7 +25,7 @@ def run_jobs(jobs: Sequence[Job], pool: Pool, cache: Cache | None = None) -> lis
         desc="runs",
         total=sum(len(job.seeds) for job in jobs),
         initial=sum(map(len, known)),
-        disable=not (shown and _someone_looks()),
+        disable=not (shown and someone_looks()),
     ) as line:
         for number, result in pool.run(left if pool.here else [*map(_Sendable, left)]):
             job, failed = left[number], isinstance(result, Exception)
@@ -63,9 +63,3 @@ def _sendable(outcome: Outcome) -> Outcome:
 
 def _is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float | str | None)
-
-
-def _someone_looks() -> bool:
-    """Whether there is a terminal or a notebook to show a progress line in."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"

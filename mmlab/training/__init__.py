@@ -2,8 +2,9 @@
 
 from mmlab.training.balancer import Balancer, Joint, Training
 from mmlab.training.checkpoint import Checkpoint
+from mmlab.training.early_stopping import EarlyStopping
 from mmlab.training.loop import find_device, fit
-from mmlab.training.observers import EarlyStopping
+from mmlab.training.progress import Progress
 from mmlab.training.run import Run
 from mmlab.training.stacked import fit_seeds, train_once
 from mmlab.training.step import Step
@@ -13,6 +14,7 @@ __all__ = [
     "Checkpoint",
     "EarlyStopping",
     "Joint",
+    "Progress",
     "Run",
     "Step",
     "Training",

@@ -21,6 +21,7 @@ from mmlab.seeds import AHEAD, Draws, seeded
 from mmlab.training.balancer import Balancer, Joint
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import SGD
+from mmlab.training.progress import with_progress
 from mmlab.training.run import Course, Observer, Run
 from mmlab.training.schedule import MakeSchedule, Schedule, steps_per_batch
 from mmlab.training.step import Parameters, Step
@@ -78,7 +79,8 @@ def fit(
             `MultimodalNet.build(seed=...)`.)
         loss: loss(prediction, target) -> one number; by default cross-entropy for classes,
             binary cross-entropy for several labels per sample, L1 for numbers.
-        observers: called with the Run before the first epoch and after each.
+        observers: called with the Run before the first epoch and after each. In a terminal or a
+            notebook a longer training shows its `Progress` too.
         compile: True, or a backend of torch.compile such as "cudagraphs": compile the encoders.
             Needs a C++ compiler on a CPU, and saves time only in long runs.
 
@@ -120,7 +122,7 @@ def fit(
         train_on=train,
         loss=loss,
         modules=modules,
-        observers=list(observers),
+        observers=with_progress(observers),
     )
     plan(run, schedule)
     run.start()

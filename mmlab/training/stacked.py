@@ -51,6 +51,7 @@ from mmlab.training.loop import (
 )
 from mmlab.training.merged import StackedBalancer
 from mmlab.training.optimizers import SGD
+from mmlab.training.progress import with_progress
 from mmlab.training.rates import Rates
 from mmlab.training.run import Course, Observer, Run
 from mmlab.training.schedule import MakeSchedule, Schedule
@@ -379,8 +380,9 @@ def _stacked_run(
     if optimizer is None and top is not None and len(set(rates)) > 1:
         holders = [make_optimizer(None, rate, {"": nn.Parameter(torch.zeros(1))}) for rate in rates]
         run.rates = Rates.of(holders, run.schedule)
+    watching = with_progress(observers)
     run.replicas = [
-        replace(run.alone(r), observers=own_observers(observers)) for r in range(len(jobs))
+        replace(run.alone(r), observers=own_observers(watching)) for r in range(len(jobs))
     ]
     return run
 

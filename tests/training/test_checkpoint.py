@@ -443,6 +443,11 @@ def test_a_stack_has_no_training_of_one_network_to_save(tmp_path):
         fit_seeds(DATA, OGM, at_once=True, **given)
 
 
+def test_compare_asks_for_files_of_their_own_before_it_trains(tmp_path):
+    with pytest.raises(ValueError, match="is one file for 2 trainings"):
+        compare({"OGM": OGM}, DATA, seeds=[1, 2], observers=[Checkpoint(tmp_path / "f.pt")])
+
+
 def test_compare_keeps_methods_of_one_class_apart(tmp_path):
     methods = {"OGM": partial(OGM, enhance=False), "OGM-GE": OGM}
     options = {"seeds": range(2), "epochs": 1, "device": "cpu"}

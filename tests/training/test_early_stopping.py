@@ -1,4 +1,4 @@
-"""Observers that act on a training or show it: when they stop it, and what they leave."""
+"""When a training ends early, and what it leaves; and when observers hear of it."""
 
 import math
 

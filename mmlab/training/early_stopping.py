@@ -1,4 +1,4 @@
-"""What watches a training and acts on it, or shows how far it is."""
+"""A training that ends when it no longer gets better, and leaves its best network."""
 
 from __future__ import annotations
 
