@@ -53,6 +53,39 @@ def seeded(seed: int, *names: str | int, build: Callable[[], T]) -> T:
         return build()
 
 
+def random_state(device: torch.device) -> list[tuple[torch.device, Tensor]]:
+    """What the global generators of the CPU and of a device go on from."""
+    return [(one, _state(one)) for one in dict.fromkeys((torch.device("cpu"), device))]
+
+
+@contextlib.contextmanager
+def replaying(states: Sequence[tuple[torch.device, Tensor]]) -> Iterator[None]:
+    """Draw the same random numbers as from `states` on, then go on as if nothing had been drawn."""
+    now = [(device, _state(device)) for device, _ in states]
+    for device, state in states:
+        _set_state(device, state)
+    try:
+        yield
+    finally:
+        for device, state in now:
+            _set_state(device, state)
+
+
+def _state(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def _set_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
 @contextlib.contextmanager
 def _kept_on_mps(wanted: bool) -> Iterator[None]:
     """Put the generator of Apple's GPU back afterwards; torch's own fork leaves it out."""

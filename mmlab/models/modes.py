@@ -1,9 +1,9 @@
 """A module's state for a moment: afterwards everything is as it was, whatever happens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -18,20 +18,28 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-@contextmanager
-def sparing_buffers(module: nn.Module) -> Iterator[None]:
-    """Statistics that a pass moves are moved in copies; afterwards the old ones are back.
-
-    The old tensors themselves: to restore values in place would spoil a graph that needs them.
-    """
-    old = [
+def buffers_of(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Every buffer with its part and its name there; a shared one as often as it is held."""
+    return [
         (part, name, buffer)
         for part in module.modules()
         for name, buffer in part._buffers.items()
         if buffer is not None
     ]
-    for part, name, buffer in old:
-        part._buffers[name] = buffer.clone()
+
+
+@contextmanager
+def sparing_buffers(module: nn.Module, values: Sequence[Tensor] | None = None) -> Iterator[None]:
+    """Statistics that a pass moves are moved in copies; afterwards the old ones are back.
+
+    The old tensors themselves: to restore values in place would spoil a graph that needs them.
+
+    values: what the pass finds, in the order of `buffers_of`; by default what is there.
+    """
+    old = buffers_of(module)
+    found = [buffer for *_, buffer in old] if values is None else values
+    for (part, name, _), value in zip(old, found, strict=True):
+        part._buffers[name] = value.clone()
     try:
         yield
     finally:

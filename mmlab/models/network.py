@@ -17,6 +17,7 @@ from mmlab.models.fusion import FUSIONS, Late
 from mmlab.models.inference import Inference, JointLogits, Predictor
 from mmlab.models.linear import Linear
 from mmlab.models.modes import evaluating
+from mmlab.models.pieces import in_pieces
 from mmlab.nested import Nested, tensors
 from mmlab.seeds import drawing, seeded
 
@@ -30,8 +31,10 @@ class LazyFeatures(Mapping[str, Tensor]):
     So a method that reads one modality's loss runs that modality's encoder alone.
     """
 
-    def __init__(self, network: MultimodalNet, inputs: Mapping[str, Nested]) -> None:
-        self._network, self._inputs = network, inputs
+    def __init__(
+        self, network: MultimodalNet, inputs: Mapping[str, Nested], piece: int | None = None
+    ) -> None:
+        self._network, self._inputs, self._piece = network, inputs, piece
         self._graph = torch.is_grad_enabled()
         self.computed: dict[str, Tensor] = {}
         self.reads: list[tuple[str, str]] = []
@@ -41,8 +44,16 @@ class LazyFeatures(Mapping[str, Tensor]):
         if m not in self.computed:
             self.reads.append(("encoder", m))
             with torch.set_grad_enabled(self._graph):
-                self.computed[m] = self._network.encoded(m, self._inputs[m])
+                self.computed[m] = self._encoded(m)
         return self.computed[m]
+
+    def _encoded(self, m: str) -> Tensor:
+        network, inputs = self._network, self._inputs[m]
+        encode = functools.partial(network.encoded, m)
+        if self._piece is None:
+            return encode(inputs)
+        axis = 0 if network.replicas is None else 1
+        return in_pieces(encode, network.encoders[m], inputs, self._piece, axis)
 
     def __contains__(self, m: object) -> bool:
         return isinstance(m, str) and m in self._network.encoders
@@ -239,6 +250,7 @@ class MultimodalNet(nn.Module):
 
         self.autocast: torch.dtype | None = None
         self._lazy = False
+        self._piece: int | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -270,17 +282,19 @@ class MultimodalNet(nn.Module):
             raise KeyError(f"unknown modality {m!r}; this network has {list(self.encoders)}")
         return self.encoders[m](x)
 
-    def lazily(self, inputs: Mapping[str, Nested]) -> Output:
+    def lazily(self, inputs: Mapping[str, Nested], piece: int | None = None) -> Output:
         """A forward pass that leaves each encoder and the fusion to who reads them first.
 
         For who reads them before the next update, or never, as a training step does.
+
+        piece: how many samples an encoder sees at a time (`mmlab.models.pieces`); None: all.
         """
         flags = vars(self)  # nn.Module's own way to set an attribute takes microseconds
-        flags["_lazy"] = True
+        flags["_lazy"], flags["_piece"] = True, piece
         try:
             out = self(inputs)
         finally:
-            flags["_lazy"] = False
+            flags["_lazy"], flags["_piece"] = False, None
         if not isinstance(out, Output):
             raise TypeError(
                 f"{type(self).__name__}.forward gives a {type(out).__name__}; it must give an "
@@ -301,7 +315,7 @@ class MultimodalNet(nn.Module):
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        features: Mapping[str, Tensor] = LazyFeatures(self, inputs)
+        features: Mapping[str, Tensor] = LazyFeatures(self, inputs, self._piece)
         if not self._lazy:
             features = dict(features)  # computes them all
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)

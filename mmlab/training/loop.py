@@ -47,6 +47,7 @@ def fit(
     schedule: MakeSchedule | None = None,
     clip: float | None = None,
     batch_size: int = 64,
+    accumulate: int = 1,
     drop_last: bool = False,
     device: str | torch.device = "auto",
     precision: str = "float32",
@@ -71,7 +72,11 @@ def fit(
             history has each epoch's mean rate as "lr".
         clip: the largest norm of a gradient, over all parameters of the optimiser together. Before
             each update a longer one is shrunk to it (torch.nn.utils.clip_grad_norm_).
-        drop_last: leave out the last batch of an epoch where it has fewer than batch_size samples.
+        accumulate: a step sees accumulate · batch_size samples at once, and each encoder batch_size
+            of them at a time: it needs the memory of batch_size samples, and more time. For every
+            method this is a training with accumulate · batch_size, up to rounding; but BatchNorm in
+            an encoder normalises batch_size samples at a time, and dropout draws other masks.
+        drop_last: leave out the last batch of an epoch where a step has fewer samples than others.
         device: "auto" takes cuda, then mps, then cpu.
         precision: "float32"; or "bfloat16", in which the encoders compute where that is safe: it
             saves time for big ones on a GPU.
@@ -94,7 +99,7 @@ def fit(
         TypeError, ValueError: arguments of the wrong kind or out of range.
     """
     balancer = Joint() if balancer is None else balancer
-    check_arguments(model, data, balancer, epochs, batch_size, drop_last, loss)
+    check_arguments(model, data, balancer, epochs, batch_size, accumulate, drop_last, loss)
     check_clip(clip)
     check_observers(observers)
     if not isinstance(seed, Integral) or isinstance(seed, bool):
@@ -115,6 +120,7 @@ def fit(
         optimizer=made,
         epochs=epochs,
         batch_size=batch_size,
+        accumulate=accumulate,
         drop_last=drop_last,
         clip=clip,
         device=where,
@@ -333,6 +339,7 @@ def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | 
             loss=run.loss,
             draws=draws,
             parameters=parameters,
+            piece=run.batch_size if run.accumulate > 1 else None,
         )
         with _told_of_a_single_sample(batch.target.shape[len(run.shape)], run):
             _take(run, s, first=i == 0, left=left)
@@ -351,7 +358,7 @@ def _told_of_a_single_sample(size: int, run: Course) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if size > 1 or "more than 1 value per channel" not in str(error):
+        if (size - 1) % run.batch_size or "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
             f"BatchNorm needs two samples or more, and a batch holds 1 ({run.size} samples in "
@@ -482,6 +489,7 @@ def check_arguments(
     balancer: Balancer,
     epochs: int,
     batch_size: int,
+    accumulate: int,
     drop_last: bool,
     loss: Loss | None,
 ) -> None:
@@ -513,11 +521,18 @@ def check_arguments(
         )
     check_whole("epochs", epochs)
     check_whole("batch_size", batch_size, least=1)
+    check_whole("accumulate", accumulate, least=1)
+    if accumulate > 1 and type(model).forward is not MultimodalNet.forward:
+        raise ValueError(
+            f"accumulate={accumulate} lets the encoders see some samples at a time, and "
+            f"{type(model).__name__} has a forward pass of its own, which calls them with all; use "
+            "torch.utils.checkpoint in it, and accumulate=1 with a larger batch_size"
+        )
     check_flag("drop_last", drop_last)
-    if drop_last and len(data.train) < batch_size:
+    if drop_last and len(data.train) < batch_size * accumulate:
         raise ValueError(
             f"drop_last=True leaves nothing to train on: {len(data.train)} samples make no batch "
-            f"of {batch_size}; choose a smaller batch_size"
+            f"of {batch_size * accumulate}; choose a smaller batch_size"
         )
     if isinstance(loss, type):
         raise TypeError(

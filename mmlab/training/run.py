@@ -46,7 +46,8 @@ class Course(ABC):
     schedule:   of the learning rate, where there is one.
     modules:    parameters of the method's own (`Balancer.modules`).
     epochs:     number of epochs of the run; epoch: number of finished ones.
-    drop_last:  whether an epoch leaves out a last batch of fewer than batch_size samples.
+    batch_size: samples that an encoder sees at once; accumulate: how many times as many a step has.
+    drop_last:  whether an epoch leaves out a last step of fewer samples.
     stopped:    whether it ends before the last epoch.
     train_on:   trains to the last epoch (`mmlab.training.loop`).
     stream:     prefix of the names of a branch's random streams.
@@ -62,6 +63,7 @@ class Course(ABC):
     device: torch.device
     train_on: Callable[[Course], None]
     loss: Loss | None = None
+    accumulate: int = 1
     drop_last: bool = False
     clip: float | None = None
     schedule: Schedule | None = None
@@ -121,13 +123,18 @@ class Course(ABC):
     # --- what follows from it ---------------------------------------------------------------------
 
     @property
+    def step_size(self) -> int:
+        """Samples of a step."""
+        return self.batch_size * self.accumulate
+
+    @property
     def steps(self) -> int:
         """Batches of an epoch, unless the method chooses its samples (`Balancer.order`)."""
-        return math.ceil(self.kept(self.size) / self.batch_size)
+        return math.ceil(self.kept(self.size) / self.step_size)
 
     def kept(self, samples: int) -> int:
         """How many of an epoch's samples come in its batches."""
-        return samples - samples % self.batch_size if self.drop_last else samples
+        return samples - samples % self.step_size if self.drop_last else samples
 
     # --- what a method may ask --------------------------------------------------------------------
 
@@ -321,7 +328,7 @@ class Run(Course):
 
     def batches(self) -> Iterator[Batch]:
         order = self._order()
-        return self._train.batches(self.batch_size, order[: self.kept(len(order))])
+        return self._train.batches(self.step_size, order[: self.kept(len(order))])
 
     @cached_property
     def _train(self) -> Batch:
@@ -347,7 +354,7 @@ class Run(Course):
         if not self.kept(len(order)):
             raise ValueError(
                 f"drop_last=True leaves nothing to train on: {self.balancer.name}.order names "
-                f"{len(order)} samples, and batch_size is {self.batch_size}"
+                f"{len(order)} samples, and a step has {self.step_size}"
             )
         return order.long()  # torch takes bytes for a mask
 

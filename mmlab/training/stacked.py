@@ -329,6 +329,7 @@ def _stacked_run(
     schedule: MakeSchedule | None = None,
     clip: float | None = None,
     batch_size: int = 64,
+    accumulate: int = 1,
     drop_last: bool = False,
     device: str | torch.device = "auto",
     precision: str = "float32",
@@ -339,7 +340,7 @@ def _stacked_run(
     """What `fit` makes before it trains, for a stack."""
     datasets = [job.data for job in jobs]
     for data, balancer in zip(datasets, balancers, strict=True):
-        check_arguments(model, data, balancer, epochs, batch_size, drop_last, loss)
+        check_arguments(model, data, balancer, epochs, batch_size, accumulate, drop_last, loss)
     check_clip(clip)
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
     if len(sizes) > 1 or len({data.n_outputs for data in datasets}) > 1:
@@ -367,6 +368,7 @@ def _stacked_run(
         seed=cast(int, Shared("seed", "a method that reads its seed")),
         epochs=epochs,
         batch_size=batch_size,
+        accumulate=accumulate,
         drop_last=drop_last,
         clip=clip,
         device=where,
@@ -492,6 +494,7 @@ class StackedRun(Course):
             seed=self.jobs[r].seed,
             epochs=self.epochs,
             batch_size=self.batch_size,
+            accumulate=self.accumulate,
             drop_last=self.drop_last,
             clip=self.clip,
             device=self.device,
@@ -599,12 +602,12 @@ class StackedRun(Course):
         size = self.size
         draws = self._generators("order", self.epoch)
         order = torch.stack([torch.randperm(size, generator=g) for g in draws]).to(self.device)
-        places = range(0, self.kept(size), self.batch_size)
+        places = range(0, self.kept(size), self.step_size)
         looked = {0} if _is_looked_at(self.epoch, self.epochs) else set()
         if self.epoch == self.epochs - 1:
             looked.add(len(places) - 1)
         for number, i in enumerate(places):
-            own = order[:, i : i + self.batch_size]
+            own = order[:, i : i + self.step_size]
             batch = replace(data[own + offsets], index=own)
             if number in looked and not self.stream:
                 self._check(batch, (self.epoch + number / len(places)) / self.epochs)

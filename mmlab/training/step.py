@@ -6,9 +6,8 @@ modalities. A step carries the result to the parameters.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from numbers import Real
@@ -23,7 +22,7 @@ from mmlab.gradients import align_to, entry_std, laid_out
 from mmlab.models.modes import sparing_buffers
 from mmlab.models.network import LazyFeatures, MultimodalNet, Output
 from mmlab.models.stack import UnstackableError
-from mmlab.seeds import Draws
+from mmlab.seeds import Draws, random_state, replaying
 from mmlab.training.blend import Rule, blend, filled, gradients_of, owned
 from mmlab.training.factors import Layer, linear_layers
 from mmlab.training.losses import Loss, Losses, default_loss
@@ -79,6 +78,8 @@ class Step:
             error for real numbers.
         draws: the random numbers of the run; by default from torch's global generator.
         parameters: `Parameters(model)`, where many steps share it.
+        piece: how many samples an encoder sees at a time; what it keeps for the gradient is
+            computed anew, so that it takes the memory of so few. None: all.
 
     A step can be driven by hand: `next(balancer.step(Step(net, batch, optimizer)))` leaves the
     gradients in `.grad`.
@@ -95,6 +96,7 @@ class Step:
         loss: Loss | None = None,
         draws: Draws | None = None,
         parameters: Parameters | None = None,
+        piece: int | None = None,
     ) -> None:
         if not isinstance(batch, Batch):
             raise TypeError(
@@ -112,7 +114,7 @@ class Step:
         """What `backward` was given and `losses` does not have, such as weighted sums of these."""
         self._loss = loss or default_loss(batch.target)
         self._draws = draws or Draws()
-        self._known_parameters = parameters
+        self._known_parameters, self._piece = parameters, piece
         forget_scaling(optimizer)
         self._stale = self._holds_gradients()
         """Whether encoders hold gradients of batches before this one."""
@@ -128,9 +130,9 @@ class Step:
     @cached_property
     def out(self) -> Output:
         """The forward pass. Each encoder, the fusion and each head run when they are first read."""
-        self._random_state = _random_state(self.batch.target.device)
+        self._random_state = random_state(self.batch.target.device)
         with torch.enable_grad():  # whoever reads it first
-            return self.model.lazily(self.batch.inputs)
+            return self.model.lazily(self.batch.inputs, self._piece)
 
     @cached_property
     def losses(self) -> Losses:
@@ -149,10 +151,10 @@ class Step:
         left as they were: a difference to `losses` is due to the parameters alone.
         """
         features = self.out.features
-        replayed = _replayed(self._random_state, self.batch.target.device)
-        with replayed, sparing_buffers(self.model):
+        with replaying(self._random_state), sparing_buffers(self.model):
             if isinstance(features, LazyFeatures):
-                out = self.model.lazily(self.batch.inputs).read_again(features)
+                again = self.model.lazily(self.batch.inputs, self._piece)
+                out = again.read_again(features)
             else:
                 out = self.model(self.batch.inputs)
                 dict(out.unimodal)  # all heads, while the buffers are spared
@@ -334,6 +336,8 @@ class Step:
         )
 
     def _layers(self, encoders: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, list[Layer]]:
+        if self._piece is not None:  # what the factors are read from is not kept
+            return {}
         return linear_layers(self.out.features, encoders, self._lead)
 
     def grad(self, loss: Tensor, m: str) -> list[Tensor]:
@@ -574,29 +578,3 @@ def _copied(tensors: list[Tensor]) -> Sequence[Tensor]:
     if len({(x.shape, x.dtype, x.device) for x in tensors}) == 1:
         return torch.stack(tensors).unbind()
     return [x.clone() for x in tensors]
-
-
-def _random_state(device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state)
-    else:
-        torch.set_rng_state(state)
-
-
-@contextlib.contextmanager
-def _replayed(state: Tensor, device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers as from `state` on, then go on as if nothing had been drawn."""
-    now = _random_state(device)
-    _set_random_state(state, device)
-    try:
-        yield
-    finally:
-        _set_random_state(now, device)

@@ -972,7 +972,7 @@ def test_drop_last_counts_the_samples_that_a_method_chooses():
     chosen = Notes(range(50))
     trained(chosen, batch_size=20, drop_last=True, epochs=1)
     assert chosen.batches == [[*range(20)], [*range(20, 40)]]
-    with pytest.raises(ValueError, match=r"Notes\.order names 19 samples, and batch_size is 20"):
+    with pytest.raises(ValueError, match=r"Notes\.order names 19 samples, and a step has 20"):
         trained(Notes(range(19)), batch_size=20, drop_last=True)
 
 
