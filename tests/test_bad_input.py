@@ -114,8 +114,8 @@ def test_an_encoder_of_another_width():
 
 
 def test_an_encoder_that_is_no_module():
-    with pytest.raises(TypeError, match=r"the encoder of 'b' is 'mlp'; .*one name for all"):
-        MultimodalNet.build(DATA, encoders={"a": nn.Linear(5, 64), "b": "mlp"})
+    with pytest.raises(TypeError, match=r"the encoder of 'b' is 64; .*or a name: 'mlp', 'norm"):
+        MultimodalNet.build(DATA, encoders={"a": nn.Linear(5, 64), "b": 64})
 
 
 def test_a_number_of_seeds_is_no_list_of_seeds():

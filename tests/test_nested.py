@@ -357,8 +357,8 @@ def test_a_part_that_is_not_0_where_the_sample_lacks_the_modality_is_warned_of()
 def test_encoders_by_name_are_for_one_tensor_of_real_numbers(name):
     data = make_data()
     message = (
-        rf"encoders='{name}' reads one tensor of real numbers, and the values of 'text' are a "
-        r"dict of \['ids'\] torch\.int64, \['mask'\] torch\.bool; give a dict with an encoder"
+        rf"the encoder '{name}' reads one tensor of real numbers, and the values of 'text' are a "
+        r"dict of \['ids'\] torch\.int64, \['mask'\] torch\.bool; give another one, in a dict"
     )
     with pytest.raises(ValueError, match=message):
         MultimodalNet.build(data, encoders=name)

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.image import imsave
 
 from mmlab import Step
 from mmlab.training import Run
@@ -55,6 +58,32 @@ def test_many_seeds_block_gives_each_seed_a_run_of_its_own() -> None:
     assert [run.balancer.alpha for run in names["grid"]] == names["alphas"]
     losses = {run.history.query("metric == 'loss'").value.iloc[-1] for run in names["grid"]}
     assert len(losses) == 5
+
+
+def test_own_data_go_from_files_to_intervals(tmp_path, monkeypatch, capsys) -> None:
+    block = block_with("posts/posts.csv")
+    code = [line for line in block.splitlines() if line and "import" not in line]
+    assert len(code) <= 25
+    posts(tmp_path / "posts")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(block, names)
+    table, said = names["table"], capsys.readouterr().out
+    assert table.groupby("method").size().to_dict() == {"joint": 5, "OGM-GE": 5}
+    assert table.accuracy.mean() > 0.7
+    assert re.search(r"OGM-GE.*\[", said)
+
+
+def posts(folder: Path) -> None:
+    """Pictures that are light or dark, and texts that say so."""
+    folder.mkdir()
+    rows = []
+    for i, split in enumerate(["train"] * 40 + ["holdout"] * 12 + ["test"] * 12):
+        label, name = i % 2, f"{i}.png"
+        imsave(folder / name, np.full((8, 8, 3), 0.2 + 0.6 * label))
+        text = ["it is", "a very"][i % 3 > 1] + [" dark one", " light"][label]
+        rows.append({"image": name, "text": text, "label": label, "split": split})
+    pd.DataFrame(rows).to_csv(folder / "posts.csv")
 
 
 def test_diagnose_block_prints_a_table_and_sentences(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,12 +139,12 @@ def _described(value: Nested) -> str:
     return parts if isinstance(value, torch.Tensor) else f"a {type(value).__name__} of {parts}"
 
 
-Encoders = str | Mapping[str, nn.Module | Callable[[], nn.Module]]
-"""A name for all modalities; or for each a module, or what makes one without arguments."""
+Encoders = str | Mapping[str, str | nn.Module | Callable[[], nn.Module]]
+"""A name for all modalities; or for each a name, a module, or what makes one without arguments."""
 
 
 def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, nn.Module]:
-    """An encoder for each modality of `data`, tried on two samples.
+    """An encoder for each modality of `data`, tried on two samples if it is the caller's own.
 
     What is made starts from the seed, in a stream for each modality. A module that is given is
     copied. Raises ValueError for an unknown name, or encoders that do not fit the data or the
@@ -152,24 +152,11 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
     """
     if isinstance(encoders, str):
         check_choice("encoders", encoders, BUILDERS)
-        build = BUILDERS[encoders]
-        for m, value in data.train.head(1).inputs.items():
-            if not is_real(value):
-                raise ValueError(
-                    f"encoders={encoders!r} reads one tensor of real numbers, and the values of "
-                    f"{m!r} are {_described(value)}; give a dict with an encoder for each "
-                    "modality, such as mmlab.models.SequenceGRU for token ids, or use .float() if "
-                    "they are quantities"
-                )
-        return {
-            m: seeded(seed, "encoder", m, build=partial(build, data.shape(m), width))
-            for m in data.modalities
-        }
-    names = ", ".join(map(repr, BUILDERS))
+        encoders = dict.fromkeys(data.modalities, encoders)
     if not isinstance(encoders, Mapping | nn.ModuleDict):
         raise TypeError(
             f"encoders is a {type(encoders).__name__}; give a dict with one nn.Module for each of "
-            f"{list(data.modalities)}, or one name for all: {names}"
+            f"{list(data.modalities)}, or one name for all: {', '.join(map(repr, BUILDERS))}"
         )
     if set(encoders) != set(data.modalities):
         raise ValueError(
@@ -177,41 +164,59 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
             "give one encoder for each modality"
         )
     copied: dict[int, Any] = {}  # what two modalities share stays shared
-    return {m: _own_encoder(m, encoders[m], data, width, seed, copied) for m in data.modalities}
+    return {m: _make_encoder(m, encoders[m], data, width, seed, copied) for m in data.modalities}
 
 
-def _own_encoder(
+def _make_encoder(
     m: str, given: object, data, width: int, seed: int, copied: dict[int, Any]
 ) -> nn.Module:
-    encoder: object
+    if isinstance(given, str):
+        check_choice(f"the encoder of {m!r}", given, BUILDERS)
+        value = data.train.head(1).inputs[m]
+        if not is_real(value):
+            raise ValueError(
+                f"the encoder {given!r} reads one tensor of real numbers, and the values of {m!r} "
+                f"are {_described(value)}; give another one, in a dict with an encoder for each "
+                "modality, such as mmlab.models.SequenceGRU for token ids, or use .float() if they "
+                "are quantities"
+            )
+        return seeded(seed, "encoder", m, build=partial(BUILDERS[given], data.shape(m), width))
     if isinstance(given, nn.Module):
-        encoder = copy.deepcopy(given, copied)
+        encoder: object = copy.deepcopy(given, copied)
     else:
         encoder = seeded(seed, "encoder", m, build=given) if callable(given) else given
     if not isinstance(encoder, nn.Module):
         raise TypeError(
             f"the encoder of {m!r} is {encoder!r}; give an nn.Module for each modality, or what "
-            f"makes one, or one name for all: {', '.join(map(repr, BUILDERS))}"
+            f"makes one, or a name: {', '.join(map(repr, BUILDERS))}"
         )
+    _try_encoder(m, encoder, data, width)
+    return encoder
+
+
+def _try_encoder(m: str, encoder: nn.Module, data, width: int) -> None:
+    """Two samples in, features (2, width) out; the encoder itself does not see them.
+
+    Raises ValueError or TypeError, with the modality's name.
+    """
     sample = copy.deepcopy(encoder).cpu().eval()
     batch = data.train.head(2).to("cpu")
     try:
         with torch.no_grad(), drawing(0, "trial"):
-            given = sample(batch.inputs[m])
+            features = sample(batch.inputs[m])
     except Exception as error:
         value = batch.inputs[m]
         tried = f"{shapes(value)} of {_described(value)}"
         error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {tried}.")
         raise
-    if not isinstance(given, torch.Tensor):
+    if not isinstance(features, torch.Tensor):
         raise TypeError(
-            f"the encoder of {m!r} gives a {type(given).__name__}; it must give one tensor "
+            f"the encoder of {m!r} gives a {type(features).__name__}; it must give one tensor "
             f"(B, {width}): wrap it in a module that returns the features alone"
         )
-    shape = tuple(given.shape)
+    shape = tuple(features.shape)
     if shape != (len(batch), width):
         raise ValueError(
             f"the encoder of {m!r} turns a batch of {len(batch)} into the shape {shape}; it must "
             f"give (B, {width}), and width={width}: pass the width it has"
         )
-    return encoder

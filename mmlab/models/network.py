@@ -370,10 +370,11 @@ class MultimodalNet(nn.Module):
         """A network that fits `data` (a MultimodalData).
 
         Args:
-            encoders: "mlp", "normalised", "cnn", or for each modality a module that gives `width`
-                features, or what makes one: a class or a function without arguments, called anew at
-                every seed. Of a module the network takes a deep copy, which starts alike at every
-                seed; one module given for two modalities is shared by them.
+            encoders: "mlp", "normalised", "cnn", or for each modality one of these, or a module
+                that gives `width` features, or what makes one: a class or a function without
+                arguments, called anew at every seed. Of a module the network takes a deep copy,
+                which starts alike at every seed; one module given for two modalities is shared by
+                them.
             fusion: a key of mmlab.models.FUSIONS; a class or function (widths, n_outputs) -> module
                 of your own, called anew at every seed; or a module, of which the network takes a
                 deep copy.

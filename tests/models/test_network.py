@@ -142,6 +142,16 @@ def test_what_makes_an_encoder_is_called_anew_at_every_seed():
         MultimodalNet.build(DATA, encoders={**given, "a": lambda: None})
 
 
+def test_modalities_may_have_encoders_of_different_names():
+    given = {"a": "normalised", "b": "mlp"}
+    net = MultimodalNet.build(DATA, encoders=given, seed=3)
+    for m, name in given.items():
+        same_name = MultimodalNet.build(DATA, encoders=name, seed=3)
+        assert same(weights(net.encoders[m]), weights(same_name.encoders[m]))
+    with pytest.raises(ValueError, match="the encoder of 'b' is 'rnn'; allowed are 'mlp', 'norm"):
+        MultimodalNet.build(DATA, encoders={**given, "b": "rnn"})
+
+
 def test_one_encoder_given_for_two_modalities_is_shared_and_still_a_copy():
     encoder = nn.Linear(6, 8)
     net = MultimodalNet.build(DATA, encoders={"a": encoder, "b": encoder}, width=8)
