@@ -264,7 +264,9 @@ class GradientBlending(Balancer):
         if not self.weights:
             warnings.warn(
                 "Gradient-Blending estimates its weights before an epoch, from the run of `fit`; "
-                "in your own loop it takes equal ones. Set .weights = {'joint': ..., m: ...}",
+                "in your own loop it takes equal ones. Call run = mmlab.training.begin(net, data, "
+                "balancer, optimizer, epochs=...) and, before each epoch, run.next_epoch(); or set "
+                ".weights = {'joint': ..., m: ...}",
                 stacklevel=2,
             )
             equal = torch.full_like(losses[..., 0].detach(), 1 / losses.shape[-1])

@@ -221,8 +221,10 @@ class MLA(Balancer):
         head = shared_head(s)
         for m in s.present:
             warn_if_filled(head)
+            earlier = take_gradient(head)
             s.backward(s.losses[m])
             self.project(head, m)
+            add_gradient(head, earlier)
             yield
             forget_momentum(s, head)
             self.remember(m, mean_feature(s, m))
@@ -277,10 +279,10 @@ def shared_head(s: Step) -> Linear:
 
 
 def warn_if_filled(head: Linear) -> None:
-    """Say so where the head holds the gradient of an earlier turn: it would be projected again."""
+    """Say so where the head holds the gradient of an earlier turn: it would count again."""
     if any(p.grad is not None and bool(p.grad.any()) for p in head.parameters()):
         warnings.warn(
-            "MLA's shared head still holds the gradient of an earlier update, and it counts again; "
+            "MLA's shared head still holds the gradient of an earlier turn, and it counts again; "
             "call optimizer.zero_grad() after each optimizer.step(), inside the loop over "
             "balancer.step(s)",
             stacklevel=3,
@@ -301,6 +303,21 @@ def set_gradient(head: Linear, G: Tensor) -> None:
     head.weight.grad = G[..., :-1].contiguous()
     if head.bias is not None and head.bias.grad is not None:
         head.bias.grad = G[..., -1].contiguous()
+
+
+def take_gradient(head: Linear) -> list[Tensor | None]:
+    """The head's gradients of earlier turns, taken off it: they were projected in their time."""
+    earlier = [p.grad for p in head.parameters()]
+    for p in head.parameters():
+        p.grad = None
+    return earlier
+
+
+def add_gradient(head: Linear, earlier: list[Tensor | None]) -> None:
+    """What `take_gradient` took, back on the head."""
+    for p, grad in zip(head.parameters(), earlier, strict=True):
+        if grad is not None:
+            p.grad = grad if p.grad is None else p.grad + grad
 
 
 def forget_momentum(s: Step, head: Linear) -> None:

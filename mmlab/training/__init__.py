@@ -1,6 +1,7 @@
 """Training: what a balancer is, a step, the one loop, and many seeds as one program."""
 
 from mmlab.training.balancer import Balancer, Joint, Training
+from mmlab.training.begin import begin
 from mmlab.training.checkpoint import Checkpoint
 from mmlab.training.early_stopping import EarlyStopping
 from mmlab.training.loop import find_device, fit
@@ -18,6 +19,7 @@ __all__ = [
     "Run",
     "Step",
     "Training",
+    "begin",
     "find_device",
     "fit",
     "fit_seeds",

@@ -94,3 +94,15 @@ class SGD(torch.optim.SGD):
                 if group["momentum"] and momentum_buffer_list[i] is None:
                     momentum_buffer_list[i] = torch.zeros_like(p)
         return sparse
+
+
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimiser inside of what Accelerate or Lightning make of it; any other as it is.
+
+    Such a wrapper has the inner optimiser's hooks, or none, where an optimiser has its own.
+    """
+    inner = getattr(optimizer, "optimizer", None)
+    if not isinstance(inner, Optimizer):
+        return optimizer
+    own = vars(optimizer).get("_optimizer_step_pre_hooks")
+    return inner if own is None or own is inner._optimizer_step_pre_hooks else optimizer

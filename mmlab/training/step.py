@@ -26,6 +26,7 @@ from mmlab.seeds import Draws, random_state, replaying
 from mmlab.training.blend import Rule, blend, filled, gradients_of, owned
 from mmlab.training.factors import Layer, linear_layers
 from mmlab.training.losses import Loss, Losses, default_loss
+from mmlab.training.optimizers import unwrapped
 from mmlab.training.updates import forget_scaling, scale_next_update
 
 Only = Callable[[tuple[int, ...]], bool]
@@ -107,7 +108,14 @@ class Step:
                 f"optimizer is a {type(optimizer).__name__}; give an optimiser made from "
                 "model.parameters(): Step(model, batch, optimizer, epoch)"
             )
-        self.model, self.batch, self.optimizer = model, batch, optimizer
+        if not isinstance(model, MultimodalNet):
+            raise TypeError(
+                f"model is a {type(model).__name__}; give the MultimodalNet itself, without a "
+                "wrapper: a step runs its parts one by one"
+            )
+        check_one_process()
+        self.model, self.batch = model, batch
+        self.optimizer = None if optimizer is None else unwrapped(optimizer)
         self.epoch, self.progress = epoch, progress
         self.logged: dict[tuple[str, str], object] = {}
         self._objectives: list[Tensor] = []
@@ -115,7 +123,7 @@ class Step:
         self._loss = loss or default_loss(batch.target)
         self._draws = draws or Draws()
         self._known_parameters, self._piece = parameters, piece
-        forget_scaling(optimizer)
+        forget_scaling(self.optimizer)
         self._stale = self._holds_gradients()
         """Whether encoders hold gradients of batches before this one."""
         self._filled = False
@@ -501,8 +509,9 @@ class Step:
         if self._stale:
             raise RuntimeError(
                 "`.grad` held gradients before this step, and this method would change them too. "
-                "Call optimizer.zero_grad() before each step; to accumulate batches, take a method "
-                "that only adds: backward, backward(scale=), blend"
+                "Call optimizer.zero_grad() before each step; to accumulate batches, give one "
+                "step all of them (Step(..., piece=64): the encoders see 64 samples at a time), "
+                "or take a method that only adds: backward, backward(scale=), blend"
             )
 
     def _look_for_gradients(self) -> None:
@@ -571,6 +580,21 @@ class Step:
         return chosen, [
             align_to(g, torch.as_tensor(f, dtype=g.dtype, device=g.device)) for g, f in pairs
         ]
+
+
+def check_one_process() -> None:
+    """Refuse to train a part of a batch as if it were the whole.
+
+    A method decides by its losses and gradients, and those of one process alone are others.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        count = torch.distributed.get_world_size()
+        if count > 1:
+            raise RuntimeError(
+                f"this is one of {count} processes of torch.distributed, each with a batch of its "
+                "own: a method would decide in each for itself, and the networks would drift "
+                "apart; train in one process"
+            )
 
 
 def _copied(tensors: list[Tensor]) -> Sequence[Tensor]:

@@ -42,7 +42,7 @@ def test_the_gradient_is_the_weighted_sum(modalities):
 def test_without_an_estimate_the_weights_are_equal_and_it_says_so_once():
     net, samples = network("avt"), batch("avt")
     balancer = GradientBlending()
-    with pytest.warns(UserWarning, match=r"in your own loop it takes equal ones\. Set \.weights"):
+    with pytest.warns(UserWarning, match=r"own loop it takes equal ones\. Call .*\.begin\(net"):
         next(balancer.step(Step(net, samples)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

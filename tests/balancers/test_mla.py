@@ -509,5 +509,5 @@ def test_a_head_with_the_gradient_of_an_earlier_turn_is_warned_of():
     turns = MLA().step(Step(net, samples, optimizer))
     next(turns)
     optimizer.step()  # and no zero_grad()
-    with pytest.warns(UserWarning, match=r"earlier update.*call optimizer\.zero_grad\(\)"):
+    with pytest.warns(UserWarning, match=r"earlier turn.*call optimizer\.zero_grad\(\)"):
         next(turns)

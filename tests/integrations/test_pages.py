@@ -31,3 +31,26 @@ def test_export_to_onnx(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ran("export.md")
     assert (tmp_path / "net.onnx").stat().st_size
+
+
+def test_own_loop(capsys):
+    names = ran("own-loop.md")
+    assert capsys.readouterr().out.count("\n") == 3
+    assert sum(map(float, names["run"].balancer.weights.values())) == pytest.approx(1)
+
+
+def test_lightning(capsys):
+    pytest.importorskip("lightning")
+    names = ran("lightning.md")
+    assert names["module"].trainer.callback_metrics["accuracy"] > 0.5  # chance is 0.1
+    weights = names["blended"].balancer.weights
+    assert len({float(w) for w in weights.values()}) == 3
+    assert "{'joint': tensor(" in capsys.readouterr().out
+
+
+def test_accelerate(capsys):
+    pytest.importorskip("accelerate")
+    names = ran("accelerate.md")
+    first, last = map(float, capsys.readouterr().out.split())
+    assert last < first < 2.3
+    assert names["balancer"].factors.sum() == pytest.approx(1)
