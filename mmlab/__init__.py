@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.registry import *  # noqa: F403
     from mmlab.datasets import Batch as Batch
     from mmlab.datasets import MultimodalData as MultimodalData
+    from mmlab.datasets import Stream as Stream
     from mmlab.datasets import load as load
     from mmlab.experiments.comparison import compare as compare
     from mmlab.experiments.diagnosis import diagnose as diagnose
@@ -43,7 +44,7 @@ _HOME = {
         "Progress",
     ),
     "mmlab.experiments": ("compare", "tune", "diagnose"),
-    "mmlab.datasets": ("load", "Batch", "MultimodalData"),
+    "mmlab.datasets": ("load", "Batch", "MultimodalData", "Stream"),
     "mmlab.models": ("MultimodalNet", "Output"),
 }
 

@@ -3,7 +3,8 @@
 A value is taken apart as pickle would. Code of the caller's own counts by what it is compiled to,
 with its defaults, the values it closes over and the global names it reads: so comments and the
 lines around a lambda do not matter, and a helper function does. Code of installed packages counts
-by its name and the package's version, and mmlab by the source files that a run stands on.
+by its name and the package's version, and mmlab by the source files that a run stands on. A class
+may say by `__identity__(self)` which values stand for one of its objects.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class _Identity:
             self._add_all(kind.__name__, value, where)
         elif kind in (set, frozenset):
             self._add_all(kind.__name__, sorted(digest(one, where) for one in value), where)
+        elif hasattr(kind, "__identity__"):
+            self._add_all("identity", (kind, *value.__identity__()), where)
         elif kind is dict:
             self._add_all("dict", (pair for item in value.items() for pair in item), where)
         elif isinstance(value, type):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mmlab.bench.networks import BATCH_SIZE, Network
 from mmlab.bench.timing import Timed
 from mmlab.datasets import Batch, MultimodalData
+from mmlab.datasets.base import in_memory
 from mmlab.models import Concat, MultimodalNet, NetworkStack
 from mmlab.seeds import AHEAD, Draws, generator
 from mmlab.training import Balancer, Step, fit
@@ -26,7 +27,7 @@ def stepping(
     """`network.steps` steps of one batch under a balancer, the network built and warm."""
     data = network.data()
     model = network.build(balancer, data)
-    batch = data.train
+    batch = in_memory(data.train, "the benchmark")
     if replicas is not None:
         model = NetworkStack([model] * replicas)
         batch = Batch(
@@ -75,12 +76,12 @@ def hand_loop(
     """
     optimizer = SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     model.train()
-    history = []
+    history, train = [], in_memory(data.train, "the benchmark")
     for epoch in range(epochs):
         order = generator(seed, "order", epoch)
-        permutation = torch.randperm(len(data.train), generator=order)
-        inputs = {m: x[permutation] for m, x in data.train.inputs.items()}
-        target = data.train.target[permutation]
+        permutation = torch.randperm(len(train), generator=order)
+        inputs = {m: x[permutation] for m, x in train.inputs.items()}
+        target = train.target[permutation]
         losses = []
         for i in range(0, len(target), BATCH_SIZE):
             batch = slice(i, i + BATCH_SIZE)

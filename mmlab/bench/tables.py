@@ -13,6 +13,7 @@ from mmlab.bench.loops import by_hand, plain, stepping, train
 from mmlab.bench.networks import BATCH_SIZE, NETWORKS, Network, mlp
 from mmlab.bench.timing import Table, quartiles, ratios, seconds_of_children
 from mmlab.datasets import load
+from mmlab.datasets.base import in_memory
 from mmlab.training import find_device
 
 
@@ -102,7 +103,7 @@ def fit_over_a_hand_loop(rounds: int, device: torch.device) -> Iterator[tuple[st
 
 def loader(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
     """An epoch of batches from a DataLoader, over shuffling once and slicing."""
-    data = load("av-digits", seed=0).train
+    data = in_memory(load("av-digits", seed=0).train, "the benchmark")
     rows = torch.utils.data.TensorDataset(*data.inputs.values(), data.target)
 
     def by_slices() -> None:

@@ -14,6 +14,7 @@ from mmlab.datasets.icons import load_icons
 from mmlab.datasets.items import load_items
 from mmlab.datasets.phone_watch import load_phone_watch
 from mmlab.datasets.stamps import load_stamps
+from mmlab.datasets.stream import Stream
 from mmlab.datasets.sum_digits import load_sum_digits
 from mmlab.datasets.synthetic import bayes_accuracy, synthetic
 from mmlab.datasets.tri_digits import load_tri_digits
@@ -35,6 +36,7 @@ __all__ = [
     "DATASETS",
     "Batch",
     "MultimodalData",
+    "Stream",
     "bayes_accuracy",
     "drop",
     "load",

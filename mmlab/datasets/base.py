@@ -6,8 +6,9 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Integral
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,33 @@ from torch import Tensor, nn
 from mmlab.checks import check_choice
 from mmlab.models.network import TASKS
 from mmlab.nested import Nested, changed, joined, shapes, tensors
+
+
+@runtime_checkable
+class Split(Protocol):
+    """A split of a data set: a `Batch` that is there as a whole, or a `Stream` that is read."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities, in their fixed order."""
+
+    def head(self, count: int) -> Batch:
+        """The first `count` samples, or all where there are fewer."""
+
+    def batches(self, size: int, order: Tensor | None = None, seed: int = 0) -> Iterator[Batch]:
+        """Batches of `size` samples, the last one perhaps smaller: in order, or those of `order`.
+
+        order: (N,) whole numbers, with repeats or without. A batch of it has them as its `index`.
+        seed:  of what is drawn for samples that are made anew each time.
+        """
+
+    def checked(self, check: Callable[[Batch], Batch]) -> Self:
+        """The split as `check` gives it, which sees every sample: now, or when it is read."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The split, whose batches are on `device`."""
 
 
 @dataclass(repr=False)
@@ -136,10 +164,11 @@ class Batch:
         """The first `count` samples, or all where there are fewer."""
         return self[:count]
 
-    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
+    def batches(self, size: int, order: Tensor | None = None, seed: int = 0) -> Iterator[Batch]:
         """Batches of `size` samples, the last one perhaps smaller: in order, or those of `order`.
 
         order: (N,) whole numbers, with repeats or without. A batch of it has them as its `index`.
+        seed:  nothing here: these samples are always the same.
         """
         for start in range(0, len(self if order is None else order), size):
             if order is None:
@@ -150,8 +179,12 @@ class Batch:
             batch.index = chosen
             yield batch
 
-    def to(self, device: torch.device | str) -> Batch:
-        return self._each(lambda tensor: tensor.to(device))
+    def checked(self, check: Callable[[Batch], Batch]) -> Batch:
+        """The batch as `check` gives it."""
+        return check(self)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """A Batch of what `change` makes of every tensor."""
@@ -168,6 +201,19 @@ def task_of(target: Tensor) -> str:
     if target.dtype == torch.bool:
         return "multilabel"
     return "regression" if target.is_floating_point() else "classification"
+
+
+def in_memory(split: Split, who: str) -> Batch:
+    """The split, for what needs all of it at once.
+
+    Raises TypeError for one that is not in memory.
+    """
+    if not isinstance(split, Batch):
+        raise TypeError(
+            f"{who} needs a whole split in memory, a Batch, and got a {type(split).__name__}; "
+            "where it fits, split.head(len(split)) is one"
+        )
+    return split
 
 
 def stack_batches(batches: Sequence[Batch]) -> Batch:
@@ -342,9 +388,12 @@ def _spelt(value: Nested) -> str:
     return type(value).__name__ + places
 
 
-def _check_alike(where: str, values: Tensor, first: Tensor) -> None:
-    """One network takes all splits."""
-    if values.shape[1:] != first.shape[1:]:
+def _check_alike(where: str, values: Tensor, first: Tensor, *, widths: bool) -> None:
+    """One network takes all splits.
+
+    widths: of samples, too; batches that are padded one by one differ there.
+    """
+    if values.ndim != first.ndim or (widths and values.shape[1:] != first.shape[1:]):
         raise ValueError(
             f"{where} has samples of the shape {tuple(values.shape[1:])}, those of train have "
             f"{tuple(first.shape[1:])}; one network takes all splits: prepare them alike (pad "
@@ -381,26 +430,29 @@ def _check_zeros_and_ones(where: str, target: Tensor) -> None:
 class MultimodalData:
     """Three splits of one data set. Only `train` trains, `holdout` chooses, `test` is read last.
 
+    A split is a `Batch`, which is in memory, or a `Stream`, which is read while it is used.
+
     task:      "classification": targets (B,), integers below n_classes; "multilabel": targets
                (B, C), 1 where a sample has the label and else 0, of any type of numbers (the data
                set holds them as booleans); "regression": targets (B,) or (B, K), real numbers.
-    n_classes: number of classes, by default the largest label + 1; for "multilabel" the number of
-               labels, C. None for regression.
+    n_classes: number of classes, by default the largest label + 1 (of a Stream it must be given);
+               for "multilabel" the number of labels, C. None for regression.
     units:     what one unit of each modality means, for axes and cards.
     card:      provenance, licence and limits, in plain text.
 
-    Every value is looked at once, here: a score of NaN would count as one class, or spoil a mean.
+    Every value is looked at once: a score of NaN would count as one class, or spoil a mean. Of a
+    Batch that happens here, of a Stream when it is read.
 
     Raises ValueError for values that are not finite (also where a sample lacks the modality),
     inputs or targets of the wrong type, a label out of range, splits of unlike modalities, forms,
     widths or types, an unknown task, or a modality whose name is taken ("joint", and what torch's
-    ModuleDict refuses). TypeError for a split that is no Batch, or a name that is no text. Warns of
+    ModuleDict refuses). TypeError for what is no split, or a name that is no text. Warns of
     a modality that no training sample has: that can be meant, as the end of a sweep.
     """
 
-    train: Batch
-    holdout: Batch
-    test: Batch
+    train: Split
+    holdout: Split
+    test: Split
     task: str = "classification"
     n_classes: int | None = None
     name: str = "unnamed"
@@ -410,21 +462,13 @@ class MultimodalData:
     def __post_init__(self) -> None:
         check_choice("task", self.task, TASKS)
         for name, split in self.splits.items():
-            if not isinstance(split, Batch):
-                raise TypeError(f"{name} is a {type(split).__name__}; give a Batch(inputs, target)")
+            if not isinstance(split, Split):
+                raise TypeError(
+                    f"{name} is a {type(split).__name__}; give a Batch(inputs, target), or for "
+                    "data that do not fit into the memory a Stream(dataset)"
+                )
         self._check_modalities()
-        for name, split in self.splits.items():
-            for m, value in split.inputs.items():
-                self._check_parts(name, m, value)
-                for place, values in tensors(value).items():
-                    where = f"modality {m!r}{place} of {name}"
-                    _check_kind(where, values)
-                    _check_alike(where, values, tensors(self.train.inputs[m])[place])
-                    if values.is_floating_point():
-                        _check_finite(where, values, IN_ZEROS)
-            for m, mask in (split.present or {}).items():
-                _check_mask(f"present[{m!r}] of {name}", mask)
-            self._check_target(name, split.target)
+        self._check_splits(self._check_values)
         if self.task == "classification":
             self._check_labels()
         elif self.task == "multilabel":
@@ -436,6 +480,32 @@ class MultimodalData:
             )
         self._warn_of_absent_modalities()
         self._warn_of_unlike_masks()
+
+    @property
+    def _like(self) -> Batch:
+        """Training samples, which all others are like."""
+        return self.train if isinstance(self.train, Batch) else self.train.head(1)
+
+    def _check_splits(self, check: Callable[[str, Batch], Batch]) -> None:
+        self.train = self.train.checked(partial(check, "train"))
+        self.holdout = self.holdout.checked(partial(check, "holdout"))
+        self.test = self.test.checked(partial(check, "test"))
+
+    def _check_values(self, name: str, batch: Batch) -> Batch:
+        first = self._like
+        held = first is self.train and isinstance(self.splits[name], Batch)
+        for m, value in batch.inputs.items():
+            self._check_parts(name, m, value, first.inputs[m])
+            for place, values in tensors(value).items():
+                where = f"modality {m!r}{place} of {name}"
+                _check_kind(where, values)
+                _check_alike(where, values, tensors(first.inputs[m])[place], widths=held)
+                if values.is_floating_point():
+                    _check_finite(where, values, IN_ZEROS)
+        for m, mask in (batch.present or {}).items():
+            _check_mask(f"present[{m!r}] of {name}", mask)
+        self._check_target(name, batch.target)
+        return batch
 
     def __repr__(self) -> str:
         """One line; `describe` gives the card."""
@@ -458,9 +528,8 @@ class MultimodalData:
                 f"{', '.join(map(repr, self.modalities))}"
             )
 
-    def _check_parts(self, name: str, m: str, value: Nested) -> None:
+    def _check_parts(self, name: str, m: str, value: Nested, first: Nested) -> None:
         """One network takes all splits: the same kind, and the same parts in the same order."""
-        first = self.train.inputs[m]
         if type(value) is not type(first) or list(tensors(value)) != list(tensors(first)):
             raise ValueError(
                 f"modality {m!r} of {name} is a {_spelt(value)}, that of train a {_spelt(first)}; "
@@ -513,28 +582,34 @@ class MultimodalData:
                 f"{where} has shape {shape}; it must be ({rows},), or ({rows}, K) for K > 1 "
                 "numbers per sample: for one column use target.squeeze(1)"
             )
-        if shape[1:] != self.train.target.shape[1:]:
+        if shape[1:] != self._like.target.shape[1:]:
             raise ValueError(
                 f"{where} has {shape[1:]} numbers per sample, that of train has "
-                f"{tuple(self.train.target.shape[1:])}; give all splits as many"
+                f"{tuple(self._like.target.shape[1:])}; give all splits as many"
             )
 
     def _hold_labels_as_booleans(self) -> None:
         """So that their type says the task, in a batch too."""
-        labels = self.train.target.shape[1]
+        labels = self._like.target.shape[1]
         if self.n_classes not in (None, labels):
             raise ValueError(
                 f"n_classes is {self.n_classes!r}, and the targets have {labels} columns, one per "
                 "label; leave n_classes out"
             )
         self.n_classes = labels
-        self.train, self.holdout, self.test = (
-            split if split.task == "multilabel" else replace(split, target=split.target.bool())
-            for split in self.splits.values()
-        )
+        self._check_splits(self._booleans)
+
+    def _booleans(self, name: str, batch: Batch) -> Batch:
+        held = batch.task == "multilabel"
+        return batch if held else replace(batch, target=batch.target.bool())
 
     def _check_labels(self) -> None:
         if self.n_classes is None:
+            if not isinstance(self.train, Batch):
+                raise ValueError(
+                    "n_classes is None, and the labels of a Stream are not known before they are "
+                    "read; give n_classes=..."
+                )
             self.n_classes = int(self.train.target.max()) + 1
         whole = isinstance(self.n_classes, Integral) and not isinstance(self.n_classes, bool)
         if not whole or self.n_classes < 1:
@@ -542,29 +617,34 @@ class MultimodalData:
                 f"n_classes is {self.n_classes!r}; it must be a whole number of at least 1, or "
                 "None for the largest label + 1"
             )
-        for name, split in self.splits.items():
-            low, high = (int(end) for end in split.target.aminmax())
-            if low < 0 or high >= self.n_classes:
-                wrong = low if low < 0 else high
-                fix = "leave out samples without a label, or " if low < 0 else ""
-                more = "" if low < 0 else ", or raise n_classes"
-                raise ValueError(
-                    f"label {wrong} in {name} is out of range: with n_classes={self.n_classes} "
-                    f"labels run from 0 to {self.n_classes - 1}; {fix}renumber them{more}"
-                )
-        least = min(int(split.target.min()) for split in self.splits.values())
-        if least > 0:
+        self._check_splits(self._check_range)
+        held = [split for split in self.splits.values() if isinstance(split, Batch)]
+        least = min((int(split.target.min()) for split in held), default=0)
+        if least > 0 and len(held) == len(self.splits):
             warnings.warn(
                 f"the smallest label is {least}, so there are {least} classes without a sample; "
                 f"labels count from 0: use target - {least}",
                 stacklevel=4,
             )
 
+    def _check_range(self, name: str, batch: Batch) -> Batch:
+        low, high = (int(end) for end in batch.target.aminmax())
+        if low < 0 or high >= self.n_outputs:
+            wrong = low if low < 0 else high
+            fix = "leave out samples without a label, or " if low < 0 else ""
+            more = "" if low < 0 else ", or raise n_classes"
+            raise ValueError(
+                f"label {wrong} in {name} is out of range: with n_classes={self.n_classes} "
+                f"labels run from 0 to {self.n_outputs - 1}; {fix}renumber them{more}"
+            )
+        return batch
+
     def _warn_of_unlike_masks(self) -> None:
         """Absent inputs that are not 0 reach the joint network; or the mask is inverted."""
         for name, split in self.splits.items():
-            for m, mask in (split.present or {}).items():
-                absent = [x[~mask].ne(0).flatten(1) for x in _columns(split.inputs[m])]
+            batch = split if isinstance(split, Batch) else split.head(2)
+            for m, mask in (batch.present or {}).items():
+                absent = [x[~mask].ne(0).flatten(1) for x in _columns(batch.inputs[m])]
                 lacking = int(torch.cat(absent, dim=1).any(1).sum())
                 if lacking:
                     warnings.warn(
@@ -575,7 +655,8 @@ class MultimodalData:
                     )
 
     def _warn_of_absent_modalities(self) -> None:
-        for m, mask in (self.train.present or {}).items():
+        present = self.train.present if isinstance(self.train, Batch) else None
+        for m, mask in (present or {}).items():
             if not mask.any():
                 warnings.warn(
                     f"no sample of train has modality {m!r}, so its encoder and head learn "
@@ -584,7 +665,7 @@ class MultimodalData:
                 )
 
     @property
-    def splits(self) -> dict[str, Batch]:
+    def splits(self) -> dict[str, Split]:
         return {"train": self.train, "holdout": self.holdout, "test": self.test}
 
     @property
@@ -620,7 +701,7 @@ class MultimodalData:
         sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
         lines = [f"{self.name}: {self.task}, {kind}", f"samples: {sizes}"]
         for name in self.modalities:
-            parts = tensors(self.train[:1].inputs[name]).items()
+            parts = tensors(self.train.head(1).inputs[name]).items()
             shape = ", ".join(f"{place} {_sized(x)}".strip() for place, x in parts)
             unit = self.units.get(name)
             lines.append(f"modality {name}: {shape}" + (f", in {unit}" if unit else ""))

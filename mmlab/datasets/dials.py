@@ -220,7 +220,7 @@ def _check_batch(batch: Batch, who: str) -> None:
     if not isinstance(batch, Batch):
         raise TypeError(
             f"{who} takes a Batch, such as data.train, and got a {type(batch).__name__}; call it "
-            "for each split"
+            "for each split (of a Stream, that fits into the memory: split.head(len(split)))"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Batch, Split
 from mmlab.nested import tensors
 
 AT_ONCE = 2**23
@@ -17,7 +17,7 @@ LOOKED_UP = 1024
 """Bytes that a whole number counts as: a network looks up a row of numbers for it."""
 
 
-def piece_size(split: Batch) -> int:
+def piece_size(split: Split) -> int:
     """How many samples of a split go through a network at once where nothing is trained."""
     size = sum(
         x.numel() * (x.element_size() if x.is_floating_point() else LOOKED_UP)
@@ -27,6 +27,6 @@ def piece_size(split: Batch) -> int:
     return min(max(AT_ONCE // max(size, 1), FEWEST), MOST)
 
 
-def pieces(split: Batch) -> Iterator[Batch]:
+def pieces(split: Split) -> Iterator[Batch]:
     """A whole split, in its order, in parts that fit the memory."""
     return split.batches(piece_size(split))

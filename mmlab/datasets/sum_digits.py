@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmlab.datasets import av_digits, dials, embedded
-from mmlab.datasets.base import MultimodalData
+from mmlab.datasets.base import MultimodalData, in_memory
 from mmlab.seeds import generator
 
 MODALITIES = av_digits.MODALITIES
@@ -47,7 +47,8 @@ def load_sum_digits(
     missing = dials.check_missing(missing, MODALITIES)
     same = av_digits.load_av_digits(seed=seed, split=split, noise=noise, occlusion=occlusion)
     audio, image, target = {}, {}, {}
-    for part, batch in same.splits.items():
+    for part, split_of in same.splits.items():
+        batch = in_memory(split_of, "sum-digits")
         order = partners(batch.target, seed, part)
         audio[part] = batch.inputs["audio"]
         image[part] = batch.inputs["image"][order]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmlab.checks import check_whole
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.metrics import answered, check_finite, check_labels, check_logits
 from mmlab.evaluation.missing import having, without
@@ -39,7 +39,7 @@ def calibration_error(logits: Tensor, target: Tensor, bins: int = 15) -> float:
     return (sums.abs().sum() / len(sure)).item()
 
 
-def violation_share(run: Run, batch: Batch) -> dict[str, float]:
+def violation_share(run: Run, batch: Split) -> dict[str, float]:
     """Part of the samples whose confidence grows when a modality is taken away, per modality.
 
     To know less should not make surer (Ma et al., Calibrating Multimodal Learning, ICML 2023: the

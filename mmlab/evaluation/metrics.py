@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmlab.checks import check_choice
-from mmlab.datasets.base import Batch, task_of
+from mmlab.datasets.base import Batch, Split, task_of
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.passes import forward
 from mmlab.models.network import MultimodalNet, Output
@@ -190,7 +190,7 @@ def _answers(run: Run, split: str) -> tuple[Tensor, Tensor]:
     return found.values["prediction"][mask], found.target[mask]
 
 
-def predicted(run: Run, split: Batch, where: str) -> Reading:
+def predicted(run: Run, split: Split, where: str) -> Reading:
     """The balancer's "prediction", and whether it has an answer: "answered", booleans (B,).
 
     Raises FloatingPointError for predictions that are not finite where it has one.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmlab.checks import check_choice
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Batch, Split
 from mmlab.evaluation.metrics import accuracy, check_labels, predicted
 from mmlab.nested import changed
 from mmlab.training import Run
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def accuracy_by_pattern(run: Run, batch: Batch) -> pd.DataFrame:
+def accuracy_by_pattern(run: Run, batch: Split) -> pd.DataFrame:
     """Accuracy of the balancer's own prediction for each set of modalities that samples have.
 
     One row per pattern that occurs, named as "audio + image", the most modalities first. Columns:

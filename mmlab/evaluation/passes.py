@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Split
 from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.training.passes import Reading, read
 
 
-def forward(model: MultimodalNet, batch: Batch) -> Output:
+def forward(model: MultimodalNet, batch: Split) -> Output:
     """Features and logits in evaluation mode, without a graph; the model's mode is put back."""
     found = read_output(model, batch, _everything)
     named: dict[str, dict[str, Tensor]] = {"features": {}, "unimodal": {}}
@@ -34,7 +34,7 @@ def _everything(out: Output) -> dict[str, Tensor]:
 
 
 def read_output(
-    model: MultimodalNet, split: Batch, what: Callable[[Output], dict[str, Tensor]]
+    model: MultimodalNet, split: Split, what: Callable[[Output], dict[str, Tensor]]
 ) -> Reading:
     """What `what` takes of the network's output, of every sample of a split.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.metrics import check_finite, check_labels
 from mmlab.evaluation.missing import having
@@ -15,7 +15,7 @@ from mmlab.models.network import MultimodalNet, Output
 from mmlab.training.passes import read
 
 
-def modality_gap(model: MultimodalNet, batch: Batch) -> float:
+def modality_gap(model: MultimodalNet, batch: Split) -> float:
     """Mean distance between the modalities' feature centroids, features scaled to unit length.
 
     The measure of Liang et al. 2022 ("Mind the gap"), averaged over the pairs of modalities.
@@ -34,7 +34,7 @@ def modality_gap(model: MultimodalNet, batch: Batch) -> float:
     return torch.nn.functional.pdist(centroids).mean().item()
 
 
-def shapley_shares(model: MultimodalNet, batch: Batch) -> dict[str, float]:
+def shapley_shares(model: MultimodalNet, batch: Split) -> dict[str, float]:
     """Each modality's share of what moves the right class's logit, for or against; they sum to 1.
 
     The mean absolute contribution to the target's logit, each sample's contributions first centred
@@ -55,7 +55,7 @@ def shapley_shares(model: MultimodalNet, batch: Batch) -> dict[str, float]:
     return {m: (size / total).item() for m, size in sizes.items()}
 
 
-def modality_valuation(model: MultimodalNet, batch: Batch) -> dict[str, Tensor]:
+def modality_valuation(model: MultimodalNet, batch: Split) -> dict[str, Tensor]:
     """What each modality does for being right, sample by sample: (B,) per modality.
 
     The Shapley value of v(S): the number of modalities in S where the joint logits of them alone,

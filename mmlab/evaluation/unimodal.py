@@ -14,7 +14,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from mmlab.checks import check_choice
-from mmlab.datasets.base import Batch, MultimodalData
+from mmlab.datasets.base import MultimodalData, Split
 from mmlab.evaluation.metrics import accuracy, check_finite, check_labels
 from mmlab.evaluation.passes import read_output
 from mmlab.models.network import MultimodalNet
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def joint_accuracy(model: MultimodalNet, batch: Batch) -> float:
+def joint_accuracy(model: MultimodalNet, batch: Split) -> float:
     """Accuracy of the joint logits."""
     found = read_output(model, batch, lambda out: {"joint": out.joint})
     return accuracy(found.values["joint"], found.target, what="the 'joint' logits")
 
 
-def own_head_accuracy(model: MultimodalNet, batch: Batch) -> dict[str, float]:
+def own_head_accuracy(model: MultimodalNet, batch: Split) -> dict[str, float]:
     """Accuracy of each modality's head. At chance where the method has never trained the heads."""
     found = read_output(model, batch, lambda out: dict(out.unimodal))
     return _accuracies(model, found, "the logits of the head of {!r}")
 
 
-def share_accuracy(model: MultimodalNet, batch: Batch) -> dict[str, float]:
+def share_accuracy(model: MultimodalNet, batch: Split) -> dict[str, float]:
     """Accuracy of each modality's part of the joint logits (`Output.contributions`)."""
     found = read_output(model, batch, lambda out: out.contributions)
     return _accuracies(model, found, "the parts of {!r} in the joint logits")

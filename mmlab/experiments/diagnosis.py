@@ -33,7 +33,7 @@ from torch import Tensor
 
 from mmlab.balancers.controls import Ensemble, ScaledInputs
 from mmlab.checks import check_number
-from mmlab.datasets.base import Batch, MultimodalData
+from mmlab.datasets.base import Batch, MultimodalData, in_memory
 from mmlab.evaluation import accuracy, forward, probe_accuracy
 from mmlab.experiments.arguments import check_source, dataset_of, whole_numbers
 from mmlab.experiments.comparison import compare
@@ -238,7 +238,7 @@ def _parts(run: Run) -> Iterator[tuple[str, Batch, Tensor]]:
     Every second sample of the holdout split chooses the scale, the others answer with the test.
     """
     for split in ("test", "holdout"):
-        batch = run.split(split)
+        batch = in_memory(run.split(split), "diagnose")
         whole = _whole(batch)
         if split == "test":
             yield split, batch, whole
@@ -300,7 +300,7 @@ def _check_task(data: MultimodalData) -> None:
             "joint training of one: give at least two"
         )
     for split in SPLITS:
-        count = int(_whole(data.splits[split]).sum())
+        count = int(_whole(in_memory(data.splits[split], "diagnose")).sum())
         if count < 4:
             raise ValueError(
                 f"{count} samples of {split} have every modality, and answers are compared on "

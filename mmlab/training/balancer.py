@@ -11,7 +11,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 from torch import Tensor, nn, optim
 
-from mmlab.datasets.base import Batch, MultimodalData
+from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.training.step import Step
 
@@ -43,8 +43,8 @@ class Training(Protocol):
     def epoch(self) -> int:
         """Number of finished epochs; in `Balancer.epoch` the index of the coming one, from 0."""
 
-    def split(self, name: str) -> Batch:
-        """A whole split, on the run's device."""
+    def split(self, name: str) -> Split:
+        """A whole split, on the run's device: a Batch, or a Stream where the data are one."""
 
     def features(self, split: str) -> dict[str, Tensor]:
         """Features (N, D) of a whole split, per modality."""

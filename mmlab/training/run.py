@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mmlab.datasets.base import Batch, MultimodalData
+from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
-from mmlab.seeds import Source, drawing, generator
+from mmlab.seeds import Source, derive, drawing, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.clip import clip_gradients
 from mmlab.training.losses import Loss, Losses, default_loss, read_losses
@@ -84,8 +84,8 @@ class Course(ABC):
         """Add a row to the history, under the number of finished epochs."""
 
     @abstractmethod
-    def split(self, name: str) -> Batch:
-        """A whole split, on the run's device."""
+    def split(self, name: str) -> Split:
+        """A whole split, on the run's device: a Batch, or a Stream where the data are one."""
 
     @abstractmethod
     def pieces(self, split: str) -> Iterator[Batch]:
@@ -267,20 +267,21 @@ class Run(Course):
 
         return pd.DataFrame(self.rows, columns=["epoch", "split", "output", "metric", "value"])
 
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, split: Split) -> Tensor:
         """The balancer's prediction at test time, (B, C), in evaluation mode.
 
         The network sees the samples in parts that fit the memory.
 
-        Raises TypeError for what is no Batch.
+        Raises TypeError for what is no Batch and no Stream.
         """
-        if not isinstance(batch, Batch):
+        if not isinstance(split, Split):
             raise TypeError(
-                f"batch is a {type(batch).__name__}; give a Batch, such as run.split('test')"
+                f"split is a {type(split).__name__}; give a Batch or a Stream, such as "
+                "run.split('test')"
             )
         found = read(
             self.model,
-            pieces(batch.to(self.device)),
+            pieces(split.to(self.device)),
             lambda piece, out: {"prediction": self.balancer.fuse(out, piece.present)},
         )
         return found.values["prediction"]
@@ -293,8 +294,8 @@ class Run(Course):
         """Add one row to the history, under the number of finished epochs."""
         self.rows.append((self.epoch, split, output, metric, float(value)))
 
-    def split(self, name: str) -> Batch:
-        """A whole split, on the run's device."""
+    def split(self, name: str) -> Split:
+        """A whole split, on the run's device: a Batch, or a Stream where the data are one."""
         return self.data.splits[name].to(self.device)
 
     def pieces(self, split: str) -> Iterator[Batch]:
@@ -328,10 +329,11 @@ class Run(Course):
 
     def batches(self) -> Iterator[Batch]:
         order = self._order()
-        return self._train.batches(self.step_size, order[: self.kept(len(order))])
+        draws = derive(self.seed, *self.stream, "samples", self.epoch)
+        return self._train.batches(self.step_size, order[: self.kept(len(order))], draws)
 
     @cached_property
-    def _train(self) -> Batch:
+    def _train(self) -> Split:
         return self.split("train")
 
     def _order(self) -> Tensor:

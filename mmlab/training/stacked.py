@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from mmlab.checks import check_number
-from mmlab.datasets.base import Batch, MultimodalData, concatenate, stack_batches
+from mmlab.datasets.base import Batch, MultimodalData, concatenate, in_memory, stack_batches
 from mmlab.datasets.splits import piece_size
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
@@ -342,6 +342,8 @@ def _stacked_run(
     for data, balancer in zip(datasets, balancers, strict=True):
         check_arguments(model, data, balancer, epochs, batch_size, accumulate, drop_last, loss)
     check_clip(clip)
+    for data in datasets:
+        _check_in_memory(data)
     sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
     if len(sizes) > 1 or len({data.n_outputs for data in datasets}) > 1:
         raise UnstackableError(
@@ -387,6 +389,15 @@ def _stacked_run(
         replace(run.alone(r), observers=own_observers(watching)) for r in range(len(jobs))
     ]
     return run
+
+
+def _check_in_memory(data: MultimodalData) -> None:
+    for name, split in data.splits.items():
+        if not isinstance(split, Batch):
+            raise UnstackableError(
+                f"{name} is a {type(split).__name__}, and every network of a stack reads its own "
+                "samples of it, so that nothing would be saved; train the seeds one by one"
+            )
 
 
 @contextlib.contextmanager
@@ -535,9 +546,12 @@ class StackedRun(Course):
 
     def _on_device(self, split: str) -> list[Batch]:
         """One network's split each; what networks share is there once."""
-        found = [job.data.splits[split] for job in self.jobs]
+        found = self._own(split)
         moved = {id(one): one.to(self.device) for one in found}
         return [moved[id(one)] for one in found]
+
+    def _own(self, split: str) -> list[Batch]:
+        return [in_memory(job.data.splits[split], "a stack") for job in self.jobs]
 
     def generators(self, *names: str | int, device: str | torch.device = "cpu") -> Source:
         return self._generators(*names, device=device)
@@ -675,7 +689,7 @@ class StackedRun(Course):
     @cached_property
     def _once(self) -> tuple[Batch, Tensor]:
         """The training data, each set once, one after the other; where each network's begin."""
-        own = [job.data.train for job in self.jobs]
+        own = self._own("train")
         distinct = {id(one): one for one in own}
         place = {key: i * self.size for i, key in enumerate(distinct)}
         starts = torch.tensor([place[id(one)] for one in own], device=self.device)

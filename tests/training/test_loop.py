@@ -813,7 +813,7 @@ def test_a_loss_that_is_nan_before_anything_was_trained_is_no_matter_of_the_rate
 
 
 def test_what_predicts_wants_a_batch():
-    with pytest.raises(TypeError, match=r"batch is a dict; give a Batch, such as run\.split"):
+    with pytest.raises(TypeError, match=r"split is a dict; give a Batch or a Stream, such as run"):
         trained(epochs=0).predict(DATA.test.inputs)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmlab.balancers import mla
 from mmlab.datasets import MultimodalData, load
-from mmlab.datasets.base import Batch
+from mmlab.datasets.base import Batch, in_memory
 from mmlab.seeds import generator
 
 # --- a direction given back -----------------------------------------------------------------------
@@ -112,7 +112,7 @@ def unpaired(seed: int) -> MultimodalData:
     missing input is 0. Holdout and test stay in pairs.
     """
     data = load("av-digits", seed=seed)
-    train, n = data.train, len(data.train)
+    train, n = in_memory(data.train, "unpaired"), len(data.train)
     order = torch.randperm(n, generator=generator(seed, "unpaired"))
     a, i = train.inputs["audio"], train.inputs["image"][order]
     inputs = {"audio": torch.cat([a, 0 * a]), "image": torch.cat([0 * i, i])}

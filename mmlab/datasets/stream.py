@@ -1,0 +1,222 @@
+"""A split that is read batch by batch, for data that do not fit into the memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+
+from mmlab.checks import check_whole
+from mmlab.datasets.base import Batch
+from mmlab.identity import UnknownIdentityError
+from mmlab.seeds import derive
+
+Collate = Callable[[list[Any]], Sequence[Any]]
+"""Samples -> (inputs, target) or (inputs, target, present), the samples in the first axes."""
+
+WANTED = (
+    "a sample is (inputs, target) or (inputs, target, present): inputs a dict with one value per "
+    "modality, present a dict with one truth value per modality"
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stream:
+    """A split whose samples a torch Dataset reads: from files, a database, a memory-mapped array.
+
+    dataset:  a map-style torch Dataset (with `__len__` and `__getitem__`). A sample is
+              (inputs, target) or (inputs, target, present): inputs a dict with one value per
+              modality, as in a `Batch` but without the axis of the samples; present a dict with
+              one truth value per modality.
+    workers:  processes that read ahead; 0: this one reads. For a GPU, batches are pinned.
+    collate:  samples -> the same tuple, with the samples in the first axes; by default torch's
+              `default_collate`.
+    checksum: a text that stands for everything the dataset gives, such as the checksum of its files
+              with the version of its transforms. A cache and a checkpoint need it.
+
+    What the dataset draws from the global generators of torch, NumPy and `random`, such as a random
+    crop, is seeded for each sample and epoch: it depends neither on the workers nor on the size of
+    a batch. Measures see one fixed draw; give holdout and test a dataset that draws nothing.
+
+    Every batch is checked as a `Batch` in memory is, when it is read.
+
+    Raises TypeError for what is no map-style Dataset, ValueError for an empty one or a wrong number
+    of workers; where it reads, TypeError and ValueError for samples of another form.
+    """
+
+    dataset: Dataset
+    workers: int = 0
+    collate: Collate = default_collate
+    checksum: str | None = None
+    device: torch.device | str = "cpu"
+    checks: tuple[Callable[[Batch], Batch], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+        check_whole("workers", self.workers, least=0)
+        if self.checksum is not None and not isinstance(self.checksum, str):
+            raise TypeError(f"checksum is {self.checksum!r}; give a text, or None")
+
+    def __repr__(self) -> str:
+        return f"Stream({type(self.dataset).__name__}, {len(self)} samples)"
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # torch's base class has none
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("inputs", "target", "present"):
+            raise AttributeError(
+                f"a Stream does not hold its {name}; read them batch by batch, such as "
+                "for batch in split.batches(64), or take some: split.head(64)"
+            )
+        raise AttributeError(f"a Stream has no {name!r}")
+
+    def __identity__(self) -> tuple[object, ...]:
+        """What a result depends on, for a cache or a checkpoint (`mmlab.identity`)."""
+        if self.checksum is None:
+            raise UnknownIdentityError(
+                f"{self!r} has no checksum, so it cannot be told whether it gives the same samples "
+                "the next time; give Stream(..., checksum=...) a text that changes with its files "
+                "and with how they are read"
+            )
+        return self.checksum, len(self), self.collate
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self._first.modalities
+
+    @cached_property
+    def _first(self) -> Batch:
+        """The first two samples, which tell the form of all."""
+        return next(replace(self, workers=0).batches(2))
+
+    def head(self, count: int) -> Batch:
+        """The first `count` samples, or all where there are fewer."""
+        few = count <= len(self._first)
+        return self._first[:count] if few else next(replace(self, workers=0).batches(count))
+
+    def batches(self, size: int, order: Tensor | None = None, seed: int = 0) -> Iterator[Batch]:
+        """Batches of `size` samples, as of a `Batch`.
+
+        seed: of what the dataset draws.
+        """
+        chosen = torch.arange(len(self)) if order is None else order.cpu()
+        loader: DataLoader = DataLoader(
+            _Samples(self.dataset, seed, apart=self.workers > 0),  # type: ignore[arg-type]
+            batch_sampler=_Chunks(chosen, size),
+            num_workers=self.workers,
+            collate_fn=_Collated(self.collate),
+            pin_memory=torch.device(self.device).type == "cuda",
+            generator=torch.Generator(),  # of its own: the training's is left alone
+        )
+        for (inputs, target, present), index in zip(loader, chosen.split(size), strict=True):
+            batch = Batch(inputs, target, present, None if order is None else index)
+            for check in self.checks:
+                batch = check(batch)
+            yield batch.to(self.device, non_blocking=True)
+
+    def checked(self, check: Callable[[Batch], Batch]) -> Stream:
+        """The same split, each batch of which `check` sees when it is read; its first ones now."""
+        same = replace(self, checks=(*self.checks, check))
+        vars(same)["_first"] = check(self._first)  # kept: a check may ask for them itself
+        return same
+
+    def to(self, device: torch.device | str) -> Stream:
+        """The same split, whose batches come on `device`."""
+        return replace(self, device=device)
+
+
+def _check_dataset(dataset: object) -> None:
+    if isinstance(dataset, DataLoader):
+        raise TypeError(
+            "Stream takes a Dataset and makes the loader itself, in an order of its own for each "
+            f"epoch; use Stream(loader.dataset, workers={dataset.num_workers})"
+        )
+    readable = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not readable or isinstance(dataset, IterableDataset | dict):
+        raise TypeError(
+            f"Stream got a {type(dataset).__name__}; it takes a map-style torch Dataset, with "
+            "__len__ and __getitem__(i), so that an epoch may have any order"
+        )
+    if not len(dataset):  # type: ignore[arg-type]
+        raise ValueError("the dataset of a Stream holds 0 samples; give at least one")
+
+
+class _Chunks(Sampler[list[int]]):
+    """The positions of each batch."""
+
+    def __init__(self, order: Tensor, size: int) -> None:
+        self.order, self.size = order, size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (chunk.tolist() for chunk in self.order.split(self.size))
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.size)
+
+
+@dataclass
+class _Samples:
+    """A dataset, each sample of which draws from a seed of its own.
+
+    apart: it is read in a process of its own, whose generators nobody else uses.
+    """
+
+    dataset: Any
+    seed: int
+    apart: bool
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, places: list[int]) -> list[Any]:
+        kept = None if self.apart else (random.getstate(), np.random.get_state())
+        state = torch.get_rng_state()
+        try:
+            return [self._drawn(i) for i in places]
+        finally:
+            if kept is not None:
+                random.setstate(kept[0])
+                np.random.set_state(kept[1])
+                torch.set_rng_state(state)
+
+    def _drawn(self, i: int) -> Any:
+        seed = derive(self.seed, "sample", i)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        return self.dataset[i]
+
+
+@dataclass
+class _Collated:
+    """Samples as (inputs, target, present)."""
+
+    collate: Collate
+
+    def __call__(self, samples: list[Any]) -> tuple[dict[str, Any], Tensor, Any]:
+        for sample in samples:
+            if not isinstance(sample, tuple | list) or not 2 <= len(sample) <= 3:
+                raise TypeError(f"the dataset gives a {type(sample).__name__}; {WANTED}")
+            if not isinstance(sample[0], dict):
+                raise TypeError(
+                    f"the dataset gives inputs that are a {type(sample[0]).__name__}; {WANTED}"
+                )
+        try:
+            inputs, target, *present = self.collate(samples)
+        except RuntimeError as error:
+            error.add_note(
+                "These samples could not be put into one batch: where their lengths differ, give "
+                "Stream(..., collate=...) a function that pads them, by mmlab.datasets.pad"
+            )
+            raise
+        # torch's default_collate makes lists of tuples
+        inputs = {m: tuple(x) if isinstance(x, list) else x for m, x in inputs.items()}
+        return inputs, target, present[0] if present else None

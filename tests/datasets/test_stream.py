@@ -1,0 +1,329 @@
+"""A split that is read trains and measures as the same samples in memory do."""
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from mmlab import evaluation
+from mmlab.balancers import METHODS, Balancer, Joint
+from mmlab.datasets import Batch, MultimodalData, Stream, drop, synthetic
+from mmlab.identity import UnknownIdentityError, digest
+from mmlab.models import MultimodalNet, UnstackableError
+from mmlab.training import fit, fit_seeds
+
+DATA = synthetic(n=(40, 20, 20), dims=5)
+WHOLE = {"epochs": 2, "batch_size": 16, "device": "cpu"}
+
+
+def lacking(split):
+    here = torch.arange(len(split)) % 5
+    present = {"a": here != 1, "b": here != 2}
+    return Batch(
+        {m: x * present[m][:, None] for m, x in split.inputs.items()}, split.target, present
+    )
+
+
+GAPS = MultimodalData(*(lacking(split) for split in DATA.splits.values()))
+
+
+class Rows(Dataset):
+    """The samples of a batch, one by one; it notes which were asked for."""
+
+    def __init__(self, batch):
+        self.batch, self.asked = batch, []
+
+    def __len__(self):
+        return len(self.batch)
+
+    def __getitem__(self, i):
+        self.asked.append(i)
+        target = self.batch.target[i]
+        target = target if target.ndim else int(target)
+        sample = {m: x[i] for m, x in self.batch.inputs.items()}, target
+        masks = self.batch.present
+        return sample if masks is None else (*sample, {m: bool(x[i]) for m, x in masks.items()})
+
+
+def streamed(data, **options):
+    splits = (Stream(Rows(split), **options) for split in data.splits.values())
+    return MultimodalData(*splits, n_classes=data.n_classes)
+
+
+def trained(data, balancer=None, encoders="mlp", **options):
+    balancer = balancer or Joint()
+    net = MultimodalNet.build(data, **{**balancer.network, "encoders": encoders}, seed=1)
+    return fit(net, data, balancer, **{**WHOLE, **options})
+
+
+def measured(run):
+    net, test = run.model, run.data.test
+    return {
+        "history": run.history["value"].tolist(),
+        "prediction": run.predict(test).flatten().tolist(),
+        "scores": evaluation.test_scores(run),
+        "answered": evaluation.answered_share(run),
+        "own head": evaluation.own_head_accuracy(net, test),
+        "share": evaluation.share_accuracy(net, test),
+        "joint": evaluation.joint_accuracy(net, test),
+        "probe": evaluation.probe_accuracy(net, run.data),
+        "gap": evaluation.modality_gap(net, test),
+        "shapley": evaluation.shapley_shares(net, test),
+        "valuation": evaluation.modality_valuation(net, test)["b"].tolist(),
+        "violation": evaluation.violation_share(run, test),
+        "patterns": evaluation.accuracy_by_pattern(run, test)["accuracy"].tolist(),
+        "features": run.features("train")["a"].flatten().tolist(),
+        "output": evaluation.forward(net, test).joint.flatten().tolist(),
+    }
+
+
+@pytest.mark.parametrize("data", [DATA, GAPS], ids=["whole", "gaps"])
+@pytest.mark.parametrize("method", ["Joint", *METHODS])
+def test_every_method_trains_as_in_memory(method, data):
+    make = METHODS[method].make if method in METHODS else Joint
+    held, read = (trained(splits, make()) for splits in (data, streamed(data)))
+    assert held.history.equals(read.history)
+    for name, value in held.model.state_dict().items():
+        assert torch.equal(read.model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("data", [DATA, GAPS], ids=["whole", "gaps"])
+def test_every_measure_is_as_in_memory(data):
+    observers = [evaluation.Curves(), evaluation.GradientWatch(16)]
+    held, read = (measured(trained(d, observers=observers)) for d in (data, streamed(data)))
+    for name, value in held.items():
+        assert read[name] == pytest.approx(value, nan_ok=True, abs=1e-7), name
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_targets_of_several_numbers_are_as_in_memory(task):
+    def several(split):
+        target = torch.stack([split.target, 1 - split.target, split.target], dim=1).float()
+        return Batch(split.inputs, target)
+
+    held = MultimodalData(*(several(split) for split in DATA.splits.values()), task=task)
+    splits = (Stream(Rows(several(split))) for split in DATA.splits.values())
+    read = MultimodalData(*splits, task=task)
+    assert held.n_outputs == read.n_outputs == 3
+    runs = [trained(data, observers=[evaluation.Curves()]) for data in (held, read)]
+    assert runs[0].history.equals(runs[1].history)
+    assert evaluation.test_scores(runs[0]) == evaluation.test_scores(runs[1])
+    assert read.train.head(1).task == task
+
+
+def test_workers_change_nothing_and_leave_dropout_its_numbers():
+    class Dropping(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(5, 64), nn.Dropout(0.5))
+
+    runs = [
+        trained(data, encoders=dict.fromkeys("ab", Dropping))
+        for data in (DATA, streamed(DATA), streamed(DATA, workers=2))
+    ]
+    assert runs[0].history.equals(runs[1].history) and runs[0].history.equals(runs[2].history)
+
+
+class Augmented(Rows):
+    """Noise from all three global generators."""
+
+    def __getitem__(self, i):
+        inputs, target = super().__getitem__(i)
+        noise = [torch.rand(()).item(), np.random.rand(), random.random()]
+        return {"a": torch.tensor(noise), "b": inputs["b"]}, target
+
+
+def drawn(size=8, workers=0, seed=3, order=None):
+    if order is None:
+        order = torch.arange(40).flip(0)
+    stream, noise = Stream(Augmented(DATA.train), workers=workers), torch.empty(40, 3)
+    for batch in stream.batches(size, order, seed):
+        noise[batch.index] = batch.inputs["a"]
+    return noise
+
+
+def test_random_samples_are_seeded_each_for_itself():
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    noise = drawn()
+    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[2]
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert len(noise.flatten().unique()) == 120  # every sample its own
+    assert torch.equal(noise, drawn(size=7, order=torch.arange(40)))
+    assert torch.equal(noise, drawn(workers=2))
+    assert (noise != drawn(seed=4)).all()
+
+
+def test_each_epoch_of_a_training_draws_anew_and_a_second_one_draws_the_same():
+    def epochs(seed):
+        seen = []
+
+        class Notes(Joint):
+            def step(self, s):
+                seen.append(s.batch.inputs["a"][s.batch.index == 7])
+                yield from super().step(s)
+
+        data = MultimodalData(*[Stream(Augmented(DATA.train))] * 3, n_classes=2)
+        trained(data, Notes(), seed=seed)
+        return torch.cat(seen)
+
+    first = epochs(0)
+    assert first.shape == (2, 3) and (first[0] != first[1]).all()
+    assert torch.equal(first, epochs(0)) and (first != epochs(1)).all()
+
+
+def test_an_order_of_the_method_s_own_reads_no_other_sample():
+    class Two(Balancer):
+        def order(self, run):
+            return [5, 9, 5]
+
+    data = streamed(DATA)
+    data.train.dataset.asked.clear()
+    trained(data, Two())
+    assert data.train.dataset.asked == [5, 9, 5] * 2
+
+
+def test_values_may_be_dicts_and_tuples_and_padded_by_the_collate():
+    class Ragged(Rows):
+        def __getitem__(self, i):
+            inputs, target = super().__getitem__(i)
+            b = {"x": inputs["b"], "y": i}
+            return {"a": inputs["a"][: 1 + i % 5], "b": b}, target
+
+    def pad(samples):
+        rows = [inputs["a"] for inputs, _ in samples]
+        others = {
+            name: torch.stack([torch.as_tensor(inputs["b"][name]) for inputs, _ in samples])
+            for name in ("x", "y")
+        }
+        lengths = torch.tensor([len(row) for row in rows])
+        values = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        targets = torch.tensor([target for _, target in samples])
+        return {"a": (values, lengths), "b": others}, targets
+
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(1, 64)
+
+        def forward(self, value):
+            values, lengths = value
+            return self.out(values.sum(1, keepdim=True) / lengths[:, None])
+
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(5, 64)
+
+        def forward(self, value):
+            return self.out(value["x"])
+
+    stream = Stream(Ragged(DATA.train), collate=pad)
+    data = MultimodalData(stream, stream, stream, n_classes=2)
+    run = trained(data, encoders={"a": Mean, "b": One})
+    assert 0 < evaluation.test_accuracy(run) <= 1
+    with pytest.raises(RuntimeError) as caught:
+        Stream(Ragged(DATA.train)).head(2)
+    assert (
+        "give Stream(..., collate=...) a function that pads them, by mmlab"
+        in caught.value.__notes__[0]
+    )
+
+
+class Spoilt(Rows):
+    """One sample, far from the first ones, is another one."""
+
+    def __init__(self, batch, spoil):
+        super().__init__(batch)
+        self.spoil = spoil
+
+    def __getitem__(self, i):
+        return self.spoil(*super().__getitem__(i)) if i == 30 else super().__getitem__(i)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda x, y: (x, 9), ValueError, "label 9 in train is out of range"),
+        (
+            lambda x, y: ({**x, "b": x["b"] / 0}, y),
+            ValueError,
+            "modality 'b' of train is not finite",
+        ),
+        (lambda x, y: x, TypeError, "the dataset gives a dict; a sample is .inputs, target"),
+        (lambda x, y: (x["a"], y), TypeError, "inputs that are a Tensor; a sample is"),
+    ],
+)
+def test_a_sample_of_another_form_ends_the_training(spoil, error, message):
+    data = streamed(DATA)
+    data = MultimodalData(Stream(Spoilt(DATA.train, spoil)), data.holdout, data.test, n_classes=2)
+    with pytest.raises(error, match=message):
+        trained(data)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "error", "message"),
+    [
+        (DataLoader(Rows(DATA.train)), TypeError, r"use Stream\(loader\.dataset, workers=0\)"),
+        (Endless(), TypeError, "got a Endless; it takes a map-style torch Dataset"),
+        (None, TypeError, "got a NoneType; it takes a map-style"),
+        ([], ValueError, "holds 0 samples"),
+    ],
+)
+def test_what_is_no_map_style_dataset_is_refused(dataset, error, message):
+    with pytest.raises(error, match=message):
+        Stream(dataset)
+
+
+def test_where_a_stream_cannot_stand_the_message_has_the_fix():
+    stream = Stream(Rows(DATA.train))
+    with pytest.raises(ValueError, match=r"the labels of a Stream are not known .* give n_classes"):
+        MultimodalData(stream, stream, stream)
+    with pytest.raises(TypeError, match=r"train is a Rows; give .* a Stream\(dataset\)"):
+        MultimodalData(Rows(DATA.train), stream, stream)
+    with pytest.raises(AttributeError, match=r"does not hold its target; .* split\.head\(64\)"):
+        _ = stream.target
+    with pytest.raises(TypeError, match=r"of a Stream, .*: split\.head\(len\(split\)\)"):
+        drop(stream, {"a": 0.5}, seed=0)
+    assert repr(stream) == "Stream(Rows, 40 samples)"
+    whole = stream.head(len(stream))
+    assert torch.equal(whole.inputs["b"], DATA.train.inputs["b"]) and whole.index is None
+
+
+def test_seeds_train_one_by_one():
+    data = streamed(DATA)
+    runs = fit_seeds(data, Joint, seeds=[0, 1], **WHOLE)
+    assert [run.together for run in runs] == [1, 1]
+    with pytest.raises(UnstackableError, match="train is a Stream, and every network of a stack"):
+        fit_seeds(data, Joint, seeds=[0, 1], at_once=True, **WHOLE)
+
+
+def test_a_checksum_stands_for_the_data_and_without_one_there_is_no_identity():
+    named = [digest(streamed(DATA, checksum=text), "data") for text in ("1", "1", "2")]
+    assert named[0] == named[1] != named[2]
+    with pytest.raises(UnknownIdentityError, match=r"give Stream\(\.\.\., checksum="):
+        digest(streamed(DATA), "data")
+
+
+def test_data_of_streams_go_to_another_process():
+    data = pickle.loads(pickle.dumps(streamed(DATA)))
+    assert trained(data).history.equals(trained(DATA).history)
+    with pytest.raises(ValueError, match="label 9 in train"):
+        data.train.dataset.batch.target[12] = 9
+        trained(data)
+
+
+def test_a_stream_reads_each_sample_once_an_epoch():
+    data = streamed(DATA)
+    data.train.dataset.asked.clear()
+    trained(data, epochs=3)
+    asked = data.train.dataset.asked
+    assert [sorted(asked[i : i + 40]) for i in (0, 40, 80)] == [list(range(40))] * 3
+    assert len({tuple(asked[i : i + 40]) for i in (0, 40, 80)}) == 3
