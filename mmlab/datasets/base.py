@@ -415,6 +415,18 @@ def _check_mask(where: str, mask: Tensor) -> None:
         )
 
 
+def _to_one_class(target: Tensor) -> str:
+    """How a target of another shape becomes one class per sample."""
+    if target.ndim != 2 or target.shape[1] == 1:
+        return "for one column use target.squeeze(1)"
+    if ((target == 0) | (target == 1)).all():
+        return (
+            "labels from one-hot rows are target.argmax(1); where a sample has several labels, set "
+            "task='multilabel'"
+        )
+    return "a class per frame is not taken; make each frame a sample of its own"
+
+
 def _check_zeros_and_ones(where: str, target: Tensor) -> None:
     other = (target != 0) & (target != 1)
     if other.any():
@@ -563,14 +575,9 @@ class MultimodalData:
     def _check_target_shape(self, where: str, target: Tensor) -> None:
         shape, rows = tuple(target.shape), len(target)
         if self.task == "classification" and target.ndim != 1:
-            several = target.ndim == 2 and shape[1] > 1
-            fix = (
-                "labels from one-hot rows are target.argmax(1); where a sample has several labels, "
-                "set task='multilabel'"
-                if several
-                else "for one column use target.squeeze(1)"
+            raise ValueError(
+                f"{where} has shape {shape}; it must be ({rows},): {_to_one_class(target)}"
             )
-            raise ValueError(f"{where} has shape {shape}; it must be ({rows},): {fix}")
         if self.task == "multilabel" and (target.ndim != 2 or shape[1] < 2):
             raise ValueError(
                 f"{where} has shape {shape}; several labels per sample are ({rows}, C) with C > 1, "
