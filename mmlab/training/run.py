@@ -154,7 +154,6 @@ class Course(ABC):
             model: by default the run's own; or a copy of it, as `branch` gives.
         """
         model = self.model if model is None else model
-        keys = keys or ("joint", *model.modalities)
         wanted = keys or ("joint", *model.modalities)
 
         def logits(piece: Batch, out: Output) -> dict[str, Tensor]:

@@ -259,6 +259,13 @@ def test_in_bfloat16():
     close(few.model, many.model, 2e-2)
 
 
+def test_compiled_encoders_come_in_pieces_too():
+    options = {"dtype": torch.float32, "epochs": 1}
+    data = data_of(torch.float32)
+    few = run_of(Uniform, data, batch_size=6, accumulate=4, compile="eager", **options)
+    close(few.model, run_of(Uniform, data, batch_size=24, **options).model, 1e-6)
+
+
 def test_compare_hands_it_on():
     fused = []
 
