@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mmlab.training import Progress as Progress
     from mmlab.training import Run as Run
     from mmlab.training import Step as Step
+    from mmlab.training import TensorBoard as TensorBoard
     from mmlab.training import fit as fit
     from mmlab.training import fit_seeds as fit_seeds
 
@@ -42,6 +43,7 @@ _HOME = {
         "Checkpoint",
         "EarlyStopping",
         "Progress",
+        "TensorBoard",
     ),
     "mmlab.experiments": ("compare", "tune", "diagnose"),
     "mmlab.datasets": ("load", "Batch", "MultimodalData", "Stream"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmlab.checks import check_whole
 from mmlab.datasets.base import MultimodalData
 from mmlab.training import Balancer, Joint, fit, fit_seeds, train_once
-from mmlab.training.checkpoint import check_own_files
+from mmlab.training.checkpoint import check_own_paths
 from mmlab.training.progress import no_progress
 
 MakeBalancer = Callable[[], Balancer]
@@ -147,7 +147,7 @@ def try_before(
         observers = options.get("observers", ())
         if not isinstance(observers, Sequence) or not all(map(callable, observers)):
             raise TypeError(f"observers is {observers!r}; give a list of callables Run -> None")
-        check_own_files(observers, len(seeds))
+        check_own_paths(observers, len(seeds))
         build = options["build"] or {}
         if not isinstance(build, Mapping):
             raise TypeError(f"build is {build!r}; give arguments, such as {{'encoders': 'cnn'}}")

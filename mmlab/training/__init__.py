@@ -9,6 +9,7 @@ from mmlab.training.progress import Progress
 from mmlab.training.run import Run
 from mmlab.training.stacked import fit_seeds, train_once
 from mmlab.training.step import Step
+from mmlab.training.tensorboard import TensorBoard
 
 __all__ = [
     "Balancer",
@@ -18,6 +19,7 @@ __all__ = [
     "Progress",
     "Run",
     "Step",
+    "TensorBoard",
     "Training",
     "begin",
     "find_device",

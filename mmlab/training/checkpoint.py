@@ -63,7 +63,7 @@ class Checkpoint:
     def __init__(self, path: str | Path, every: int = 1) -> None:
         check_whole("every", every, least=1)
         self.path, self.every = str(path), every
-        self.fields = _fields(self.path)
+        self.path_fields = path_fields(self.path)
 
     def on_start(self, run: Run) -> None:
         if run.observers[-1] is not self:
@@ -72,9 +72,9 @@ class Checkpoint:
                 "so that it saves what the others have seen"
             )
         _check_schedule(run)
-        self._settings = _settings(run)
+        self._settings = settings_of(run)
         self._before = {name: snapshot(one) for name, one in _parts(run).items()}
-        self._file = Path(self.path.format_map(self._names(run)))
+        self._file = path_of(self.path, run, self._settings)
         for left in self._file.parent.glob(f".{glob.escape(self._file.name)}.*.partial"):
             left.unlink(missing_ok=True)  # by a process that was killed while it saved
         if self._file.exists():
@@ -85,10 +85,6 @@ class Checkpoint:
     def __call__(self, run: Run) -> None:
         if run.epoch and (run.epoch % self.every == 0 or run.over):
             self._save(run)
-
-    def _names(self, run: Run) -> dict[str, object]:
-        short = digest(self._settings, "run")[:12]
-        return dict(zip(FIELDS, (run.balancer.name, run.seed, short), strict=True))
 
     def _save(self, run: Run) -> None:
         content = io.BytesIO()
@@ -106,17 +102,32 @@ class Checkpoint:
         run.rows[:] = saved["rows"]
 
 
-def check_own_files(observers: Sequence[object], count: int) -> None:
-    """Refuse one file for several trainings."""
+# --- where it is saved ----------------------------------------------------------------------------
+
+
+def check_own_paths(observers: Sequence[object], count: int) -> None:
+    """Refuse one path for several trainings, of an observer that has one."""
     for observer in observers:
-        if isinstance(observer, Checkpoint) and count > 1 and not observer.fields & {"seed", "run"}:
+        names = getattr(observer, "path_fields", None)
+        if count > 1 and names is not None and names.isdisjoint({"seed", "run"}):
             raise ValueError(
-                f"Checkpoint({observer.path!r}) is one file for {count} trainings; put {{seed}} "
-                "or {run} into its path, such as '{method}-{seed}-{run}.pt'"
+                f"{type(observer).__name__}({getattr(observer, 'path', '')!r}) is one path for "
+                f"{count} trainings; put {{seed}} or {{run}} into it, such as "
+                "'{method}-{seed}-{run}'"
             )
 
 
-def _fields(path: str) -> set[str]:
+def path_of(pattern: str, run: Run, settings: Mapping[str, str]) -> Path:
+    """A path with its {method}, {seed} and {run} filled in; settings: of this run, for {run}."""
+    values = (run.balancer.name, run.seed, digest(settings, "run")[:12])
+    return Path(pattern.format_map(dict(zip(FIELDS, values, strict=True))))
+
+
+def path_fields(path: str) -> set[str]:
+    """The names between braces in a path.
+
+    Raises ValueError for an unknown one.
+    """
     try:
         found = {name for _, name, *_ in string.Formatter().parse(path) if name is not None}
     except ValueError:
@@ -143,7 +154,8 @@ def _parts(run: Run) -> dict[str, Any]:
 
 def _watching(run: Run) -> dict[str, Any]:
     """The other observers that keep something; a function keeps nothing."""
-    owners = [one.__self__ if isinstance(one, MethodType) else one for one in run.observers[:-1]]
+    others = [one for one in run.observers if not isinstance(one, Checkpoint)]
+    owners = [one.__self__ if isinstance(one, MethodType) else one for one in others]
     keeping = [one for one in owners if keeps_something(one)]
     return {f"observer {i}": one for i, one in enumerate(keeping)}
 
@@ -160,7 +172,7 @@ def _check_schedule(run: Run) -> None:
 # --- which training it is -------------------------------------------------------------------------
 
 
-def _settings(run: Run) -> dict[str, str]:
+def settings_of(run: Run) -> dict[str, str]:
     """Name -> value, or a digest of it, of all that tells this training from others."""
     found: dict[str, str] = {}
     for name, one in {"method": run.balancer, "optimizer": run.optimizer, **_watching(run)}.items():

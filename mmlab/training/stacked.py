@@ -30,7 +30,7 @@ from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
 from mmlab.seeds import Source, drawing, generator
 from mmlab.training.balancer import Balancer, build_options
-from mmlab.training.checkpoint import check_own_files
+from mmlab.training.checkpoint import check_own_paths
 from mmlab.training.exact import check_exact, check_prepared
 from mmlab.training.loop import (
     MakeOptimizer,
@@ -115,7 +115,7 @@ def fit_seeds(
     datasets = _per_seed("data", data, MultimodalData, seeds)
     makers = _per_seed("balancer", balancer, Callable, seeds)
     rates = _rates(lr, seeds)
-    check_own_files(training.get("observers", ()), len(seeds))
+    check_own_paths(training.get("observers", ()), len(seeds))
     options = {"epochs": epochs, **training}
     runs: list[Run] = []
     for start in range(0, len(seeds), AT_ONCE):

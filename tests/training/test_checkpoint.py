@@ -433,7 +433,7 @@ def test_each_seed_has_its_own_file(tmp_path):
 
 
 def test_one_file_for_several_trainings_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"f\.pt'\) is one file for 2 trainings; put \{seed\} or"):
+    with pytest.raises(ValueError, match=r"f\.pt'\) is one path for 2 trainings; put \{seed\} or"):
         fit_seeds(DATA, OGM, seeds=[1, 2], epochs=1, observers=[Checkpoint(tmp_path / "f.pt")])
 
 
@@ -444,7 +444,7 @@ def test_a_stack_has_no_training_of_one_network_to_save(tmp_path):
 
 
 def test_compare_asks_for_files_of_their_own_before_it_trains(tmp_path):
-    with pytest.raises(ValueError, match="is one file for 2 trainings"):
+    with pytest.raises(ValueError, match="is one path for 2 trainings"):
         compare({"OGM": OGM}, DATA, seeds=[1, 2], observers=[Checkpoint(tmp_path / "f.pt")])
 
 
