@@ -30,6 +30,7 @@ from mmlab import (
 )
 from mmlab.balancers import METHODS
 from mmlab.balancers.mla import entropy_weights
+from mmlab.datasets import Stream
 from mmlab.datasets.base import stack_batches
 from mmlab.experiments import diagnose, report
 from mmlab.experiments.tuning import tune
@@ -260,6 +261,25 @@ def test_a_stack_ends_where_each_network_alone_does(name, task):
         one = trained(MAKERS[name], sets[r], seed=r, **options)
         mine, theirs = (x.predict(sets[r].test) for x in (run, one))
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_stream_trains_as_the_same_samples_in_memory(task):
+    data, streams = made(task), []
+    for part in data.splits.values():
+        rows = zip(part.inputs["a"], part.inputs["b"], part.target.float(), strict=True)
+        streams.append(Stream([({"a": a, "b": b}, target) for a, b, target in rows]))
+    streamed = MultimodalData(*streams, task=task)
+    assert streamed.n_outputs == OUTPUTS and streamed.train.head(3).task == task
+    mine, theirs = (trained(Ensemble, each) for each in (data, streamed))
+    assert evaluation.test_scores(mine) == evaluation.test_scores(theirs)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_taken_out_of_a_training_averages_alike(task):
+    run = trained(Ensemble, made(task))
+    answer = run.model.inference(run.balancer)(run.data.test.inputs)
+    torch.testing.assert_close(answer, run.predict(run.data.test))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if "labels" in METHODS[name].needs])
