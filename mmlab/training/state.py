@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.datasets.base import Batch, MultimodalData
+from mmlab.datasets.stream import Stream
 from mmlab.training.run import Course
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size)
@@ -31,7 +32,7 @@ DICTS = (dict, OrderedDict, Counter)
 CONSTANT = (
     *(*PLAIN, frozenset, range, Path, Enum, np.generic, torch.dtype, torch.device),
     *(type, FunctionType, BuiltinFunctionType, ModuleType, partial),
-    *(Course, MultimodalData, Batch),  # of the call itself
+    *(Course, MultimodalData, Batch, Stream),  # of the call itself
 )
 """Of these the same object is in the same state."""
 

@@ -16,6 +16,7 @@ from trained import DATA, same, trained
 import mmlab
 from mmlab.balancers import ATF, METHODS, OGM, Joint
 from mmlab.balancers.registry import CONTROLS
+from mmlab.datasets import MultimodalData, Stream
 from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves, LearningSpeed
 from mmlab.experiments import compare
@@ -41,10 +42,10 @@ class Cut(Checkpoint):
             raise CutError
 
 
-def made(balancer, *, observers=(), build=None, **options):
+def made(balancer, *, observers=(), build=None, data=DATA, **options):
     net = MultimodalNet.build(DATA, **balancer.network, **(build or {}), seed=1)
     settings = {"epochs": 4, "seed": 1, "device": "cpu", **options}
-    return fit(net, DATA, balancer, observers=observers, **settings)
+    return fit(net, data, balancer, observers=observers, **settings)
 
 
 def resumed(path, make, *, observers=list, **options):
@@ -184,6 +185,33 @@ def test_all_that_changes_goes_on(tmp_path):
     assert same(run.modules.state_dict().values(), whole.modules.state_dict().values())
     assert run.balancer.gate is run.modules
     assert torch.equal(run.balancer.temperature, whole.balancer.temperature)
+
+
+class Noisy(torch.utils.data.Dataset):
+    """The samples of a batch, read one by one, with noise."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __len__(self):
+        return len(self.batch)
+
+    def __getitem__(self, i):
+        inputs = {m: x[i] + torch.randn(()) for m, x in self.batch.inputs.items()}
+        return inputs, self.batch.target[i]
+
+
+def streamed(checksum):
+    train = Stream(Noisy(DATA.train), checksum=checksum)
+    return MultimodalData(train, DATA.holdout, DATA.test, n_classes=2)
+
+
+def test_a_stream_goes_on(tmp_path):
+    assert_equal(*resumed(tmp_path / "run.pt", ATF, data=streamed("1"), accumulate=2))
+    with pytest.raises(ValueError, match=r"of another training: data\.train differs\."):
+        made(ATF(), observers=[Checkpoint(tmp_path / "run.pt")], data=streamed("2"), accumulate=2)
+    with pytest.raises(UnknownIdentityError, match=r"has no checksum"):
+        made(ATF(), observers=[Checkpoint(tmp_path / "run.pt")], data=streamed(None))
 
 
 def test_a_finished_training_is_read_not_repeated(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from trained import DATA, same, trained, weights
 
 from mmlab.balancers import ATF, MLA, GradientBlending, Joint, RefittedHead
+from mmlab.datasets import Batch, MultimodalData, Stream
 from mmlab.evaluation import Curves, accuracy
 from mmlab.experiments import compare
 from mmlab.models import MultimodalNet
@@ -104,6 +105,28 @@ def test_what_a_method_does_at_the_end_begins_at_the_best_network():
     assert same(weights(run.model.encoders), weights(encoders))
     first = MultimodalNet.build(DATA, seed=0)
     assert not same(weights(run.model.fusion), weights(first.fusion))  # it was trained again
+
+
+def test_a_stream_and_several_labels_are_measured_too():
+    class Samples(torch.utils.data.Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, i):
+            return {m: x[i] for m, x in DATA.holdout.inputs.items()}, targets[i]
+
+    targets = torch.rand(100, 3) > 0.5
+    train = Batch(DATA.train.inputs, targets)
+    streamed = MultimodalData(train, Stream(Samples()), train, task="multilabel")
+    stopping = EarlyStopping(1, metric=Says(0.0))
+    run = trained(data=streamed, epochs=1, observers=[stopping])
+    ((prediction, target),) = stopping.metric.asked
+    assert prediction.shape == target.shape == (20, 3)
+    (loss,) = (trained(data=streamed, epochs=1, observers=[EarlyStopping(1)]).observers[-1].best,)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        run.predict(streamed.holdout.head(20)), targets[:20].float()
+    )
+    assert loss == pytest.approx(expected.item())
 
 
 def test_a_value_that_is_not_a_number_is_an_error():
