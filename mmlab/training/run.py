@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.datasets.splits import pieces
+from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.seeds import Source, derive, drawing, generator
 from mmlab.training.balancer import Balancer
@@ -269,7 +270,7 @@ class Run(Course):
     def predict(self, split: Split) -> Tensor:
         """The balancer's prediction at test time, (B, C), in evaluation mode.
 
-        The network sees the samples in parts that fit the memory.
+        So are the method's own modules. The network sees the samples in parts that fit the memory.
 
         Raises TypeError for what is no Batch and no Stream.
         """
@@ -278,11 +279,12 @@ class Run(Course):
                 f"split is a {type(split).__name__}; give a Batch or a Stream, such as "
                 "run.split('test')"
             )
-        found = read(
-            self.model,
-            pieces(split.to(self.device)),
-            lambda piece, out: {"prediction": self.balancer.fuse(out, piece.present)},
-        )
+        with evaluating(self.modules or nn.Module()):
+            found = read(
+                self.model,
+                pieces(split.to(self.device)),
+                lambda piece, out: {"prediction": self.balancer.fuse(out, piece.present)},
+            )
         return found.values["prediction"]
 
     @property
