@@ -167,7 +167,7 @@ def test_trials_are_kept_on_disk(tmp_path):
     ("grid", "message"),
     [
         ({"guesed": {}}, "grid names 'guesed', which is no method; they are"),
-        ({"guessed": {"god": [1]}}, "grid names 'god' for 'guessed'.*allowed are good, other, at_"),
+        ({"guessed": {"god": [1]}}, "grid names 'god' for 'guessed'.*allowed are good, other, acc"),
         ({"guessed": {"good": []}}, r"grid\['guessed'\]\['good'\] is \[\]; give a list of values"),
         ({"guessed": {"good": "12"}}, "is '12'; give a list of values"),
         ({"guessed": {"good": [1, 1]}}, r"grid gives guessed \(good=1\) more than once"),
