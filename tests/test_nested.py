@@ -3,6 +3,8 @@
 They train as the same numbers do that are packed into one tensor of floats.
 """
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -396,3 +398,16 @@ def test_a_part_in_float64_is_named_where_the_network_is_not():
     net = MultimodalNet.build(data, encoders={"a": lambda: Narrow(2, 8)}, width=8)
     with pytest.raises(ValueError, match=r"modality 'a' is torch\.float64.*\.float\(\)"):
         fit(net, data, epochs=1)
+
+
+@pytest.mark.parametrize("split", ["train", "holdout", "test"])
+@pytest.mark.parametrize("number", [9, -1])
+def test_a_token_that_an_embedding_has_no_row_for_is_found_before_the_training(split, number):
+    data = make_data()
+    data.splits[split].inputs["text"]["ids"][5, 2] = number
+    ends = r"\['ids'\] from 0 to 9" if number > 0 else r"\['ids'\] from -1 to 8"
+    with pytest.raises(IndexError) as caught:
+        MultimodalNet.build(data, **BUILD)
+    tried, told = caught.value.__notes__
+    assert "The encoder of 'text' was tried" in tried
+    assert re.search(rf"Whole numbers {ends}\. An embedding needs a row for each", told)

@@ -383,6 +383,10 @@ def _columns(value: Nested) -> list[Tensor]:
     return [x[:, None] for x in tensors(value).values()]
 
 
+def _is_counted(values: Tensor) -> bool:
+    return not values.is_floating_point() and values.dtype != torch.bool
+
+
 def _spelt(value: Nested) -> str:
     places = "" if isinstance(value, Tensor) else " of " + ", ".join(tensors(value))
     return type(value).__name__ + places
@@ -690,6 +694,19 @@ class MultimodalData:
     def shape(self, modality: str) -> Any:
         """Shape of one sample of `modality`; for a dict or a tuple the shapes in it."""
         return shapes(self.train.head(1).inputs[modality], skip=1)
+
+    def extremes(self, modality: str) -> list[Batch]:
+        """Of each split, the samples with the smallest and the largest whole numbers of `modality`.
+
+        What looks numbers up, as an embedding does, fails at these if at any.
+        """
+        found = []
+        for split in self.splits.values():
+            counted = [x.flatten(1) for x in _columns(split.inputs[modality]) if _is_counted(x)]
+            ends = [(x.amin(1).argmin(), x.amax(1).argmax()) for x in counted]
+            if ends:
+                found.append(split[torch.stack([row for pair in ends for row in pair])])
+        return found
 
     def to(self, device: torch.device | str) -> MultimodalData:
         """The same data with every split on `device`."""

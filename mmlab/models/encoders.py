@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mmlab.checks import check_choice, check_number
-from mmlab.nested import Nested, is_real, shapes, tensors
+from mmlab.nested import Nested, changed, is_real, shapes, tensors
 from mmlab.seeds import drawing, seeded
 
 HIDDEN = 128
@@ -134,7 +134,7 @@ BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 
 
 def _described(value: Nested) -> str:
-    """Such as "torch.int64", "a dict of ['ids'] torch.int64, ['mask'] torch.bool"."""
+    """Such as "torch.float32", "a dict of ['ids'] torch.int64, ['mask'] torch.bool"."""
     parts = ", ".join(f"{place} {x.dtype}".strip() for place, x in tensors(value).items())
     return parts if isinstance(value, torch.Tensor) else f"a {type(value).__name__} of {parts}"
 
@@ -195,20 +195,13 @@ def _make_encoder(
 
 
 def _try_encoder(m: str, encoder: nn.Module, data, width: int) -> None:
-    """Two samples in, features (2, width) out; the encoder itself does not see them.
+    """Two samples in, features (2, width) out; and it takes the smallest and largest token ids.
 
-    Raises ValueError or TypeError, with the modality's name.
+    The encoder itself does not see them. Raises ValueError or TypeError, with the modality's name,
+    or what the encoder raises, with a note.
     """
-    sample = copy.deepcopy(encoder).cpu().eval()
-    batch = data.train.head(2).to("cpu")
-    try:
-        with torch.no_grad(), drawing(0, "trial"):
-            features = sample(batch.inputs[m])
-    except Exception as error:
-        value = batch.inputs[m]
-        tried = f"{shapes(value)} of {_described(value)}"
-        error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {tried}.")
-        raise
+    batch = data.train.head(2)
+    features = _tried(m, encoder, batch.inputs[m])
     if not isinstance(features, torch.Tensor):
         raise TypeError(
             f"the encoder of {m!r} gives a {type(features).__name__}; it must give one tensor "
@@ -220,3 +213,29 @@ def _try_encoder(m: str, encoder: nn.Module, data, width: int) -> None:
             f"the encoder of {m!r} turns a batch of {len(batch)} into the shape {shape}; it must "
             f"give (B, {width}), and width={width}: pass the width it has"
         )
+    for extreme in data.extremes(m):
+        _tried(m, encoder, extreme.inputs[m])
+
+
+def _tried(m: str, encoder: nn.Module, value: Nested) -> object:
+    """What a copy of the encoder gives in evaluation mode."""
+    value = changed(torch.Tensor.cpu, value)
+    try:
+        with torch.no_grad(), drawing(0, "trial"):
+            return copy.deepcopy(encoder).cpu().eval()(value)
+    except Exception as error:
+        tried = f"{shapes(value)} of {_described(value)}"
+        error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {tried}.")
+        if isinstance(error, IndexError):
+            error.add_note(f"{_ranges(value)}. An embedding needs a row for each, counted from 0.")
+        raise
+
+
+def _ranges(value: Nested) -> str:
+    """Such as "Whole numbers ['ids'] from 0 to 60"."""
+    ends = [
+        f"{place} from {x.min()} to {x.max()}".strip()
+        for place, x in tensors(value).items()
+        if not x.is_floating_point() and x.dtype != torch.bool
+    ]
+    return f"Whole numbers {', '.join(ends)}"
