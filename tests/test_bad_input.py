@@ -474,7 +474,7 @@ def comparing(**options):
     ("options", "error", "message"),
     [
         ({"learning_rate": 1}, TypeError, r"'learning_rate' is no argument of a training; .*lr,"),
-        ({"seed": 3}, TypeError, r"'seed' is no argument .*allowed are at_once, batch_size"),
+        ({"seed": 3}, TypeError, r"'seed' is no argument .*allowed are accumulate, at_once"),
         ({"seeds": [0, 1, 0]}, ValueError, r"seeds names 0 more than once; .*give each once"),
         ({"seeds": []}, ValueError, r"seeds is empty; give at least one"),
         ({"seeds": [0.5]}, TypeError, r"seeds is \[0\.5\]; give whole numbers"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmlab.datasets.av_digits import load_av_digits
 from mmlab.datasets.base import Batch, MultimodalData
-from mmlab.datasets.collate import pad
+from mmlab.datasets.collate import Padded, pad
 from mmlab.datasets.dials import among, drop, realised_rates
 from mmlab.datasets.icons import load_icons
 from mmlab.datasets.items import load_items
@@ -36,6 +36,7 @@ __all__ = [
     "DATASETS",
     "Batch",
     "MultimodalData",
+    "Padded",
     "Stream",
     "bayes_accuracy",
     "drop",

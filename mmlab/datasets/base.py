@@ -696,12 +696,14 @@ class MultimodalData:
         return shapes(self.train.head(1).inputs[modality], skip=1)
 
     def extremes(self, modality: str) -> list[Batch]:
-        """Of each split, the samples with the smallest and the largest whole numbers of `modality`.
+        """Of each split in memory, the samples with the smallest and the largest whole numbers.
 
-        What looks numbers up, as an embedding does, fails at these if at any.
+        What looks the numbers of `modality` up, as an embedding does, fails at these if at any.
         """
         found = []
         for split in self.splits.values():
+            if not isinstance(split, Batch):
+                continue
             counted = [x.flatten(1) for x in _columns(split.inputs[modality]) if _is_counted(x)]
             ends = [(x.amin(1).argmin(), x.amax(1).argmax()) for x in counted]
             if ends:

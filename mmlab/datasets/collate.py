@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import default_collate
+
+from mmlab.checks import check_choice
 
 
 def pad(sequences: Sequence[Any], length: int | None = None) -> dict[str, Tensor]:
@@ -49,3 +52,30 @@ def pad(sequences: Sequence[Any], length: int | None = None) -> dict[str, Tensor
     values = pad_sequence([*rows, whole], batch_first=True)[:-1]
     mask = torch.arange(length) < torch.tensor(steps)[:, None]
     return {"values": values, "mask": mask.to(like.device)}
+
+
+class Padded:
+    """Samples as a batch, with padded sequences: `Stream(dataset, collate=Padded("text"))`.
+
+    A sample is (inputs, target) or (inputs, target, present), as a Stream reads it.
+
+    names: the modalities that `pad` makes one tensor and a mask, as long as the longest sequence of
+           the batch; the others go through torch's `default_collate`.
+
+    Raises ValueError for a name that the samples do not have, and as `pad` does.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __call__(self, samples: Sequence[tuple]) -> tuple:
+        form = samples[0][0]
+        for m in self.names:
+            check_choice("a name in Padded", m, form)
+        padded = {m: pad([inputs[m] for inputs, *_ in samples]) for m in self.names}
+        others = [
+            ({m: x for m, x in inputs.items() if m not in padded}, *more)
+            for inputs, *more in samples
+        ]
+        collated, *rest = default_collate(others)
+        return {m: padded[m] if m in padded else collated[m] for m in form}, *rest

@@ -213,8 +213,8 @@ class _Collated:
             inputs, target, *present = self.collate(samples)
         except RuntimeError as error:
             error.add_note(
-                "These samples could not be put into one batch: where their lengths differ, give "
-                "Stream(..., collate=...) a function that pads them, by mmlab.datasets.pad"
+                "These samples could not be put into one batch: where their lengths differ, pad "
+                "them, such as by Stream(..., collate=mmlab.datasets.Padded('text'))"
             )
             raise
         # torch's default_collate makes lists of tuples

@@ -227,7 +227,7 @@ def test_values_may_be_dicts_and_tuples_and_padded_by_the_collate():
     with pytest.raises(RuntimeError) as caught:
         Stream(Ragged(DATA.train)).head(2)
     assert (
-        "give Stream(..., collate=...) a function that pads them, by mmlab"
+        "pad them, such as by Stream(..., collate=mmlab.datasets.Padded('text'))"
         in caught.value.__notes__[0]
     )
 
