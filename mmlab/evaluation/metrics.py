@@ -200,7 +200,7 @@ def predicted(run: Run, split: Split, where: str) -> Reading:
         prediction = run.balancer.fuse(out, some.present)
         return {"prediction": prediction, "answered": _mask(run, some)}
 
-    found = read(run.model, pieces(split), answer)
+    found = read(run.model, pieces(split), answer, run.modules)
     numbers = found.values["prediction"].reshape(len(found.target), -1)  # (B,) of a regression
     rows = not_finite(numbers, found.values["answered"])
     if len(rows):

@@ -98,7 +98,7 @@ class EarlyStopping:
             every = prediction.new_ones(len(prediction)).bool()
             return {"prediction": prediction, "answered": every if mask is None else mask}
 
-        found = read(run.model, run.pieces(self.split), answer)
+        found = read(run.model, run.pieces(self.split), answer, run.modules)
         mask = found.values["answered"]
         prediction, target = found.values["prediction"][mask], found.target[mask]
         if self.metric is None:

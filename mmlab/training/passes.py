@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmlab.datasets.base import Batch
 from mmlab.models.modes import evaluating
@@ -37,15 +37,17 @@ def read(
     model: MultimodalNet,
     pieces: Iterable[Batch],
     what: Callable[[Batch, Output], dict[str, Tensor]],
+    modules: nn.Module | None = None,
 ) -> Reading:
     """Let each piece through the network, in evaluation mode, and keep what is read of the output.
 
     what: (piece, Output) -> tensors (B, ...). A part of the network of which it reads nothing does
         not run.
+    modules: beside the network, which `what` calls: those of a method that predicts by them.
     """
     parts: list[Reading] = []
     axis, seen = 0 if model.replicas is None else 1, 0
-    with evaluating(model):
+    with evaluating(model), evaluating(modules or nn.Module()):
         for piece in pieces:
             try:
                 values = what(piece, model.lazily(piece.inputs))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.datasets.splits import pieces
-from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.seeds import Source, derive, drawing, generator
 from mmlab.training.balancer import Balancer
@@ -279,12 +278,12 @@ class Run(Course):
                 f"split is a {type(split).__name__}; give a Batch or a Stream, such as "
                 "run.split('test')"
             )
-        with evaluating(self.modules or nn.Module()):
-            found = read(
-                self.model,
-                pieces(split.to(self.device)),
-                lambda piece, out: {"prediction": self.balancer.fuse(out, piece.present)},
-            )
+        found = read(
+            self.model,
+            pieces(split.to(self.device)),
+            lambda piece, out: {"prediction": self.balancer.fuse(out, piece.present)},
+            self.modules,
+        )
         return found.values["prediction"]
 
     @property

@@ -8,12 +8,13 @@ import pytest
 import torch
 from known import make_known
 from sklearn.metrics import f1_score
+from torch import nn
 
 from mmlab import evaluation
 from mmlab.balancers import Joint, Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.models import MultimodalNet
-from mmlab.training import fit
+from mmlab.training import Balancer, EarlyStopping, fit
 
 
 def test_the_accuracy_of_a_run_is_that_of_the_balancers_own_prediction():
@@ -24,6 +25,45 @@ def test_the_accuracy_of_a_run_is_that_of_the_balancers_own_prediction():
     assert evaluation.test_accuracy(run) == 0.25  # its own head always says class 1
     assert evaluation.test_accuracy(run, "holdout") == 1.0
     assert evaluation.test_scores(run) == {"accuracy": 0.25}
+
+
+class Gate(nn.Module):
+    """Notes the mode that it is called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.modes = nn.Parameter(torch.ones(())), []
+
+    def forward(self, logits):
+        self.modes.append(self.training)
+        return self.weight * logits
+
+
+class ByItsGate(Balancer):
+    def modules(self, model):
+        self.gate = Gate()
+        return self.gate
+
+    def step(self, s):
+        s.backward(s.losses.of("gated", self.gate(s.out.joint)))
+        yield
+
+    def fuse(self, out, present=None):
+        return self.gate(out.joint)
+
+
+@pytest.mark.parametrize("who", ["run.predict", "test_scores", "EarlyStopping"])
+def test_a_method_predicts_with_its_own_modules_in_evaluation_mode(who):
+    net, data = make_known()
+    observers = [EarlyStopping(5)] if who == "EarlyStopping" else []
+    run = fit(net, data, ByItsGate(), epochs=1, batch_size=256, device="cpu", observers=observers)
+    if who == "run.predict":
+        run.predict(data.test)
+    elif who == "test_scores":
+        evaluation.test_scores(run)
+    modes = run.balancer.gate.modes
+    assert run.balancer.gate.training and sum(modes) == 1  # of the one step
+    assert len(modes) > 1
 
 
 def test_regression_metrics_by_hand():
