@@ -11,6 +11,7 @@ import torch
 from mmlab.balancers import METHODS, GradientBlending, Joint
 from mmlab.bench.loops import by_hand, plain, stepping, train
 from mmlab.bench.networks import BATCH_SIZE, NETWORKS, Network, mlp
+from mmlab.bench.pictures import Pictures, from_a_loader, from_a_stream
 from mmlab.bench.timing import Table, quartiles, ratios, seconds_of_children
 from mmlab.datasets import load
 from mmlab.datasets.base import in_memory
@@ -102,7 +103,7 @@ def fit_over_a_hand_loop(rounds: int, device: torch.device) -> Iterator[tuple[st
 
 
 def loader(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
-    """An epoch of batches from a DataLoader, over shuffling once and slicing."""
+    """Batches from a DataLoader, over shuffling once and slicing; and what a Stream adds to one."""
     data = in_memory(load("av-digits", seed=0).train, "the benchmark")
     rows = torch.utils.data.TensorDataset(*data.inputs.values(), data.target)
 
@@ -117,6 +118,12 @@ def loader(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
 
     ready = {"slices": lambda: by_slices, "DataLoader": lambda: by_loader}
     yield "batches, over slices of what was shuffled once", ratios(ready, "slices", rounds)
+    pictures = Pictures(256)
+    loops = {
+        "by hand": lambda: from_a_loader(pictures),
+        "fit on a Stream": lambda: from_a_stream(pictures),
+    }
+    yield "an epoch of pictures, over a DataLoader's by hand", ratios(loops, "by hand", rounds)
 
 
 def imports(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:

@@ -162,6 +162,10 @@ class _Chunks(Sampler[list[int]]):
         return -(-len(self.order) // self.size)
 
 
+STEP = 0x9E3779B1
+"""Odd, so that all samples have seeds of their own; and neighbours are far apart."""
+
+
 @dataclass
 class _Samples:
     """A dataset, each sample of which draws from a seed of its own.
@@ -177,22 +181,30 @@ class _Samples:
         return len(self.dataset)
 
     def __getitems__(self, places: list[int]) -> list[Any]:
-        kept = None if self.apart else (random.getstate(), np.random.get_state())
-        state = torch.get_rng_state()
+        kept = None if self.apart else _states()
+        first = derive(self.seed, "samples")
         try:
-            return [self._drawn(i) for i in places]
+            return [self._drawn(i, (first + i * STEP) % 2**32) for i in places]
         finally:
             if kept is not None:
-                random.setstate(kept[0])
-                np.random.set_state(kept[1])
-                torch.set_rng_state(state)
+                _put_back(*kept)
 
-    def _drawn(self, i: int) -> Any:
-        seed = derive(self.seed, "sample", i)
+    def _drawn(self, i: int, seed: int) -> Any:
         random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch's own seeds every device
         return self.dataset[i]
+
+
+def _states() -> tuple[Any, Any, Tensor]:
+    """The global generators' own."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _put_back(own: Any, of_numpy: Any, of_torch: Tensor) -> None:
+    random.setstate(own)
+    np.random.set_state(of_numpy)
+    torch.set_rng_state(of_torch)
 
 
 @dataclass
@@ -212,10 +224,11 @@ class _Collated:
         try:
             inputs, target, *present = self.collate(samples)
         except RuntimeError as error:
-            error.add_note(
-                "These samples could not be put into one batch: where their lengths differ, pad "
-                "them, such as by Stream(..., collate=mmlab.datasets.Padded('text'))"
-            )
+            if "equal size" in str(error):
+                error.add_note(
+                    "These samples could not be put into one batch: where their lengths differ, "
+                    "pad them, such as by Stream(..., collate=mmlab.datasets.Padded('text'))"
+                )
             raise
         # torch's default_collate makes lists of tuples
         inputs = {m: tuple(x) if isinstance(x, list) else x for m, x in inputs.items()}

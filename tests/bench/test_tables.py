@@ -26,3 +26,4 @@ def test_replicas_loop_and_loader_have_their_rows(tables, monkeypatch):
     assert list(result["fit over a hand-written loop"]) == ["on a plain module", "fit"]
     assert list(result["a whole run over joint training"]) == ["GradientBlending, online"]
     assert list(result["batches, over slices of what was shuffled once"]) == ["DataLoader"]
+    assert list(result["an epoch of pictures, over a DataLoader's by hand"]) == ["fit on a Stream"]

@@ -1,7 +1,11 @@
 """A split that is read trains and measures as the same samples in memory do."""
 
+import os
 import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,3 +331,18 @@ def test_a_stream_reads_each_sample_once_an_epoch():
     asked = data.train.dataset.asked
     assert [sorted(asked[i : i + 40]) for i in (0, 40, 80)] == [list(range(40))] * 3
     assert len({tuple(asked[i : i + 40]) for i in (0, 40, 80)}) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and /proc are Linux's")
+def test_a_file_of_ten_times_the_memory_trains_and_is_measured(tmp_path):
+    allowance = 2**26
+    with (tmp_path / "pictures").open("wb") as file:
+        file.truncate(10 * allowance)  # zeros that take no room on the disk
+    script = Path(__file__).parent / "little_memory.py"
+    done = subprocess.run(
+        [sys.executable, str(script), file.name, str(allowance)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split("\n")[:2] == ["1.0", "too much"], done.stderr
