@@ -72,8 +72,8 @@ class Checkpoint:
                 "so that it saves what the others have seen"
             )
         _check_schedule(run)
-        self._settings = settings_of(run)
         self._before = {name: snapshot(one) for name, one in _parts(run).items()}
+        self._settings = settings_of(run)
         self._file = path_of(self.path, run, self._settings)
         for left in self._file.parent.glob(f".{glob.escape(self._file.name)}.*.partial"):
             left.unlink(missing_ok=True)  # by a process that was killed while it saved

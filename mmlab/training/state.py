@@ -2,8 +2,8 @@
 
 Numbers, texts and tensors are taken as they are, and so are lists, tuples, dicts and sets of them.
 What has `state_dict` and `load_state_dict`, as torch's modules, optimisers and schedules have, says
-itself what it keeps. Settings and functions are not part of it: who fills an object again has made
-it from the same ones.
+itself what it keeps. Settings, functions and other objects that have not changed are not part of
+it: who fills an object again has made it from the same ones.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.stream import Stream
+from mmlab.identity import UnknownIdentityError, digest
 from mmlab.training.run import Course
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size)
@@ -39,8 +41,24 @@ CONSTANT = (
 State = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Other:
+    """An object of another kind, and a digest of it, which tells whether it has changed."""
+
+    value: object
+    digest: str
+
+
 def snapshot(owner: object) -> State:
-    """What an object holds at the moment, to tell later what has changed."""
+    """What an object holds at the moment, to tell later what has changed.
+
+    Raises TypeError for one that keeps it in __slots__.
+    """
+    if keeps_something(owner) and not (_speaks(owner) or hasattr(owner, "__dict__")):
+        raise TypeError(
+            f"{type(owner).__name__} keeps what it has in __slots__, where it cannot be seen; "
+            "write state_dict and load_state_dict for it"
+        )
     return {key: _frozen(value) for key, value in vars(owner).items()}
 
 
@@ -74,14 +92,25 @@ def put_back(owner: Any, state: State) -> None:
 
 def keeps_something(owner: Any) -> bool:
     """Whether an object may have a state: a function has none, nor what says that it keeps {}."""
-    return owner.state_dict() != {} if _speaks(owner) else bool(getattr(owner, "__dict__", {}))
+    if _speaks(owner):
+        return owner.state_dict() != {}
+    return bool(getattr(owner, "__dict__", {}) or getattr(owner, "__slots__", ()))
 
 
 def _frozen(value: Any) -> Any:
-    """The containers in a copy, what they hold itself."""
+    """The containers in a copy, what they hold itself; of what may change unseen, a digest too."""
     if type(value) in DICTS:
         return {key: _frozen(part) for key, part in value.items()}
-    return type(value)(map(_frozen, value)) if type(value) in (list, tuple, set) else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_frozen, value))
+    if type(value) is set:
+        return set(value)
+    if isinstance(value, (*CONSTANT, Tensor, torch.Generator)) or _speaks(value):
+        return value
+    try:
+        return _Other(value, digest(value, type(value).__name__))
+    except UnknownIdentityError:  # refused where it is to be saved
+        return value
 
 
 def _constant(value: Any, before: Any) -> bool:
@@ -94,6 +123,9 @@ def _constant(value: Any, before: Any) -> bool:
         return same and all(map(_constant, value, before))
     if type(value) is set:
         return type(before) is set and before == value
+    if isinstance(before, _Other):
+        same = value is before.value
+        return same and digest(value, type(value).__name__) == before.digest
     return isinstance(value, CONSTANT) and value is before
 
 
@@ -138,7 +170,7 @@ def _unsaved(value: object, where: str) -> str:
             "training goes on; make it in __init__ or in `start`"
         )
     return (
-        f"{what}, which a checkpoint cannot hold; keep numbers, texts, tensors, and lists, tuples, "
+        f"{what}, whose state cannot be saved; keep numbers, texts, tensors, and lists, tuples, "
         "dicts and sets of these, or write state_dict and load_state_dict for it"
     )
 

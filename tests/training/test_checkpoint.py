@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -244,8 +245,10 @@ def test_what_a_killed_save_has_left_is_cleared_away(tmp_path):
 
 def killed_and_resumed(path, kills, epochs):
     """Let processes train at the same file, kill each at a random moment, and end it here."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "mmlab.training", "mmlab.balancers.atf"])
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":  # one process loads torch, for all
+        context.set_forkserver_preload(["torch", "mmlab.training", "mmlab.balancers.atf"])
     draw, hits = random.Random(0), 0
     for _ in range(kills):
         before = path.stat().st_mtime_ns if path.exists() else 0
@@ -357,6 +360,13 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         begun(tmp_path / "f.pt")
 
 
+class Counts:
+    """An object of its own kind; what it counts is no setting."""
+
+    def __init__(self):
+        self.count = 0
+
+
 class Bad(Joint):
     def __init__(self, make, early=False):
         self.make, self.early, self.kept = make, early, None
@@ -365,22 +375,48 @@ class Bad(Joint):
 
     def step(self, s):
         self.kept = self.kept if self.early else self.make()
+        if isinstance(self.kept, Counts):
+            self.kept.count += 1
         yield from super().step(s)
 
 
 @pytest.mark.parametrize(
     ("make", "early", "said"),
     [
-        (lambda: np.ones(2), False, r"^method\.kept is a ndarray, which a checkpoint cannot hold"),
-        (lambda: [1, {"a": object()}], False, r"^method\.kept\[1\]\['a'\] is a object, which"),
+        (
+            lambda: np.ones(2),
+            False,
+            r"^method\.kept is a ndarray, whose state cannot be saved",
+        ),
+        (lambda: [1, {"a": object()}], False, r"^method\.kept\[1\]\['a'\] is a object, whose"),
         (lambda: nn.Linear(1, 1), False, r"^method\.kept is a Linear that was made during the tr"),
         (torch.Generator, False, r"^method\.kept is a Generator that was made during the training"),
-        (random.Random, True, r"^method\.kept is a Random, which"),
+        (Counts, True, r"^method\.kept is a Counts, whose"),
     ],
 )
 def test_what_cannot_be_saved_is_refused(tmp_path, make, early, said):
     with pytest.raises(TypeError, match=said):
         trained(Bad(make, early), observers=[Checkpoint(tmp_path / "f.pt")])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: random.Random(0), lambda: np.ones(2), lambda: {"a": [Counts(), np.float64(2)]}]
+)
+def test_an_object_that_does_not_change_is_a_setting(tmp_path, make):
+    assert_equal(*resumed(tmp_path / "f.pt", lambda: Bad(make, early=True)))
+
+
+@dataclass(slots=True)
+class Slots:
+    seen: int = 0
+
+    def __call__(self, run):
+        self.seen += 1
+
+
+def test_what_hides_its_state_in_slots_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"Slots keeps what it has in __slots__.*write state_dict"):
+        trained(observers=[Slots(), Checkpoint(tmp_path / "f.pt")])
 
 
 class Speaks(Joint):
