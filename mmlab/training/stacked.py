@@ -583,6 +583,7 @@ class StackedRun(Course):
     def _update_replicas(self) -> None:
         for r, replica in enumerate(self.replicas):
             replica.epoch, replica.balancer = self.epoch, self.methods.of(r)
+            replica.modules = self.methods.own(replica.balancer)
 
     def before_update(self) -> None:
         super().before_update()

@@ -14,7 +14,7 @@ from mmlab import evaluation
 from mmlab.balancers import Joint, Unimodal
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.models import MultimodalNet
-from mmlab.training import Balancer, EarlyStopping, fit
+from mmlab.training import Balancer, EarlyStopping, fit, fit_seeds
 
 
 def test_the_accuracy_of_a_run_is_that_of_the_balancers_own_prediction():
@@ -64,6 +64,15 @@ def test_a_method_predicts_with_its_own_modules_in_evaluation_mode(who):
     modes = run.balancer.gate.modes
     assert run.balancer.gate.training and sum(modes) == 1  # of the one step
     assert len(modes) > 1
+
+
+def test_so_do_the_runs_of_a_stack():
+    _, data = make_known()
+    for run in fit_seeds(data, ByItsGate, seeds=range(2), epochs=1, device="cpu"):
+        assert run.together == 2 and run.modules is run.balancer.gate
+        run.balancer.gate.modes.clear()
+        run.predict(data.test)
+        assert run.balancer.gate.modes == [False]
 
 
 def test_regression_metrics_by_hand():
