@@ -67,5 +67,10 @@ def _joined(parts: Sequence[Reading], axis: int) -> Reading:
         return {name: torch.cat([one[name] for one in dicts], axis) for name in dicts[0]}
 
     masks = [part.present for part in parts if part.present is not None]
+    if 0 < len(masks) < len(parts):
+        raise ValueError(
+            "some batches of the split say which samples have a modality, and others do not; give "
+            "every sample its `present`, or none"
+        )
     target = torch.cat([part.target for part in parts], axis)
     return Reading(join([part.values for part in parts]), target, join(masks) if masks else None)

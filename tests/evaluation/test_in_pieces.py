@@ -9,7 +9,8 @@ from mmlab import evaluation
 from mmlab.balancers import MLA, OGM, GradientBlending, Joint
 from mmlab.datasets import Batch, MultimodalData, splits
 from mmlab.models import MultimodalNet
-from mmlab.training import fit, fit_seeds
+from mmlab.training import fit, fit_seeds, stacked
+from mmlab.training.passes import read
 
 
 def lacking(split):
@@ -66,22 +67,37 @@ def test_measures_are_the_same_in_pieces(data, balancer, monkeypatch):
 
 @pytest.mark.parametrize("data", [DATA, GAPS], ids=["whole", "gaps"])
 def test_a_stack_reads_its_splits_in_pieces_too(data, monkeypatch):
-    def blended():
-        other = MultimodalData(*(split[torch.arange(len(split))] for split in data.splits.values()))
+    def blended(at_once):
         runs = fit_seeds(
             [data, other, data],
             GradientBlending,
             seeds=[0, 1, 2],
             epochs=1,
             device="cpu",
-            at_once=True,
+            at_once=at_once,
         )
         return [run.history["value"].tolist() for run in runs]
 
-    whole = blended()
+    mixed = [split[torch.arange(len(split)).flip(0)] for split in data.splits.values()]
+    other = MultimodalData(*(Batch(s.inputs, s.target.flip(0), s.present) for s in mixed))
+    alone = blended(at_once=False)
     monkeypatch.setattr(splits, "MOST", 7)
-    for run, expected in zip(blended(), whole, strict=True):
+    for run, expected in zip(blended(at_once=True), alone, strict=True):
         assert run == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_networks_that_share_a_split_hold_it_once(monkeypatch):
+    held, join = [], stacked.concatenate
+    monkeypatch.setattr(stacked, "concatenate", lambda sets: held.append(len(sets)) or join(sets))
+    again = MultimodalData(DATA.train, DATA.test, DATA.holdout)
+    data = [DATA, again, GAPS]
+    fit_seeds(data, Joint, seeds=[0, 1, 2], epochs=1, device="cpu", at_once=True)
+    assert held == [2]
+
+
+def test_what_is_read_of_a_split_has_one_form():
+    with pytest.raises(ValueError, match=r"some batches of the split say .* and others do not"):
+        read(MultimodalNet.build(DATA), [DATA.test, GAPS.test], lambda _, out: {"z": out.joint})
 
 
 def test_large_samples_go_in_small_pieces():
