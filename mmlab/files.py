@@ -10,7 +10,7 @@ class UnwritableError(OSError):
     """A file could not be written; the message says which, why, and what to do."""
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write a file whole or not at all; text as UTF-8.
 
     Raises:

@@ -68,8 +68,8 @@ class Checkpoint:
     def on_start(self, run: Run) -> None:
         if run.observers[-1] is not self:
             raise ValueError(
-                f"Checkpoint is observers[{run.observers.index(self)}]; make it the last of them, "
-                "so that it saves what the others have seen"
+                f"Checkpoint comes before {type(run.observers[-1]).__name__}; make it the last of "
+                "the observers, so that it saves what the others have seen"
             )
         _check_schedule(run)
         self._before = {name: snapshot(one) for name, one in _parts(run).items()}
@@ -91,7 +91,7 @@ class Checkpoint:
         parts = {name: state_of(one, self._before[name], name) for name, one in _parts(run).items()}
         progress = {"epoch": run.epoch, "stopped": run.stopped, "rows": run.rows}
         torch.save({"format": FORMAT, "run": self._settings, **progress, "parts": parts}, content)
-        write_atomically(self._file, content.getvalue())
+        write_atomically(self._file, content.getbuffer())
 
     def _go_on(self, run: Run) -> None:
         saved = _loaded(self._file, run.device)

@@ -453,7 +453,7 @@ def test_a_schedule_that_nobody_can_see_is_refused(tmp_path):
 
 
 def test_it_must_see_last(tmp_path):
-    with pytest.raises(ValueError, match=r"Checkpoint is observers\[0\]; make it the last"):
+    with pytest.raises(ValueError, match=r"Checkpoint comes before Curves; make it the last"):
         trained(observers=[Checkpoint(tmp_path / "f.pt"), Curves()])
 
 
