@@ -49,6 +49,20 @@ class Stream:
 
     Raises TypeError for what is no map-style Dataset, ValueError for an empty one or a wrong number
     of workers; where it reads, TypeError and ValueError for samples of another form.
+
+    >>> from mmlab import MultimodalData, MultimodalNet, Stream, fit
+    >>> class Clips(torch.utils.data.Dataset):
+    ...     def __len__(self):
+    ...         return 100
+    ...
+    ...     def __getitem__(self, i):  # here a file would be read
+    ...         sound, picture = torch.full((8,), i / 100), torch.randn(4)
+    ...         return {"audio": sound, "image": picture}, i // 50
+    >>> train, holdout, test = (Stream(Clips(), workers=2) for _ in range(3))
+    >>> data = MultimodalData(train, holdout, test, n_classes=2)
+    >>> run = fit(MultimodalNet.build(data), data, epochs=2)
+    >>> tuple(run.predict(test).shape)
+    (100, 2)
     """
 
     dataset: Dataset

@@ -1,5 +1,6 @@
 """A split that is read trains and measures as the same samples in memory do."""
 
+import doctest
 import os
 import pickle
 import random
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmlab import evaluation
 from mmlab.balancers import METHODS, Balancer, Joint
-from mmlab.datasets import Batch, MultimodalData, Stream, drop, synthetic
+from mmlab.datasets import Batch, MultimodalData, Stream, drop, stream, synthetic
 from mmlab.identity import UnknownIdentityError, digest
 from mmlab.models import MultimodalNet, UnstackableError
 from mmlab.training import fit, fit_seeds
@@ -333,6 +334,12 @@ def test_a_stream_reads_each_sample_once_an_epoch():
     assert len({tuple(asked[i : i + 40]) for i in (0, 40, 80)}) == 3
 
 
+def test_the_example_runs():
+    found = doctest.testmod(stream)
+    assert found.attempted >= 5 and not found.failed
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and /proc are Linux's")
 def test_a_file_of_ten_times_the_memory_trains_and_is_measured(tmp_path):
     allowance = 2**26
