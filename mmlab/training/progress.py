@@ -35,6 +35,7 @@ class Progress:
     """
 
     only_looks = True
+    keeps_nothing = True  # with or without it, a training goes on
 
     def __init__(self, delay: float = 0.0) -> None:
         check_number("delay", delay, least=0)
@@ -44,13 +45,6 @@ class Progress:
 
     def __deepcopy__(self, _: object) -> Self:
         return self  # the seeds of a stack share one line
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: with or without it, a training is the same."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def on_start(self, run: Run) -> None:
         if self._bar is not None and run.together > 1 and self._shown == 0:

@@ -52,12 +52,14 @@ class _Other:
 def snapshot(owner: object) -> State:
     """What an object holds at the moment, to tell later what has changed.
 
-    Raises TypeError for one that keeps it in __slots__.
+    Raises TypeError for one without a __dict__, as with __slots__.
     """
-    if keeps_something(owner) and not (_speaks(owner) or hasattr(owner, "__dict__")):
+    if _speaks(owner):
+        return {}
+    if not hasattr(owner, "__dict__"):
         raise TypeError(
-            f"{type(owner).__name__} keeps what it has in __slots__, where it cannot be seen; "
-            "write state_dict and load_state_dict for it"
+            f"{type(owner).__name__} has no __dict__, so what it keeps cannot be seen; write "
+            "state_dict and load_state_dict for it"
         )
     return {key: _frozen(value) for key, value in vars(owner).items()}
 
@@ -90,11 +92,10 @@ def put_back(owner: Any, state: State) -> None:
         vars(owner)[key] = _restored(saved, vars(owner).get(key))
 
 
-def keeps_something(owner: Any) -> bool:
-    """Whether an object may have a state: a function has none, nor what says that it keeps {}."""
-    if _speaks(owner):
-        return owner.state_dict() != {}
-    return bool(getattr(owner, "__dict__", {}) or getattr(owner, "__slots__", ()))
+def keeps_something(owner: object) -> bool:
+    """Whether an object may have a state: no function has, nor what has keeps_nothing = True."""
+    function = isinstance(owner, FunctionType | BuiltinFunctionType | partial)
+    return not (function or getattr(owner, "keeps_nothing", False))
 
 
 def _frozen(value: Any) -> Any:

@@ -27,18 +27,12 @@ class TensorBoard:
     """
 
     only_looks = True
+    keeps_nothing = True  # with or without it, a training goes on
 
     def __init__(self, folder: str | Path) -> None:
         self.path = str(folder)
         self.path_fields = path_fields(self.path)
         _summary_writer()  # what is missing shows now
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: with or without it, a training is the same."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def on_start(self, run: Run) -> None:
         folder = path_of(self.path, run, settings_of(run) if "run" in self.path_fields else {})

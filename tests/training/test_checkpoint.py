@@ -24,7 +24,7 @@ from mmlab.experiments import compare
 from mmlab.identity import UnknownIdentityError
 from mmlab.models import MultimodalNet
 from mmlab.models.stack import UnstackableError
-from mmlab.training import Checkpoint, fit, fit_seeds
+from mmlab.training import Checkpoint, Progress, fit, fit_seeds
 
 MAKERS = {name: method.make for name, method in METHODS.items()}
 MAKERS |= {name: getattr(mmlab, name) for name in CONTROLS}
@@ -406,6 +406,25 @@ def test_an_object_that_does_not_change_is_a_setting(tmp_path, make):
     assert_equal(*resumed(tmp_path / "f.pt", lambda: Bad(make, early=True)))
 
 
+class Best:
+    """An observer that keeps nothing of its own before it is first called."""
+
+    best = -1
+
+    def __call__(self, run):
+        self.best = max(self.best, 10 - run.epoch)
+
+
+@pytest.mark.parametrize("called", [lambda one: one, lambda one: one.__call__])
+def test_an_observer_goes_on_with_what_it_has_seen(tmp_path, called):
+    observers = [called(Best()), Cut(tmp_path / "f.pt")]
+    with pytest.raises(CutError):
+        made(Joint(), observers=observers)
+    best = Best()
+    made(Joint(), observers=[Progress(), called(best), Checkpoint(tmp_path / "f.pt")])
+    assert best.best == 10
+
+
 @dataclass(slots=True)
 class Slots:
     seen: int = 0
@@ -415,7 +434,7 @@ class Slots:
 
 
 def test_what_hides_its_state_in_slots_is_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"Slots keeps what it has in __slots__.*write state_dict"):
+    with pytest.raises(TypeError, match=r"Slots has no __dict__.*write state_dict"):
         trained(observers=[Slots(), Checkpoint(tmp_path / "f.pt")])
 
 
