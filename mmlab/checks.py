@@ -82,6 +82,27 @@ def check_whole(name: str, value: int, *, least: int = 0) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
+def check_mask(what: str, mask: object, shape: tuple[int, ...]) -> None:
+    """Check a mask: one boolean per sample.
+
+    Args:
+        shape: that of the samples, (…, B).
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another type or shape.
+    """
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            f"{what} is a {type(mask).__name__}; give a tensor of booleans, one per sample, or None"
+        )
+    if mask.dtype != torch.bool or mask.shape != shape:
+        raise ValueError(
+            f"{what} is {mask.dtype} of shape {tuple(mask.shape)}; it must be torch.bool of shape "
+            f"{tuple(shape)}, as the target"
+        )
+
+
 def check_shapes(**tensors: tuple[Tensor, str]) -> None:
     """Check the trailing axes of tensors, one letter per axis, and that the leading ones broadcast.
 

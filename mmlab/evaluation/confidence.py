@@ -12,7 +12,7 @@ from torch import Tensor
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
-from mmlab.evaluation.metrics import answered, check_finite, check_labels, check_logits
+from mmlab.evaluation.metrics import check_finite, check_labels, check_logits
 from mmlab.evaluation.missing import having, without
 from mmlab.training import Run
 
@@ -63,8 +63,7 @@ def _grown(run: Run, batch: Batch, m: str) -> Tensor:
         return counts[:0]
     whole = batch[counts]
     less = without(whole, m)
-    masks = [mask for one in (whole, less) if (mask := answered(run, one)) is not None]
-    both = torch.stack([torch.ones_like(whole.target, dtype=torch.bool), *masks]).all(0)
+    both = run.answered(whole) & run.answered(less)
     before, after = (run.predict(one) for one in (whole, less))
     check_finite(f"the predictions of {run.balancer.name}", before, both)
     check_finite(f"the predictions of {run.balancer.name} without {m!r}", after, both)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmlab.checks import check_choice
+from mmlab.checks import check_choice, check_mask
 from mmlab.datasets.base import Batch, Split, task_of
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.passes import forward
-from mmlab.models.network import MultimodalNet, Output
+from mmlab.models.network import MultimodalNet
 from mmlab.training import Run
-from mmlab.training.passes import Reading, read
+from mmlab.training.passes import Reading
 
 
 def accuracy(
@@ -178,7 +178,7 @@ def test_accuracy(run: Run, split: str = "test") -> float:
 def answered_share(run: Run, split: str = "test") -> float:
     """Part of the samples of a split that the balancer has an answer for, 0 to 1."""
     check_choice("split", split, run.data.splits)
-    masks = [_mask(run, some) for some in pieces(run.split(split))]
+    masks = [run.answered(some) for some in pieces(run.split(split))]
     return torch.cat(masks).float().mean().item()
 
 
@@ -195,12 +195,7 @@ def predicted(run: Run, split: Split, where: str) -> Reading:
 
     Raises FloatingPointError for predictions that are not finite where it has one.
     """
-
-    def answer(some: Batch, out: Output) -> dict[str, Tensor]:
-        prediction = run.balancer.fuse(out, some.present)
-        return {"prediction": prediction, "answered": _mask(run, some)}
-
-    found = read(run.model, pieces(split), answer, run.modules)
+    found = run.answers(split)
     numbers = found.values["prediction"].reshape(len(found.target), -1)  # (B,) of a regression
     rows = not_finite(numbers, found.values["answered"])
     if len(rows):
@@ -209,19 +204,6 @@ def predicted(run: Run, split: Split, where: str) -> Reading:
         what = f"the predictions of {run.balancer.name} for {where} (of its outputs: {broken})"
         check_finite(what, numbers, found.values["answered"])
     return found
-
-
-def _mask(run: Run, batch: Batch) -> Tensor:
-    mask = answered(run, batch)
-    return torch.ones(len(batch), dtype=torch.bool, device=run.device) if mask is None else mask
-
-
-def answered(run: Run, batch: Batch) -> Tensor | None:
-    """Which samples the balancer has an answer for, booleans (B,); None: all."""
-    mask = run.balancer.answers(batch)
-    if mask is not None:
-        check_mask(f"{run.balancer.name}.answers(batch)", mask, (len(batch),))
-    return mask
 
 
 def _broken_outputs(model: MultimodalNet, batch: Batch) -> list[str]:
@@ -286,20 +268,4 @@ def check_multilabel(who: str, logits: Tensor, target: Tensor) -> None:
         raise ValueError(
             f"{who} got logits {tuple(logits.shape)} and {target.dtype} targets "
             f"{tuple(target.shape)}; give (B, C) to both, the targets as booleans: target.bool()"
-        )
-
-
-def check_mask(what: str, mask: object, shape: tuple[int, ...]) -> None:
-    """Raises TypeError for what is no tensor, ValueError for other than one boolean per sample.
-
-    shape: that of the samples, (…, B).
-    """
-    if not isinstance(mask, Tensor):
-        raise TypeError(
-            f"{what} is a {type(mask).__name__}; give a tensor of booleans, one per sample, or None"
-        )
-    if mask.dtype != torch.bool or mask.shape != shape:
-        raise ValueError(
-            f"{what} is {mask.dtype} of shape {tuple(mask.shape)}; it must be torch.bool of shape "
-            f"{tuple(shape)}, as the target"
         )

@@ -10,10 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mmlab.checks import check_whole
-from mmlab.datasets.base import Batch
-from mmlab.models.network import Output
 from mmlab.training.losses import as_arguments, default_loss
-from mmlab.training.passes import read
 from mmlab.training.run import Run
 from mmlab.training.state import State, put_back, snapshot, state_of
 
@@ -92,13 +89,7 @@ class EarlyStopping:
         self._states = state["states"]
 
     def _measure(self, run: Run) -> float:
-        def answer(some: Batch, out: Output) -> dict[str, Tensor]:
-            prediction = run.balancer.fuse(out, some.present)
-            mask = run.balancer.answers(some)
-            every = prediction.new_ones(len(prediction)).bool()
-            return {"prediction": prediction, "answered": every if mask is None else mask}
-
-        found = read(run.model, run.pieces(self.split), answer, run.modules)
+        found = run.answers(run.split(self.split))
         mask = found.values["answered"]
         prediction, target = found.values["prediction"][mask], found.target[mask]
         if self.metric is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from mmlab.checks import check_mask
 from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
@@ -21,7 +22,7 @@ from mmlab.seeds import Source, derive, drawing, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.clip import clip_gradients
 from mmlab.training.losses import Loss, Losses, default_loss, read_losses
-from mmlab.training.passes import read
+from mmlab.training.passes import Reading, read
 from mmlab.training.schedule import Schedule
 from mmlab.training.updates import has_other_hooks
 
@@ -278,13 +279,24 @@ class Run(Course):
                 f"split is a {type(split).__name__}; give a Batch or a Stream, such as "
                 "run.split('test')"
             )
-        found = read(
-            self.model,
-            pieces(split.to(self.device)),
-            lambda piece, out: {"prediction": self.balancer.fuse(out, piece.present)},
-            self.modules,
-        )
-        return found.values["prediction"]
+        return self.answers(split).values["prediction"]
+
+    def answers(self, split: Split) -> Reading:
+        """What `predict` gives, as "prediction", and "answered", see there."""
+
+        def answer(piece: Batch, out: Output) -> dict[str, Tensor]:
+            prediction = self.balancer.fuse(out, piece.present)
+            return {"prediction": prediction, "answered": self.answered(piece)}
+
+        return read(self.model, pieces(split.to(self.device)), answer, self.modules)
+
+    def answered(self, batch: Batch) -> Tensor:
+        """Which samples the balancer says that it has an answer for, booleans (B,)."""
+        mask = self.balancer.answers(batch)
+        if mask is None:
+            return torch.ones(len(batch), dtype=torch.bool, device=batch.target.device)
+        check_mask(f"{self.balancer.name}.answers(batch)", mask, (len(batch),))
+        return mask
 
     @property
     def shape(self) -> tuple[int, ...]:
