@@ -213,8 +213,9 @@ class Course(ABC):
     def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
         """Train a deep copy from here on under another balancer; return it.
 
-        The copy takes model, buffers, optimiser and its schedule along. This run is untouched bit
-        for bit: the copy draws its data order, noise and dropout from streams of its own.
+        The copy takes model, buffers, optimiser and its schedule along; where this run is over, the
+        schedule begins anew. This run is untouched bit for bit: the copy draws its data order,
+        noise and dropout from streams of its own.
         """
         fork = self._forked(copy.deepcopy(balancer), epochs)
         if balancer.modules(fork.model) is not None:
@@ -226,13 +227,20 @@ class Course(ABC):
         self.train_on(fork)
         return fork.model
 
+    def _forked_schedule(self, optimizer: torch.optim.Optimizer, epochs: int) -> Schedule | None:
+        if self.schedule is None:
+            return None
+        if self.over:
+            return self.schedule.anew(optimizer, epochs * self.steps)
+        return self.schedule.on(optimizer)
+
     def _forked(self, balancer: Balancer, epochs: int) -> Self:
         model, optimizer = copied(self.model, self.optimizer)
         return replace(
             self,
             model=model,
             optimizer=optimizer,
-            schedule=self.schedule and self.schedule.on(optimizer),
+            schedule=self._forked_schedule(optimizer, epochs),
             balancer=balancer,
             modules=None,
             epochs=epochs,

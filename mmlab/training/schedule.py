@@ -80,6 +80,12 @@ class Schedule:
             group.update(settings)  # where making a scheduler has set the rate back
         return other
 
+    def anew(self, optimizer: optim.Optimizer, steps: int) -> Schedule:
+        """The same schedule from its beginning, for a copy of its optimiser."""
+        for group in optimizer.param_groups:
+            group["lr"] = copy.deepcopy(group["initial_lr"])
+        return Schedule(self.make, optimizer, steps)
+
 
 def steps_per_batch(make: object) -> bool:
     """Whether it takes the number of batches too.

@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 from trained import DATA, same, trained, weights
 
 from mmlab import compare
-from mmlab.balancers import ATF, METHODS, MLA, Balancer, GradientBlending, Joint
+from mmlab.balancers import ATF, METHODS, MLA, Balancer, GradientBlending, Joint, RefittedHead
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import MultimodalNet, UnstackableError
 from mmlab.training import fit, fit_seeds
@@ -161,6 +161,28 @@ def test_a_branch_follows_the_schedule_and_leaves_the_run_as_it_is(schedule):
     assert balancer.copies == [balancer.seen[4 * epoch :] for epoch in range(3)]
     alone = trained(Watching(), schedule=schedule, epochs=3, **SETTINGS)
     assert same(weights(run.model), weights(alone.model))
+
+
+@pytest.mark.parametrize("refit_epochs", [None, 3])
+@pytest.mark.parametrize("schedule", [halved, cosine, one_cycle])
+def test_a_refitted_head_goes_through_the_schedule_once_more(schedule, refit_epochs):
+    used = []
+
+    class Recording(torch.optim.SGD):
+        def step(self, closure=None):
+            used.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    def run(balancer, epochs):
+        used.clear()
+        optimizer = functools.partial(Recording, lr=0.1)
+        trained(balancer, schedule=schedule, epochs=epochs, batch_size=32, optimizer=optimizer)
+        return used.copy()
+
+    again = run(Joint(), refit_epochs or 2)
+    both = run(RefittedHead(refit_epochs), 2)
+    assert len(set(again)) > 1
+    assert both == [*run(Joint(), 2), *again]
 
 
 def test_without_a_schedule_the_history_is_silent():
