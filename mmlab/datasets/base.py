@@ -463,7 +463,7 @@ class MultimodalData:
     inputs or targets of the wrong type, a label out of range, splits of unlike modalities, forms,
     widths or types, an unknown task, or a modality whose name is taken ("joint", and what torch's
     ModuleDict refuses). TypeError for what is no split, or a name that is no text. Warns of
-    a modality that no training sample has: that can be meant, as the end of a sweep.
+    a modality that no training sample has.
     """
 
     train: Split

@@ -27,6 +27,9 @@ def pad(sequences: Sequence[Any], length: int | None = None) -> dict[str, Tensor
     Raises:
         ValueError: no sequence, or no step in any; unlike types or shapes of a step; a sequence
             longer than `length`.
+
+    >>> pad([[3, 1], [2]], length=3)["values"].tolist()
+    [[3, 1, 0], [2, 0, 0]]
     """
     rows = [torch.as_tensor(sequence) for sequence in sequences]
     like = next((row for row in rows if row.ndim and len(row)), None)

@@ -37,9 +37,10 @@ class Stream:
               one truth value per modality.
     workers:  processes that read ahead; 0: this one reads. For a GPU, batches are pinned.
     collate:  samples -> the same tuple, with the samples in the first axes; by default torch's
-              `default_collate`.
+              `default_collate`. `mmlab.datasets.Padded("text")` also pads sequences.
     checksum: a text that stands for everything the dataset gives, such as the checksum of its files
-              with the version of its transforms. A cache and a checkpoint need it.
+              with the version of its transforms: "posts, version 1". A cache and a checkpoint need
+              it, and change with it; a training without either does not.
 
     What the dataset draws from the global generators of torch, NumPy and `random`, such as a random
     crop, is seeded for each sample and epoch: it depends neither on the workers nor on the size of

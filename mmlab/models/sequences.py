@@ -35,10 +35,12 @@ def read_steps(x: Nested) -> tuple[Tensor, Tensor]:
 class SequenceGRU(nn.Module):
     """The last state of a gated recurrent unit (Cho et al. 2014): steps -> (B, width).
 
+    It reads what `mmlab.datasets.pad` gives, {"values": …, "mask": …}, and skips the padded steps.
+
     Args:
         embed: values (B, T, …) -> (B, T, width), such as nn.Embedding(30_000, 64) for token ids, or
             nn.Linear(40, 64) for frames of 40 numbers.
-        width: features.
+        width: features; the embedding must give as many.
     """
 
     def __init__(self, embed: nn.Module, width: int = 64) -> None:

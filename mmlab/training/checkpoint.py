@@ -45,7 +45,12 @@ class Checkpoint:
             (`fit_seeds`, `compare`) need files of their own: "{method}-{seed}-{run}.pt".
         every: epochs between two saves; the last epoch is always saved.
 
-    It must be the last of the observers: it saves what the others keep.
+    The same call means the same arguments, and a network built anew. `epochs` counts too: a longer
+    training is another one. With {run} in the path it starts anew, with a file of its own; without
+    it, its call is refused. A `Stream` needs a `checksum`.
+
+    It must be the last of the observers, since it saves what the others keep:
+    `observers=[EarlyStopping(patience=5), Checkpoint("{method}-{seed}-{run}.pt")]`.
 
     Raises:
         ValueError: an argument out of range; it is not the last observer; the file is damaged, or

@@ -22,9 +22,9 @@ class EarlyStopping:
     """Observer: end the training when the prediction no longer gets better; keep the best network.
 
     After each epoch the method's own prediction for a split is measured. The training ends when
-    `patience` epochs in a row brought nothing better, and in any case network and method are at the
-    end what they were after the best epoch (`best_epoch`; `best` is its value). The history has the
-    values: output "prediction".
+    `patience` epochs in a row brought nothing better. At the end, also where all epochs were
+    trained, network and method are again what they were after the best epoch: `best_epoch`, counted
+    from 1, with the value `best`. The history has all values: output "prediction".
 
     Args:
         patience: epochs.

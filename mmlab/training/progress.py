@@ -24,8 +24,8 @@ class Progress:
 
     In a terminal it is one line that moves, in a notebook a bar, and elsewhere, such as in the log
     of a batch job, a line per epoch; all on stderr. `fit` and `fit_seeds` show it by themselves
-    where a person watches and the training takes more than a few seconds. Under pytest, and in
-    notebooks that run without a reader (MMLAB_STRICT=1), it is silent.
+    in a terminal or a notebook, where the training takes more than a few seconds. Under pytest, and
+    in notebooks that run without a reader (MMLAB_STRICT=1), it is silent.
 
     Args:
         delay: seconds before the line or bar appears.
