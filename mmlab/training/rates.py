@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -70,12 +70,10 @@ class Rates:
         means = [schedule.after_epoch()[0] for schedule in self.schedules]
         return torch.tensor(means, dtype=torch.float64)
 
-    def copied(self) -> Rates:
-        """The same for a branch, which goes on from here on its own."""
+    def copied(self, branched: Callable[[Schedule, optim.Optimizer], Schedule]) -> Rates:
+        """The same for a branch, with its schedules as `branched` makes them of these."""
         optimizers = copy.deepcopy(self.optimizers)
-        schedules = [
-            self.schedules[r].on(one) for r, one in enumerate(optimizers) if self.schedules
-        ]
+        schedules = [*map(branched, self.schedules, optimizers)]
         _begin(optimizers)
         return Rates(optimizers, schedules, self.lead)
 

@@ -227,12 +227,13 @@ class Course(ABC):
         self.train_on(fork)
         return fork.model
 
-    def _forked_schedule(self, optimizer: torch.optim.Optimizer, epochs: int) -> Schedule | None:
-        if self.schedule is None:
-            return None
+    def branched(
+        self, schedule: Schedule, optimizer: torch.optim.Optimizer, epochs: int
+    ) -> Schedule:
+        """A schedule of this run for a branch with this copy of its optimiser."""
         if self.over:
-            return self.schedule.anew(optimizer, epochs * self.steps)
-        return self.schedule.on(optimizer)
+            return schedule.anew(optimizer, epochs * self.steps)
+        return schedule.on(optimizer)
 
     def _forked(self, balancer: Balancer, epochs: int) -> Self:
         model, optimizer = copied(self.model, self.optimizer)
@@ -240,7 +241,7 @@ class Course(ABC):
             self,
             model=model,
             optimizer=optimizer,
-            schedule=self._forked_schedule(optimizer, epochs),
+            schedule=self.schedule and self.branched(self.schedule, optimizer, epochs),
             balancer=balancer,
             modules=None,
             epochs=epochs,
@@ -290,7 +291,7 @@ class Run(Course):
         return self.answers(split).values["prediction"]
 
     def answers(self, split: Split) -> Reading:
-        """What `predict` gives, as "prediction", and "answered", see there."""
+        """What `predict` gives, as "prediction", and what `answered` gives, as "answered"."""
 
         def answer(piece: Batch, out: Output) -> dict[str, Tensor]:
             prediction = self.balancer.fuse(out, piece.present)

@@ -705,7 +705,7 @@ class StackedRun(Course):
         return replace(
             super()._forked(balancer, epochs),
             methods=StackedBalancer(same, (), next(self.model.parameters())),
-            rates=self.rates and self.rates.copied(),
+            rates=self.rates and self.rates.copied(functools.partial(self.branched, epochs=epochs)),
             replicas=[replace(replica, rows=[], observers=()) for replica in self.replicas],
         )
 

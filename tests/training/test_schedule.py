@@ -193,7 +193,8 @@ def test_without_a_schedule_the_history_is_silent():
 
 SEEDS = [3, 5]
 STACKED = {name: method.make for name, method in METHODS.items()} | {
-    "G-Blend": functools.partial(GradientBlending, warmup=1, super_epoch=1)
+    "G-Blend": functools.partial(GradientBlending, warmup=1, super_epoch=1),
+    "refit": RefittedHead,
 }
 
 
@@ -211,6 +212,8 @@ def assert_same(run, one):
         ("G-Blend", one_cycle, 0.1),
         ("BDO", cosine, [0.02, 0.1]),
         ("BDO", halved, [0.1, 0.02]),
+        ("refit", halved, [0.1, 0.02]),
+        ("refit", one_cycle, 0.1),
     ],
 )
 def test_a_stack_follows_it_as_each_network_alone(name, schedule, rate):
