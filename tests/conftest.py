@@ -3,9 +3,12 @@ that, and theirs is to draw inline)."""
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # for `measuring`
 
 matplotlib.use("Agg")
 

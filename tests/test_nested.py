@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from measuring import measured
 from torch import nn
 
 from mmlab import (
@@ -157,33 +158,23 @@ def test_bytes_and_booleans_reach_the_encoder_as_they_are():
 def test_autocast_takes_nested_inputs():
     data = make_data()
     net = MultimodalNet.build(data, encoders=ENCODERS, width=8)
+    seen = set()
+    linear = net.encoders["text"].out
+    linear.register_forward_hook(lambda part, given, out: seen.add(out.dtype))
     run = fit(net, data, epochs=1, device="cpu", precision="bfloat16")
-    assert run.predict(data.test).dtype == torch.float32
+    assert run.predict(data.test).dtype == torch.float32 and seen == {torch.bfloat16}
 
 
 # Measures and tables
 
 
-def of_run(run, data):
-    net, test = run.model, data.test
-    return {
-        "own head": evaluation.own_head_accuracy(net, test),
-        "share": evaluation.share_accuracy(net, test),
-        "joint": evaluation.joint_accuracy(net, test),
-        "probe": evaluation.probe_accuracy(net, data),
-        "conflict": evaluation.gradient_conflict(net, data.train),
-        "gap": evaluation.modality_gap(net, test),
-        "shapley": evaluation.shapley_shares(net, test),
-        "patterns": evaluation.accuracy_by_pattern(run, test).to_dict(),
-    }
-
-
 def test_every_measure_takes_nested_inputs():
     nested = make_data(lambda batch: drop(batch, 0.3))
     floats = make_data(lambda batch: flat(drop(batch, 0.3)))
-    mine = of_run(train(nested, ENCODERS, Joint), nested)
-    theirs = of_run(train(floats, FLAT, Joint), floats)
-    assert mine == theirs
+    mine, theirs = train(nested, ENCODERS, Joint), train(floats, FLAT, Joint)
+    assert measured(mine) == measured(theirs)
+    conflicts = [evaluation.gradient_conflict(run.model, run.data.train) for run in (mine, theirs)]
+    assert conflicts[0] == conflicts[1]
 
 
 def test_comparisons_and_their_cache_take_nested_inputs(tmp_path):
@@ -411,3 +402,14 @@ def test_a_token_that_an_embedding_has_no_row_for_is_found_before_the_training(s
     tried, told = caught.value.__notes__
     assert "The encoder of 'text' was tried" in tried
     assert re.search(rf"Whole numbers {ends}\. An embedding needs a row for each", told)
+
+
+def test_an_index_error_of_floats_has_no_word_on_embeddings():
+    class Flat(nn.Module):
+        def forward(self, x):
+            return x.flatten(3)
+
+    data = make_data(lambda batch: Batch({"a": torch.ones(len(batch), 4)}, batch.target))
+    with pytest.raises(IndexError) as caught:
+        MultimodalNet.build(data, encoders={"a": Flat})
+    assert not any("embedding" in note for note in caught.value.__notes__)

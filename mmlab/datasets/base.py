@@ -41,6 +41,9 @@ class Split(Protocol):
     def checked(self, check: Callable[[Batch], Batch]) -> Self:
         """The split as `check` gives it, which sees every sample: now, or when it is read."""
 
+    def unchecked(self) -> Self:
+        """The split without the checks that a data set has left on it."""
+
     def to(self, device: torch.device | str) -> Self:
         """The split, whose batches are on `device`."""
 
@@ -182,6 +185,9 @@ class Batch:
     def checked(self, check: Callable[[Batch], Batch]) -> Batch:
         """The batch as `check` gives it."""
         return check(self)
+
+    def unchecked(self) -> Batch:
+        return self
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -483,6 +489,7 @@ class MultimodalData:
                     f"{name} is a {type(split).__name__}; give a Batch(inputs, target), or for "
                     "data that do not fit into the memory a Stream(dataset)"
                 )
+        self.train, self.holdout, self.test = (x.unchecked() for x in self.splits.values())
         self._check_modalities()
         self._check_splits(self._check_values)
         if self.task == "classification":

@@ -110,7 +110,12 @@ class Stream:
     @cached_property
     def _first(self) -> Batch:
         """The first two samples, which tell the form of all."""
-        return next(replace(self, workers=0).batches(2))
+        try:
+            return next(replace(self, workers=0).batches(2))
+        except AttributeError as error:  # `hasattr` and `__getattr__` would hide it
+            raise RuntimeError(
+                f"{type(self.dataset).__name__} raised an AttributeError: {error}"
+            ) from error
 
     def head(self, count: int) -> Batch:
         """The first `count` samples, or all where there are fewer."""
@@ -131,7 +136,7 @@ class Stream:
             pin_memory=torch.device(self.device).type == "cuda",
             generator=torch.Generator(),  # of its own: the training's is left alone
         )
-        for (inputs, target, present), index in zip(loader, chosen.split(size), strict=True):
+        for (inputs, target, present), index in zip(loader, _chunks(chosen, size), strict=True):
             batch = Batch(inputs, target, present, None if order is None else index)
             for check in self.checks:
                 batch = check(batch)
@@ -143,9 +148,16 @@ class Stream:
         vars(same)["_first"] = check(self._first)  # kept: a check may ask for them itself
         return same
 
+    def unchecked(self) -> Stream:
+        """The same split without the checks of a data set."""
+        return replace(self, checks=())
+
     def to(self, device: torch.device | str) -> Stream:
         """The same split, whose batches come on `device`."""
-        return replace(self, device=device)
+        same = replace(self, device=device)
+        if "_first" in vars(self):  # read already
+            vars(same)["_first"] = self._first.to(device)
+        return same
 
 
 def _check_dataset(dataset: object) -> None:
@@ -164,6 +176,11 @@ def _check_dataset(dataset: object) -> None:
         raise ValueError("the dataset of a Stream holds 0 samples; give at least one")
 
 
+def _chunks(order: Tensor, size: int) -> Iterator[Tensor]:
+    """One after the other: `Tensor.split` would make all of them at once."""
+    return (order[i : i + size] for i in range(0, len(order), size))
+
+
 class _Chunks(Sampler[list[int]]):
     """The positions of each batch."""
 
@@ -171,7 +188,7 @@ class _Chunks(Sampler[list[int]]):
         self.order, self.size = order, size
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (chunk.tolist() for chunk in self.order.split(self.size))
+        return (chunk.tolist() for chunk in _chunks(self.order, self.size))
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.size)

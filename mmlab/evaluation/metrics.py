@@ -71,7 +71,8 @@ def multilabel_metrics(logits: Tensor, target: Tensor) -> dict[str, float]:
     mAP: the mean over the labels of average precision, of the ranking of the samples by the label's
     logit. F1 macro, F1 micro: of the labels whose probability is above 0.5, as the mean over the
     labels or of all answers at once. All are scikit-learn's, 0 to 1. A label that no sample has is
-    left out of mAP; one that nobody answers either, of the F1 macro too. NaN where none is left.
+    left out of mAP; one that nobody answers either, of the F1 macro too. NaN where none is left, or
+    no sample.
 
     Args:
         logits: log-odds. target: booleans.
@@ -84,6 +85,8 @@ def multilabel_metrics(logits: Tensor, target: Tensor) -> dict[str, float]:
 
     check_multilabel("multilabel_metrics", logits, target)
     check_finite("the logits", logits)
+    if not len(target):
+        return dict.fromkeys(("mAP", "F1 macro", "F1 micro"), math.nan)
     said = {"y_true": target.cpu().numpy(), "y_pred": (logits > 0).cpu().numpy()}
     macro = f1_score(**said, average="macro", zero_division=math.nan)
     micro = f1_score(**said, average="micro", zero_division=math.nan)

@@ -111,6 +111,26 @@ def options_of(
     return options
 
 
+def check_methods_apart(
+    methods: Mapping[str, MakeBalancer], options: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuse one path of an observer for several methods, of which the later would be errors."""
+    users: dict[tuple[str, str], str] = {}
+    for name, own in options.items():
+        for observer in own.get("observers", ()):
+            fields = getattr(observer, "path_fields", {"run"})
+            if "run" in fields:
+                continue
+            key = observer.path, methods[name]().name if "method" in fields else ""
+            if key in users:
+                raise ValueError(
+                    f"{type(observer).__name__}({observer.path!r}) is one path for the methods "
+                    f"{users[key]!r} and {name!r}; put {{run}} into it, such as "
+                    "'{method}-{seed}-{run}'"
+                )
+            users[key] = name
+
+
 def training_arguments() -> list[str]:
     """The names of what `compare` hands on to a training, in alphabetical order."""
     found = {*inspect.signature(fit_seeds).parameters, *inspect.signature(fit).parameters}

@@ -200,8 +200,8 @@ def _try_encoder(m: str, encoder: nn.Module, data, width: int) -> None:
     The encoder itself does not see them. Raises ValueError or TypeError, with the modality's name,
     or what the encoder raises, with a note.
     """
-    batch = data.train.head(2)
-    features = _tried(m, encoder, batch.inputs[m])
+    batch, trial = data.train.head(2), copy.deepcopy(encoder).cpu().eval()
+    features = _tried(m, trial, batch.inputs[m])
     if not isinstance(features, torch.Tensor):
         raise TypeError(
             f"the encoder of {m!r} gives a {type(features).__name__}; it must give one tensor "
@@ -214,28 +214,28 @@ def _try_encoder(m: str, encoder: nn.Module, data, width: int) -> None:
             f"give (B, {width}), and width={width}: pass the width it has"
         )
     for extreme in data.extremes(m):
-        _tried(m, encoder, extreme.inputs[m])
+        _tried(m, trial, extreme.inputs[m])
 
 
-def _tried(m: str, encoder: nn.Module, value: Nested) -> object:
-    """What a copy of the encoder gives in evaluation mode."""
+def _tried(m: str, trial: nn.Module, value: Nested) -> object:
+    """What a copy of the encoder of m gives."""
     value = changed(torch.Tensor.cpu, value)
     try:
         with torch.no_grad(), drawing(0, "trial"):
-            return copy.deepcopy(encoder).cpu().eval()(value)
+            return trial(value)
     except Exception as error:
         tried = f"{shapes(value)} of {_described(value)}"
         error.add_note(f"The encoder of {m!r} was tried on inputs of the shape {tried}.")
-        if isinstance(error, IndexError):
-            error.add_note(f"{_ranges(value)}. An embedding needs a row for each, counted from 0.")
+        if isinstance(error, IndexError) and (ranges := _ranges(value)):
+            error.add_note(f"{ranges}. An embedding needs a row for each, counted from 0.")
         raise
 
 
 def _ranges(value: Nested) -> str:
-    """Such as "Whole numbers ['ids'] from 0 to 60"."""
+    """Such as "Whole numbers ['ids'] from 0 to 60"; empty where there are none."""
     ends = [
         f"{place} from {x.min()} to {x.max()}".strip()
         for place, x in tensors(value).items()
         if not x.is_floating_point() and x.dtype != torch.bool
     ]
-    return f"Whole numbers {', '.join(ends)}"
+    return f"Whole numbers {', '.join(ends)}" if ends else ""

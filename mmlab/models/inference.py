@@ -27,8 +27,8 @@ class Inference(nn.Module):
     """A network and the method that it was trained with: inputs in, predictions out.
 
     `MultimodalNet.inference` makes it. Both are deep copies in evaluation mode: a later training
-    does not change them. The tensors and the modules that the method keeps beside the network, and
-    may predict by, belong to the `state_dict`, and `.to(device)` moves them.
+    does not change them. The numbers, the tensors and the modules that the method keeps beside the
+    network, and may predict by, belong to the `state_dict`, and `.to(device)` moves them.
 
     network:   gives an Output from inputs.
     predictor: gives the prediction from an Output.
@@ -56,29 +56,38 @@ class Inference(nn.Module):
         return self.predictor.fuse(self.network(inputs), present)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The tensors that the method keeps, such as the weights of Gradient-Blending."""
+        """The numbers that the method keeps, such as the weights of Gradient-Blending."""
         return {name: x for name, x in vars(self.predictor).items() if _is_kept(x)}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Give the method what `get_extra_state` gave."""
-        vars(self.predictor).update(state)
+        """Give the method copies of what `get_extra_state` gave, where and as the network is."""
+        p = next(self.network.parameters())
+
+        def alike(x: Tensor) -> Tensor:
+            return x.to(p.device, p.dtype if x.is_floating_point() else x.dtype, copy=True)
+
+        vars(self.predictor).update({name: _mapped(alike, x) for name, x in state.items()})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `.to`, `.double` and the like do to each tensor."""
-        self.set_extra_state({name: _mapped(fn, x) for name, x in self.get_extra_state().items()})
+        kept = self.get_extra_state().items()
+        vars(self.predictor).update({name: _mapped(fn, x) for name, x in kept})
         return super()._apply(fn, recurse)
 
 
 def _is_kept(x: object) -> bool:
-    """Whether it is a tensor, or holds nothing but tensors."""
+    """Whether it is a number or a tensor, or holds nothing but these."""
     if isinstance(x, dict | list | tuple):
         return all(map(_is_kept, x.values() if isinstance(x, dict) else x))
-    return isinstance(x, Tensor)
+    return isinstance(x, Tensor | bool | int | float)
 
 
 def _mapped(fn: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """A copy in which each tensor is what fn makes of it."""
     if isinstance(x, Tensor):
         return fn(x)
+    if isinstance(x, bool | int | float):
+        return x
     if isinstance(x, dict):
         return {key: _mapped(fn, value) for key, value in x.items()}
     return type(x)(_mapped(fn, value) for value in x)

@@ -104,10 +104,11 @@ class SequenceTransformer(nn.Module):
 def places(steps: Tensor) -> Tensor:
     """Sines and cosines (T, D) of the places in steps (B, T, D): Vaswani et al. 2017, 3.5."""
     length, width = steps.shape[1:]
-    place = torch.arange(length, device=steps.device, dtype=steps.dtype)
-    half = torch.arange(0, width, 2, device=steps.device, dtype=steps.dtype)
+    dtype = torch.promote_types(steps.dtype, torch.float32)  # bfloat16 has no 257
+    place = torch.arange(length, device=steps.device, dtype=dtype)
+    half = torch.arange(0, width, 2, device=steps.device, dtype=dtype)
     angles = place[:, None] * torch.exp(half * (-math.log(10_000) / width))
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, :width]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, :width].to(steps.dtype)
 
 
 class FrameMean(nn.Module):

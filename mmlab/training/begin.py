@@ -48,6 +48,7 @@ def begin(
         drop_last=False,
         loss=loss,
     )
+    model.task = data.task
     run = Run(
         model=model,
         data=data,

@@ -23,7 +23,7 @@ from torch import nn
 
 from mmlab.checks import check_whole
 from mmlab.files import write_atomically
-from mmlab.identity import PLAIN, digest
+from mmlab.identity import PLAIN, code_version, digest
 from mmlab.training.run import Run
 from mmlab.training.state import State, keeps_something, put_back, snapshot, state_of
 
@@ -45,9 +45,10 @@ class Checkpoint:
             (`fit_seeds`, `compare`) need files of their own: "{method}-{seed}-{run}.pt".
         every: epochs between two saves; the last epoch is always saved.
 
-    The same call means the same arguments, and a network built anew. `epochs` counts too: a longer
-    training is another one. With {run} in the path it starts anew, with a file of its own; without
-    it, its call is refused. A `Stream` needs a `checksum`.
+    The same call means the same arguments, a network built anew, and the same code of mmlab, torch
+    and NumPy. `epochs` counts too: a longer training is another one. With {run} in the path it
+    starts anew, with a file of its own; without it, its call is refused. A `Stream` needs a
+    `checksum`.
 
     It must be the last of the observers, since it saves what the others keep:
     `observers=[EarlyStopping(patience=5), Checkpoint("{method}-{seed}-{run}.pt")]`.
@@ -179,7 +180,7 @@ def _check_schedule(run: Run) -> None:
 
 def settings_of(run: Run) -> dict[str, str]:
     """Name -> value, or a digest of it, of all that tells this training from others."""
-    found: dict[str, str] = {}
+    found = {"code of mmlab, torch and NumPy": code_version()}
     for name, one in {"method": run.balancer, "optimizer": run.optimizer, **_watching(run)}.items():
         found |= {name: repr(type(one).__name__), f"{name}'s code": digest(type(one), name)}
         if one is not run.optimizer:

@@ -35,17 +35,12 @@ class TensorBoard:
         _summary_writer()  # what is missing shows now
 
     def on_start(self, run: Run) -> None:
-        folder = path_of(self.path, run, settings_of(run) if "run" in self.path_fields else {})
-        self._old = folder.exists() and any(folder.glob("events.out.tfevents.*"))
-        self._writer, self._written = _summary_writer()(str(folder)), 0
+        settings = settings_of(run) if "run" in self.path_fields else {}
+        self._folder = path_of(self.path, run, settings)
+        self._writer: Any = None
+        self._written = 0
 
     def __call__(self, run: Run) -> None:
-        if self._old and run.epoch == 0:  # it does not go on from a checkpoint
-            warnings.warn(
-                f"{self._writer.log_dir} has curves of an earlier training already, and "
-                "TensorBoard draws both as one; give another folder, or delete this one",
-                stacklevel=2,
-            )
         self._write(run)
 
     def on_end(self, run: Run) -> None:
@@ -53,11 +48,28 @@ class TensorBoard:
         self._writer.close()
 
     def _write(self, run: Run) -> None:
+        if self._writer is None:  # only now it is known whether the training goes on from a file
+            self._writer = self._opened(run)
         for epoch, split, output, metric, value in run.rows[self._written :]:
             tag = "/".join(part for part in (metric, split, output) if part)
             self._writer.add_scalar(tag, value, epoch)
         self._written = len(run.rows)
         self._writer.flush()
+
+    def _opened(self, run: Run) -> Any:
+        """A writer for the whole history, which takes the place of what this training has written.
+
+        Warns of curves of another training.
+        """
+        old = any(self._folder.glob("events.out.tfevents.*"))
+        if old and run.epoch == 0:
+            warnings.warn(
+                f"{self._folder} has curves of an earlier training already, and "
+                "TensorBoard draws both as one; give another folder, or delete this one",
+                stacklevel=4,
+            )
+        first = 0 if old and run.epoch else None
+        return _summary_writer()(str(self._folder), purge_step=first)
 
 
 def _summary_writer() -> Any:

@@ -369,6 +369,8 @@ def test_scores_of_labels_by_hand():
     assert scores["mAP"] == pytest.approx((1 + (1 / 2 + 2 / 4) / 2) / 2)
     assert scores["F1 macro"] == pytest.approx((1 + 2 * 1 / (2 + 2) + 0) / 3)
     assert scores["F1 micro"] == pytest.approx(2 * 3 / (4 + 5))
+    nobody = evaluation.multilabel_metrics(torch.ones(0, 3), torch.zeros(0, 3).bool())
+    assert all(map(math.isnan, nobody.values())) and len(nobody) == 3
     nothing = evaluation.multilabel_metrics(-torch.ones(4, 3), torch.zeros(4, 3).bool())
     assert all(map(math.isnan, nothing.values()))
 

@@ -77,7 +77,7 @@ def test_a_padded_stream_trains_as_the_same_samples_in_memory():
         data = MultimodalData(*splits, n_classes=2)
         encoders = {"text": lambda: SequenceGRU(nn.Embedding(3, 8), 8), "image": "mlp"}
         net = MultimodalNet.build(data, encoders=encoders, width=8)
-        runs.append(fit(net, data, epochs=2, batch_size=8, device="cpu"))
+        runs.append(fit(net, data, epochs=2, batch_size=2, device="cpu"))
     assert runs[0].history.value.tolist() == pytest.approx(runs[1].history.value.tolist())
 
 

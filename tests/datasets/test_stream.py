@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measuring import lacking, measured
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -23,14 +24,6 @@ from mmlab.training import fit, fit_seeds
 
 DATA = synthetic(n=(40, 20, 20), dims=5)
 WHOLE = {"epochs": 2, "batch_size": 16, "device": "cpu"}
-
-
-def lacking(split):
-    here = torch.arange(len(split)) % 5
-    present = {"a": here != 1, "b": here != 2}
-    return Batch(
-        {m: x * present[m][:, None] for m, x in split.inputs.items()}, split.target, present
-    )
 
 
 GAPS = MultimodalData(*(lacking(split) for split in DATA.splits.values()))
@@ -65,27 +58,6 @@ def trained(data, balancer=None, encoders="mlp", **options):
     return fit(net, data, balancer, **{**WHOLE, **options})
 
 
-def measured(run):
-    net, test = run.model, run.data.test
-    return {
-        "history": run.history["value"].tolist(),
-        "prediction": run.predict(test).flatten().tolist(),
-        "scores": evaluation.test_scores(run),
-        "answered": evaluation.answered_share(run),
-        "own head": evaluation.own_head_accuracy(net, test),
-        "share": evaluation.share_accuracy(net, test),
-        "joint": evaluation.joint_accuracy(net, test),
-        "probe": evaluation.probe_accuracy(net, run.data),
-        "gap": evaluation.modality_gap(net, test),
-        "shapley": evaluation.shapley_shares(net, test),
-        "valuation": evaluation.modality_valuation(net, test)["b"].tolist(),
-        "violation": evaluation.violation_share(run, test),
-        "patterns": evaluation.accuracy_by_pattern(run, test)["accuracy"].tolist(),
-        "features": run.features("train")["a"].flatten().tolist(),
-        "output": evaluation.forward(net, test).joint.flatten().tolist(),
-    }
-
-
 @pytest.mark.parametrize("data", [DATA, GAPS], ids=["whole", "gaps"])
 @pytest.mark.parametrize("method", ["Joint", *METHODS])
 def test_every_method_trains_as_in_memory(method, data):
@@ -99,7 +71,9 @@ def test_every_method_trains_as_in_memory(method, data):
 @pytest.mark.parametrize("data", [DATA, GAPS], ids=["whole", "gaps"])
 def test_every_measure_is_as_in_memory(data):
     observers = [evaluation.Curves(), evaluation.GradientWatch(16)]
-    held, read = (measured(trained(d, observers=observers)) for d in (data, streamed(data)))
+    runs = [trained(d, observers=observers) for d in (data, streamed(data))]
+    assert runs[0].history.equals(runs[1].history)
+    held, read = map(measured, runs)
     for name, value in held.items():
         assert read[name] == pytest.approx(value, nan_ok=True, abs=1e-7), name
 
@@ -353,3 +327,32 @@ def test_a_file_of_ten_times_the_memory_trains_and_is_measured(tmp_path):
         text=True,
     )
     assert done.stdout.split("\n")[:2] == ["1.0", "too much"], done.stderr
+
+
+def test_an_attribute_error_of_the_dataset_is_told():
+    class Broken(Rows):
+        def __getitem__(self, i):
+            return self.wrong_name
+
+    splits = [Stream(Broken(split)) for split in DATA.splits.values()]
+    with pytest.raises(RuntimeError, match=r"Broken raised an AttributeError.*'wrong_name'"):
+        MultimodalData(*splits, n_classes=2)
+
+
+def test_the_first_samples_are_read_once():
+    data = streamed(DATA)
+    net = MultimodalNet.build(data)
+    rows = data.test.dataset
+    rows.asked.clear()
+    for _ in range(3):
+        evaluation.own_head_accuracy(net, data.test.to("cpu"))
+    assert sorted(rows.asked) == sorted(3 * [*range(len(rows))])
+
+
+def test_a_split_takes_no_check_along_to_another_data_set():
+    rows = [Rows(Batch(split.inputs, 3 * split.target)) for split in DATA.splits.values()]
+    few = MultimodalData(*map(Stream, rows), n_classes=4)
+    more = MultimodalData(few.test, few.holdout, few.train, n_classes=4)
+    assert [len(split.checks) for split in more.splits.values()] == [
+        len(split.checks) for split in few.splits.values()
+    ]

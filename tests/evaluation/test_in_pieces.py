@@ -3,6 +3,7 @@
 import pytest
 import torch
 from known import DATA, untrained
+from measuring import lacking, measured
 from torch import nn
 
 from mmlab import evaluation
@@ -12,54 +13,28 @@ from mmlab.models import MultimodalNet
 from mmlab.training import fit, fit_seeds, stacked
 from mmlab.training.passes import read
 
-
-def lacking(split):
-    """The same samples, of which some lack one modality."""
-    here = torch.arange(len(split)) % 5
-    present = {"a": here != 1, "b": here != 2}
-    inputs = {m: x * present[m][:, None] for m, x in split.inputs.items()}
-    return Batch(inputs, split.target, present)
-
-
 GAPS = MultimodalData(*(lacking(split) for split in DATA.splits.values()))
 
 
-def measured(data, balancer):
-    """Every measure of one untrained network, as numbers."""
+def all_of(data, balancer):
+    """Every measure of one untrained network, and its curves."""
     net = MultimodalNet.build(data, **balancer.network, seed=4)
-    run, test = untrained(net, data, balancer), data.test
+    run = untrained(net, data, balancer)
     run.loss = nn.CrossEntropyLoss(torch.tensor([1.0, 5.0]))  # no mean of parts is its mean
     evaluation.Curves(("train", "test"))(run)
-    return {
-        "curves": run.history["value"].tolist(),
-        "losses": [loss.item() for loss in run.losses("train").values()],
-        "features": run.features("train")["b"].flatten().tolist(),
-        "prediction": run.predict(test).flatten().tolist(),
-        "scores": list(evaluation.test_scores(run).values()),
-        "answered": evaluation.answered_share(run),
-        "own head": evaluation.own_head_accuracy(net, test),
-        "share": evaluation.share_accuracy(net, test),
-        "joint": evaluation.joint_accuracy(net, test),
-        "probe": evaluation.probe_accuracy(net, data),
-        "gap": evaluation.modality_gap(net, test),
-        "shapley": evaluation.shapley_shares(net, test),
-        "valuation": evaluation.modality_valuation(net, test)["b"].tolist(),
-        "violation": evaluation.violation_share(run, test),
-        "patterns": evaluation.accuracy_by_pattern(run, test)["accuracy"].tolist(),
-        "output": evaluation.forward(net, test).unimodal["a"].flatten().tolist(),
-    }
+    return measured(run) | {"curves": run.history["value"].tolist()}
 
 
 @pytest.mark.parametrize("data", [DATA, GAPS], ids=["whole", "gaps"])
 @pytest.mark.parametrize("balancer", [Joint(), MLA()], ids=["Joint", "MLA"])
 def test_measures_are_the_same_in_pieces(data, balancer, monkeypatch):
-    whole, seen = measured(data, balancer), []
+    whole, seen = all_of(data, balancer), []
     monkeypatch.setattr(splits, "MOST", 7)
     encode = MultimodalNet.encode
     monkeypatch.setattr(
         MultimodalNet, "encode", lambda net, m, x: seen.append(len(x)) or encode(net, m, x)
     )
-    parts = measured(data, balancer)
+    parts = all_of(data, balancer)
     assert max(seen) == 7 and len(seen) > 100
     for name, value in whole.items():
         assert parts[name] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True), name

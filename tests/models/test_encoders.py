@@ -7,6 +7,7 @@ from torch import nn
 from mmlab import Batch, Joint, MultimodalData, MultimodalNet, fit, fit_seeds
 from mmlab.datasets import drop, pad
 from mmlab.models import FrameMean, ResNet18, SequenceGRU, SequenceTransformer, UnstackableError
+from mmlab.models.sequences import places
 
 LENGTHS = [5, 1, 3]
 WIDTH = 8
@@ -78,6 +79,13 @@ def test_a_gru_reads_sequences_that_are_padded_in_front():
 def test_the_layers_of_a_transformer_start_unlike():
     layers = SequenceTransformer(embedding(), WIDTH, heads=2).layers
     assert not torch.equal(layers[0].linear1.weight, layers[1].linear1.weight)
+
+
+def test_late_places_differ_in_bfloat16_too():
+    exact = places(torch.zeros(1, 300, 8))
+    assert torch.equal(places(torch.zeros(1, 300, 8).bfloat16()), exact.bfloat16())
+    angles = 257 * 10_000 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+    torch.testing.assert_close(exact[257], torch.cat([angles.sin(), angles.cos()]).float())
 
 
 def test_the_mean_over_frames_by_hand():

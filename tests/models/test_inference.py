@@ -86,6 +86,30 @@ def test_it_survives_pickling_and_its_state_dict_carries_what_the_method_predict
     assert torch.equal(other(BATCH.inputs), wanted)
 
 
+def test_numbers_that_a_user_has_set_are_saved_too():
+    def by_heads(weights):
+        balancer = GradientBlending(fuse="heads")
+        balancer.weights = weights
+        net = MultimodalNet.build(DATA, **balancer.network, width=8, seed=0)
+        return net.inference(balancer)
+
+    module, fresh = by_heads({"joint": 0.2, "a": 0.1, "b": 0.7}), by_heads({})
+    assert not torch.equal(fresh(BATCH.inputs), module(BATCH.inputs))
+    fresh.load_state_dict(saved(module.state_dict(), weights_only=True))
+    assert torch.equal(fresh(BATCH.inputs), module(BATCH.inputs))
+
+
+def test_a_loaded_state_is_a_copy_of_the_type_of_the_network():
+    module, other = (trained("own").model.inference(trained("own").balancer) for _ in range(2))
+    other.double().load_state_dict(module.state_dict())
+    assert other.predictor.scales[0].dtype == torch.float64
+    trained_scale = module.predictor.scales[0]
+    same = trained("own").model.inference(trained("own").balancer)
+    same.load_state_dict(module.state_dict())
+    same.predictor.scales[0].zero_()
+    assert trained_scale.all()
+
+
 def test_samples_may_lack_modalities():
     data = MultimodalData(*(drop(split, 0.3) for split in DATA.splits.values()))
     balancer = MLA()

@@ -259,6 +259,20 @@ def test_in_bfloat16():
     close(few.model, many.model, 2e-2)
 
 
+def test_bfloat16_holds_where_encoders_compute_anew():
+    seen = []
+    data = data_of(torch.float32)
+    balancer = Joint()
+    net = MultimodalNet.build(data, **balancer.network)
+    for encoder in net.encoders.values():
+        linear = next(part for part in encoder.modules() if isinstance(part, nn.Linear))
+        linear.register_forward_hook(lambda part, given, out: seen.append(out.dtype))
+    options = {"epochs": 1, "batch_size": 6, "device": "cpu", "precision": "bfloat16"}
+    fit(net, data, balancer, accumulate=4, **options)
+    pieces = len(net.encoders) * -(-len(data.train) // 6)
+    assert seen == [torch.bfloat16] * len(seen) and len(seen) == 2 * pieces
+
+
 def test_compiled_encoders_come_in_pieces_too():
     options = {"dtype": torch.float32, "epochs": 1}
     data = data_of(torch.float32)

@@ -12,7 +12,7 @@ import torch
 from killed import goes_on, long
 from torch import nn
 from torch.optim import lr_scheduler as schedules
-from trained import DATA, same, trained
+from trained import DATA, Cut, CutError, same, trained
 
 import mmlab
 from mmlab.balancers import ATF, METHODS, OGM, Joint
@@ -28,19 +28,6 @@ from mmlab.training import Checkpoint, Progress, fit, fit_seeds
 
 MAKERS = {name: method.make for name, method in METHODS.items()}
 MAKERS |= {name: getattr(mmlab, name) for name in CONTROLS}
-
-
-class CutError(Exception):
-    pass
-
-
-class Cut(Checkpoint):
-    """Saves the second epoch, and there the training breaks off."""
-
-    def __call__(self, run):
-        super().__call__(run)
-        if run.epoch == 2:
-            raise CutError
 
 
 def made(balancer, *, observers=(), build=None, data=DATA, **options):
@@ -529,6 +516,28 @@ def test_a_stack_has_no_training_of_one_network_to_save(tmp_path):
 def test_compare_asks_for_files_of_their_own_before_it_trains(tmp_path):
     with pytest.raises(ValueError, match="is one path for 2 trainings"):
         compare({"OGM": OGM}, DATA, seeds=[1, 2], observers=[Checkpoint(tmp_path / "f.pt")])
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "path"),
+    [("joint", Joint, "{seed}.pt"), ("OGM", partial(OGM, enhance=False), "{method}-{seed}.pt")],
+)
+def test_compare_asks_for_a_file_per_method_before_it_trains(tmp_path, name, other, path):
+    methods, saving = {name: other, "OGM-GE": OGM}, [Checkpoint(tmp_path / path)]
+    said = rf"is one path for the methods '{name}' and 'OGM-GE'; put {{run}}"
+    with pytest.raises(ValueError, match=said):
+        compare(methods, DATA, seeds=[1, 2], epochs=1, observers=saving)
+    assert not [*tmp_path.iterdir()]
+    apart = [Checkpoint(tmp_path / "{method}-{seed}.pt")]
+    found = compare({"joint": Joint, "OGM": OGM}, DATA, seeds=[1], epochs=1, observers=apart)
+    assert "error" not in found and len([*tmp_path.iterdir()]) == 2
+
+
+def test_a_file_of_other_code_is_refused(tmp_path, monkeypatch):
+    made(OGM(), observers=[Checkpoint(tmp_path / "f.pt")])
+    monkeypatch.setattr("mmlab.training.checkpoint.code_version", lambda: "other")
+    with pytest.raises(ValueError, match="another training: code of mmlab, torch and NumPy"):
+        made(OGM(), observers=[Checkpoint(tmp_path / "f.pt")])
 
 
 def test_compare_keeps_methods_of_one_class_apart(tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from trained import DATA, same, trained, weights
+from trained import DATA, Cut, CutError, same, trained, weights
 
 from mmlab.balancers import ATF, MLA, GradientBlending, Joint, RefittedHead
 from mmlab.datasets import Batch, MultimodalData, Stream
@@ -151,17 +151,6 @@ def test_bad_arguments(options, error, said):
 # --- together with a checkpoint -------------------------------------------------------------------
 
 
-class CutError(Exception):
-    pass
-
-
-class Cut(Checkpoint):
-    def __call__(self, run):
-        super().__call__(run)
-        if run.epoch == 3:
-            raise CutError
-
-
 @pytest.mark.parametrize("make", [ATF, lambda: GradientBlending(warmup=1, super_epoch=1)])
 @pytest.mark.filterwarnings("ignore:Gradient-Blending gives the joint loss")
 def test_it_goes_on_from_a_checkpoint(tmp_path, make):
@@ -179,7 +168,7 @@ def test_it_goes_on_from_a_checkpoint(tmp_path, make):
     epochs: list[int] = []
     whole, _ = ended()
     with pytest.raises(CutError):
-        ended(Cut(tmp_path / "f"))
+        ended(Cut(tmp_path / "f", after=3))
     run, stopping = ended(Checkpoint(tmp_path / "f"))
     assert epochs == [4] and run.epoch == whole.epoch == 4 and stopping.best_epoch == 2
     assert same(weights(run.model), weights(whole.model)) and run.history.equals(whole.history)

@@ -5,7 +5,7 @@ from torch import nn
 
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import MultimodalNet
-from mmlab.training import fit
+from mmlab.training import Checkpoint, fit
 
 DATA = synthetic(n=(100, 20, 20), dims=5)
 
@@ -21,6 +21,23 @@ def same(one, other):
 def trained(balancer=None, data=DATA, seed=0, epochs=2, **options):
     model = MultimodalNet.build(data, seed=seed)
     return fit(model, data, balancer, epochs=epochs, seed=seed, device="cpu", **options)
+
+
+class CutError(Exception):
+    """A training breaks off."""
+
+
+class Cut(Checkpoint):
+    """Saves epochs, and after this one the training breaks off."""
+
+    def __init__(self, path, after=2):
+        super().__init__(path)
+        self.after = after
+
+    def __call__(self, run):
+        super().__call__(run)
+        if run.epoch == self.after:
+            raise CutError
 
 
 def dropping(*layers):
