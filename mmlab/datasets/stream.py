@@ -46,7 +46,9 @@ class Stream:
     crop, is seeded for each sample and epoch: it depends neither on the workers nor on the size of
     a batch. Measures see one fixed draw; give holdout and test a dataset that draws nothing.
 
-    Every batch is checked as a `Batch` in memory is, when it is read.
+    Every batch is checked as a `Batch` in memory is, when it is read. The first sample tells how
+    many go through a network at once where nothing is trained: where lengths differ, begin with a
+    long one.
 
     Raises TypeError for what is no map-style Dataset, ValueError for an empty one or a wrong number
     of workers; where it reads, TypeError and ValueError for samples of another form.
