@@ -86,7 +86,7 @@ def standing(name: str, *methods: str, encoders: str = "mlp", **settings: object
         methods, data, settings, epochs, lr, build and tuned: all but seeds.
 
     Raises:
-        ValueError: an unknown method, or a setting that was not tuned; `tune` does it.
+        ValueError: an unknown method, or a setting or a method that was not tuned; `tune` does it.
     """
     kept = _read()
     key = key_of(name, encoders, settings)
@@ -106,6 +106,11 @@ def standing(name: str, *methods: str, encoders: str = "mlp", **settings: object
     made: dict[str, Callable[[], Balancer]] = {}
     own: dict[str, dict[str, float]] = {}
     for row in dict.fromkeys([*controls, *methods]):
+        if row not in chosen:
+            raise ValueError(
+                f"{row!r} was not tuned on {key!r}; tuned are {', '.join(map(repr, chosen))}. Use "
+                "tune, or run python -m mmlab.evidence NAME --keep"
+            )
         numbers = dict(chosen[row]["chosen"])
         own[row] = {"lr": numbers.pop("lr")} if "lr" in numbers else {}
         make = rows[row][0]
