@@ -457,11 +457,15 @@ def is_held(file) -> bool:
 # --- handing over ------------------------------------------------------------------------------
 
 
+ON_ALL_CORES = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
+"""How pytest-xdist shares out the tests; worth its start where all of them run."""
+
+
 def command_line(command: str, python: str, rest: list[str], root: Path) -> list[str]:
     """What a command runs; `rest` goes to it."""
     words = {
         "run": ["mmlab.notebooks", "run"],
-        "test": ["pytest"],
+        "test": ["pytest", *(() if rest else ON_ALL_CORES)],
         "lab": [
             "jupyterlab",
             "--LabApp.default_url=/lab/tree/notebooks",

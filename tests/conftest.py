@@ -1,6 +1,7 @@
 """No window opens in the tests, on any system (set here, not in the environment: kernels inherit
 that, and theirs is to draw inline)."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 sys.path.append(str(Path(__file__).parent))  # for `measuring`
 
 matplotlib.use("Agg")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several on this machine: one core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOW = {
     *("browser", "notebooks", "bench", "integrations"),

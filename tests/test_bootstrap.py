@@ -763,6 +763,12 @@ def test_further_arguments_go_to_the_command_line(root):
     assert "--LabApp.default_url=/lab/tree/notebooks" in line("lab")
 
 
+def test_all_tests_run_on_all_cores_and_chosen_ones_start_at_once(root):
+    whole = bootstrap.command_line("test", "py", [], root)
+    assert whole == ["py", "-m", "pytest", *bootstrap.ON_ALL_CORES]
+    assert "-n" not in bootstrap.command_line("test", "py", ["tests/test_seeds.py"], root)
+
+
 def test_freed_memory_is_kept_where_the_c_library_is_glibc():
     told = bootstrap.keeping_memory({"A": "1"}, "glibc")
     assert told.pop("A") == "1"
