@@ -1,5 +1,6 @@
 """Every fusion's contributions: they sum to the joint logits and are what Shapley's axioms say."""
 
+import functools
 import itertools
 import math
 
@@ -38,16 +39,18 @@ class PlainLinear(Fusion):
 def over_orders(fusion, features):
     """Shapley values by their first definition: the mean over all orders of joining."""
     means = {m: getattr(fusion, f"mean_{m}").expand_as(features[m]) for m in features}
+
+    @functools.cache
+    def value(*there):
+        return fusion.forward({m: (features if m in there else means)[m] for m in features})
+
     orders = list(itertools.permutations(features))
-    parts = {m: torch.zeros_like(fusion.forward(means)) for m in features}
+    parts = {m: value() / len(features) for m in features}
     for order in orders:
-        joined, value = dict(means), fusion.forward(means)
-        for m in order:
-            joined[m] = features[m]
-            parts[m] += (fusion.forward(joined) - value) / len(orders)
-            value = fusion.forward(joined)
-    empty = fusion.forward(means) / len(features)
-    return {m: part + empty for m, part in parts.items()}
+        for k, m in enumerate(order):
+            gain = value(*sorted(order[: k + 1])) - value(*sorted(order[:k]))
+            parts[m] = parts[m] + gain / len(orders)
+    return parts
 
 
 @pytest.mark.parametrize(("name", "n"), CASES)
