@@ -2,8 +2,8 @@
 
 Each is the cheapest answer to one question. What do networks reach that were trained separately
 (`Ensemble`)? Has one input larger numbers than the others, or one encoder a rate that does not fit
-(`ScaledInputs`, `EncoderRates`)? How much is lost in the joint head alone (`RefittedHead`)? Is it
-enough to train encoders and fusion apart (`DGL`)?
+(`ScaledInputs`, `EncoderRates`)? How much is lost in the joint head alone (`RefittedHead`)? The
+method `DGL` is a control too: is it enough to train encoders and fusion apart?
 """
 
 from __future__ import annotations
@@ -49,21 +49,6 @@ class Ensemble(Balancer):
             return answers.mean(-3)
         masks = masks[..., None]
         return torch.where(masks, answers, 0).sum(-3) / masks.sum(-3)
-
-
-class DGL(Balancer):
-    """Encoders learn from their own losses alone, the fusion from the joint loss alone.
-
-    So these are `Ensemble`'s encoders under a learnt fusion. Under fusion="late", which fuses by
-    the heads, the heads hear the joint loss too.
-
-    Source: "Disentangled Gradient Learning", ICCV 2025, with a weight of 1 on every loss.
-    """
-
-    def step(self, s: Step) -> Iterator[None]:
-        s.backward(s.losses["joint"], encoders=False)
-        s.backward(s.losses.stack(*s.modalities))
-        yield
 
 
 class ScaledInputs(Joint):

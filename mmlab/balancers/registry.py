@@ -16,11 +16,11 @@ from mmlab.files import write_atomically
 if TYPE_CHECKING:
     from mmlab.balancers.atf import ATF as ATF
     from mmlab.balancers.blend import Blend as Blend
-    from mmlab.balancers.controls import DGL as DGL
     from mmlab.balancers.controls import EncoderRates as EncoderRates
     from mmlab.balancers.controls import Ensemble as Ensemble
     from mmlab.balancers.controls import RefittedHead as RefittedHead
     from mmlab.balancers.controls import ScaledInputs as ScaledInputs
+    from mmlab.balancers.dgl import DGL as DGL
     from mmlab.balancers.gblend import GradientBlending as GradientBlending
     from mmlab.balancers.joint import Uniform as Uniform
     from mmlab.balancers.mla import MLA as MLA
@@ -144,13 +144,21 @@ METHODS: dict[str, Method] = {
         look=("#009E73", (0, (2, 2)), "X"),
         needs=("shared head", "SGD"),
     ),
+    "DGL": Method(
+        _HERE + "dgl",
+        "DGL",
+        "each encoder learns from its own loss alone, the fusion from the joint loss alone",
+        "Wei et al., ICCV 2025",
+        floor=1,
+        look=("#CC79A7", (0, (15, 2)), "$d$"),
+    ),
 }
 """Name -> method, in the order in which tables show them."""
 
 CONTROLS = dict.fromkeys(
-    ("Ensemble", "ScaledInputs", "EncoderRates", "RefittedHead", "DGL"), _HERE + "controls"
+    ("Ensemble", "ScaledInputs", "EncoderRates", "RefittedHead"), _HERE + "controls"
 )
-"""What every comparison of methods carries beside them, and where it lives."""
+"""What every comparison of methods carries beside them and `DGL`, and where it lives."""
 
 TOOLS = {"Unimodal": _HERE + "joint", "Blend": _HERE + "blend"}
 """Classes that need an argument, and so are no method yet, and where they live."""

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from mmlab import Joint, Unimodal, fit, fit_seeds
-from mmlab.balancers import DGL, EncoderRates, Ensemble, RefittedHead, ScaledInputs
+from mmlab.balancers import EncoderRates, Ensemble, RefittedHead, ScaledInputs
 from mmlab.datasets import Batch, MultimodalData, drop
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import Fusion, MultimodalNet
 from mmlab.models.stack import UnstackableError
-from mmlab.training import Step
 
 DATA = synthetic(n=(48, 16, 32), dims={"a": 5, "b": 3})
 TRAINING = {"epochs": 3, "batch_size": 16, "lr": 0.1}
@@ -71,27 +70,6 @@ def test_a_sample_without_any_modality_is_named():
     inputs = {m: x * masks[m][:, None] for m, x in DATA.test.inputs.items()}
     with pytest.raises(ValueError, match="sample 7 has no modality at all"):
         run.predict(Batch(inputs, DATA.test.target, masks))
-
-
-# --- DGL ------------------------------------------------------------------------------------------
-
-
-def test_dgl_gives_encoders_their_own_loss_and_the_fusion_the_joint_one():
-    nets = [MultimodalNet.build(DATA) for _ in range(2)]
-    batch = DATA.train[:16]
-    next(DGL().step(Step(nets[0], batch)))
-    out, ce = nets[1](batch.inputs), torch.nn.functional.cross_entropy
-    own = sum(ce(z, batch.target) for z in out.unimodal.values())
-    own.backward(retain_graph=True)
-    fusion = torch.autograd.grad(ce(out.joint, batch.target), [*nets[1].fusion.parameters()])
-    for mine, theirs in zip(
-        nets[0].encoders.parameters(), nets[1].encoders.parameters(), strict=True
-    ):
-        torch.testing.assert_close(mine.grad, theirs.grad)
-    for mine, theirs in zip(nets[0].heads.parameters(), nets[1].heads.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
-    for mine, theirs in zip(nets[0].fusion.parameters(), fusion, strict=True):
-        torch.testing.assert_close(mine.grad, theirs)
 
 
 # --- ScaledInputs, EncoderRates -------------------------------------------------------------------
@@ -263,7 +241,7 @@ def test_a_fusion_without_trained_parameters_cannot_be_refitted():
 
 @pytest.mark.parametrize(
     "make",
-    [Ensemble, DGL, RefittedHead, lambda: ScaledInputs(a=0.5), lambda: EncoderRates(a=0.5)],
+    [Ensemble, RefittedHead, lambda: ScaledInputs(a=0.5), lambda: EncoderRates(a=0.5)],
 )
 def test_a_stack_does_what_each_network_does_alone(make):
     stacked = fit_seeds(DATA, make, seeds=[0, 1], device="cpu", at_once=True, **TRAINING)

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["gblend", "atf", "ogm", "mmpareto", "mla", "blend"])
+@pytest.mark.parametrize("name", ["gblend", "atf", "ogm", "mmpareto", "mla", "blend", "dgl"])
 def test_example_of_the_docstring(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"mmlab.balancers.{name}"))
     assert result.attempted >= 5

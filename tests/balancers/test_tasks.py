@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmlab import (
-    DGL,
     MLA,
     OGM,
     Batch,
@@ -38,7 +37,7 @@ from mmlab.models import NetworkStack
 from mmlab.training import EarlyStopping, fit_seeds
 
 MAKERS = {name: method.make for name, method in METHODS.items()} | {
-    **{kind.__name__: kind for kind in (Ensemble, DGL, RefittedHead)},
+    **{kind.__name__: kind for kind in (Ensemble, RefittedHead)},
     "G-Blend, heads": lambda: GradientBlending(warmup=1, super_epoch=1, fuse="heads"),
 }
 TASKS = ("multilabel", "regression")
