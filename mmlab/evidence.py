@@ -15,7 +15,7 @@ from typing import Any
 from mmlab.datasets import DATASETS, MultimodalData
 from mmlab.diagnosis import setting
 from mmlab.experiments import caption, compare, report
-from mmlab.experiments.standing import RATES, drawn, keep, standing_rows
+from mmlab.experiments.standing import RATES, Named, drawn, keep, standing_rows
 from mmlab.experiments.tuning import Tuned, tune
 from mmlab.models.encoders import BUILDERS
 from mmlab.training import Joint
@@ -87,13 +87,31 @@ def _keep(
     )
 
 
+def _encoders(text: str) -> Named:
+    """'cnn', or 'name=normalised,picture=cnn' as a dict."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    for name, equals, encoder in pairs:
+        if (encoder if equals else name) not in BUILDERS or (len(pairs) > 1 and not equals):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no choice of encoders; give one of {', '.join(BUILDERS)}, or one per "
+                "modality, such as name=normalised,picture=cnn"
+            )
+    return {name: encoder for name, _, encoder in pairs} if "=" in text else text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mmlab.evidence", description=__doc__)
     parser.add_argument("name", metavar="NAME", help=f"of {', '.join(DATASETS)}")
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="of the data set, such as split=arm"
     )
-    parser.add_argument("--encoders", choices=[*BUILDERS], default="mlp", help="(mlp)")
+    parser.add_argument(
+        "--encoders",
+        type=_encoders,
+        default="mlp",
+        metavar="NAME",
+        help=f"of {', '.join(BUILDERS)}; or one per modality: name=normalised,picture=cnn (mlp)",
+    )
     parser.add_argument("--epochs", type=int, default=15, help="of each training (15)")
     parser.add_argument("--trials", type=int, default=5, help="seeds of each trial (5)")
     parser.add_argument("--seeds", type=int, default=8, help="seeds of the comparison (8)")

@@ -42,19 +42,22 @@ FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 FILE = Path(__file__).with_name("standing.json")
 
 
-def standing_rows(modalities: Sequence[str], encoders: str = "mlp") -> Rows:
+Named = str | Mapping[str, str]
+"""Encoders by a name of `MultimodalNet.build`: one for all modalities, or one for each."""
+
+
+def standing_rows(modalities: Sequence[str], encoders: Named = "mlp") -> Rows:
     """Name -> maker, and the one number that is tuned with its five values.
 
     The constant is one on an input of an "mlp", and one on the rate of an encoder of any other
     name of `MultimodalNet.build`: these undo the scale of their inputs.
     """
-    kind = ScaledInputs if encoders == "mlp" else EncoderRates
     return {
         "joint": (Joint, RATES),
         **{f"{m} alone": (partial(Unimodal, m), RATES) for m in modalities},
         "ensemble": (Ensemble, RATES),
         **{
-            _constant(m, encoders): (partial(_factor, kind, m), {"factor": FACTORS})
+            _constant(m, encoders): (partial(_factor, _kind(m, encoders), m), {"factor": FACTORS})
             for m in modalities
         },
         "joint, head refitted": (RefittedHead, RATES),
@@ -70,7 +73,9 @@ def standing_rows(modalities: Sequence[str], encoders: str = "mlp") -> Rows:
     }
 
 
-def standing(name: str, *methods: str, encoders: str = "mlp", **settings: object) -> dict[str, Any]:
+def standing(
+    name: str, *methods: str, encoders: Named = "mlp", **settings: object
+) -> dict[str, Any]:
     """Arguments for `compare`: the standing controls and some methods, as the holdout chose them.
 
     The rows are joint, the modality that is best alone, the ensemble, joint training with the best
@@ -80,7 +85,7 @@ def standing(name: str, *methods: str, encoders: str = "mlp", **settings: object
     Args:
         name, settings: of a data set, as `load` takes them; of those that were tuned.
         methods: keys of METHODS.
-        encoders: a name that `MultimodalNet.build` takes.
+        encoders: a name that `MultimodalNet.build` takes, or one per modality.
 
     Returns:
         methods, data, settings, epochs, lr, build and tuned: all but seeds.
@@ -129,7 +134,7 @@ def standing(name: str, *methods: str, encoders: str = "mlp", **settings: object
 
 def keep(
     name: str,
-    encoders: str,
+    encoders: Named,
     settings: Mapping[str, object],
     *,
     modalities: Sequence[str],
@@ -150,9 +155,11 @@ def keep(
     write_atomically(FILE, json.dumps(everything, indent=1, sort_keys=True) + "\n")
 
 
-def key_of(name: str, encoders: str, settings: Mapping[str, object]) -> str:
+def key_of(name: str, encoders: Named, settings: Mapping[str, object]) -> str:
     """Such as "watch split='arm', mlp"."""
     dials = "".join(f" {key}={value!r}" for key, value in sorted(settings.items()))
+    if isinstance(encoders, Mapping):
+        encoders = " ".join(f"{m}={encoder}" for m, encoder in sorted(encoders.items()))
     return f"{name}{dials}, {encoders}"
 
 
@@ -173,8 +180,13 @@ def _best(rows: Sequence[str], chosen: Mapping[str, Mapping[str, Any]]) -> str:
     return max(rows, key=lambda row: chosen[row]["score"])
 
 
-def _constant(m: str, encoders: str) -> str:
-    return f"joint, {'input' if encoders == 'mlp' else 'rate'} of {m}"
+def _kind(m: str, encoders: Named) -> type[ScaledInputs] | type[EncoderRates]:
+    own = encoders if isinstance(encoders, str) else encoders.get(m)
+    return ScaledInputs if own == "mlp" else EncoderRates
+
+
+def _constant(m: str, encoders: Named) -> str:
+    return f"joint, {'input' if _kind(m, encoders) is ScaledInputs else 'rate'} of {m}"
 
 
 def _factor(kind: Callable[..., Balancer], m: str, factor: float) -> Balancer:

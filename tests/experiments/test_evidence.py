@@ -57,6 +57,21 @@ def test_what_was_chosen_is_kept(quick):
     assert 0 < found["rows"]["joint"]["score"] <= 1
 
 
+def test_each_modality_may_have_an_encoder_of_its_own(quick):
+    quick("--keep", "--encoders", "a=normalised,b=mlp")
+    assert [*json.loads(standing.FILE.read_text())] == ["synthetic, a=normalised b=mlp"]
+    rows = standing.standing_rows(["a", "b"], {"a": "normalised", "b": "mlp"})
+    assert {"joint, rate of a", "joint, input of b"} <= {*rows}
+    assert "joint, input of a" not in rows
+
+
+@pytest.mark.parametrize("wrong", ["cn", "a=cn", "a=cnn,mlp", "=cnn,", "a"])
+def test_encoders_that_are_none_are_named(quick, wrong, capsys):
+    with pytest.raises(SystemExit):
+        quick("--encoders", wrong)
+    assert f"{wrong!r} is no choice of encoders; give one of mlp" in capsys.readouterr().err
+
+
 def test_an_installed_library_is_not_changed(quick, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(evidence, "CHECKOUT", tmp_path)
     with pytest.raises(SystemExit):
