@@ -8,6 +8,8 @@ Finished runs are kept in --cache: the same command goes on after a stop.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from mmlab.diagnosis import setting
 from mmlab.experiments import caption, compare, report
 from mmlab.experiments.standing import RATES, Named, drawn, keep, standing_rows
 from mmlab.experiments.tuning import Tuned, tune
+from mmlab.files import write_atomically
 from mmlab.models.encoders import BUILDERS
 from mmlab.training import Joint
 
@@ -26,7 +29,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Tune and compare; print the table with its caption, and what was chosen."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(given)
     if options.keep and not (CHECKOUT / "pyproject.toml").is_file():
         parser.error("--keep changes a file of the library: use it in a checkout of the project")
     try:
@@ -39,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table = compare(data=data, seeds=range(options.seeds), **tuned.chosen, **sweep)
     except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
         parser.error(str(error))
+    if options.csv:
+        chosen = tuned.optima.set_index("method")["chosen"]
+        rows = table.assign(chosen=table["method"].map(chosen)).to_csv(index=False)
+        write_atomically(options.csv, f"# python -m mmlab.evidence {shlex.join(given)}\n{rows}")
     shown = report(table, folds=options.folds)
     print(shown.to_string(), caption(shown), tuned.optima.to_string(), sep="\n\n")
 
@@ -117,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=8, help="seeds of the comparison (8)")
     parser.add_argument("--folds", type=int, help="show intervals over so many folds, too")
     parser.add_argument("--parallel", type=int, help="processes (one, this one)")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="save one row per run, under the command"
+    )
     parser.add_argument("--cache", type=Path, default=Path("build/evidence"), help="(%(default)s)")
     parser.add_argument(
         "--keep", action="store_true", help="keep what was chosen, for mmlab.experiments.standing"

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from mmlab import evidence
@@ -55,6 +56,16 @@ def test_what_was_chosen_is_kept(quick):
     assert {*found["rows"]["uniform"]["chosen"]} == {"encoder_scale"}
     assert {*found["rows"]["joint"]["chosen"]} == {"lr"}
     assert 0 < found["rows"]["joint"]["score"] <= 1
+
+
+def test_every_run_is_saved_under_the_command_that_made_it(quick, tmp_path):
+    place = tmp_path / "results.csv"
+    quick("--csv", str(place))
+    assert place.read_text().startswith("# python -m mmlab.evidence synthetic --epochs 1 --trials")
+    runs = pd.read_csv(place, comment="#")
+    assert list(runs["method"].value_counts()) == [3] * 5 and {*runs["seed"]} == {0, 1, 2}
+    assert runs["accuracy"].between(0, 1).all()
+    assert runs.query("method == 'uniform'")["chosen"].str.startswith("encoder_scale=").all()
 
 
 def test_each_modality_may_have_an_encoder_of_its_own(quick):
