@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.gblend import GradientBlending as GradientBlending
     from mmlab.balancers.joint import Uniform as Uniform
     from mmlab.balancers.mla import MLA as MLA
+    from mmlab.balancers.mmcosine import MMCosine as MMCosine
     from mmlab.balancers.mmpareto import MMPareto as MMPareto
     from mmlab.balancers.ogm import OGM as OGM
     from mmlab.training.balancer import Balancer
@@ -143,6 +144,15 @@ METHODS: dict[str, Method] = {
         floor=1,
         look=("#009E73", (0, (2, 2)), "X"),
         needs=("shared head", "SGD"),
+    ),
+    "MMCosine": Method(
+        _HERE + "mmcosine",
+        "MMCosine",
+        "the fusion adds cosines of features and class weights: lengths do not count",
+        "Xu et al., ICASSP 2023",
+        floor=1,
+        look=("#E69F00", (0, (10, 1, 1, 1)), "$c$"),
+        needs=("labels",),
     ),
     "DGL": Method(
         _HERE + "dgl",

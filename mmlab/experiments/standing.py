@@ -22,6 +22,7 @@ from mmlab.balancers import (
     EncoderRates,
     Ensemble,
     GradientBlending,
+    MMCosine,
     MMPareto,
     RefittedHead,
     ScaledInputs,
@@ -70,6 +71,7 @@ def standing_rows(modalities: Sequence[str], encoders: Named = "mlp") -> Rows:
         "OGM-GE": (OGM, {"alpha": (0.1, 0.3, 0.5, 1.0, 2.0)}),
         "MMPareto": (MMPareto, {"gamma": (0.25, 0.5, 1.0, 1.5, 3.0)}),
         "MLA": (MLA, RATES),
+        "MMCosine": (MMCosine, {"scale": (2.5, 5.0, 10.0, 20.0, 40.0)}),
     }
 
 

@@ -1,6 +1,16 @@
 """Networks: encoders, fusions, and what joins them."""
 
-from mmlab.models.fusion import FUSIONS, Attention, Concat, FiLM, Fusion, Gated, Late, Sum
+from mmlab.models.fusion import (
+    FUSIONS,
+    Attention,
+    Concat,
+    Cosine,
+    FiLM,
+    Fusion,
+    Gated,
+    Late,
+    Sum,
+)
 from mmlab.models.inference import Inference
 from mmlab.models.network import LazyLogits, MultimodalNet, Output
 from mmlab.models.resnet import ResNet18
@@ -11,6 +21,7 @@ __all__ = [
     "FUSIONS",
     "Attention",
     "Concat",
+    "Cosine",
     "FiLM",
     "FrameMean",
     "Fusion",

@@ -6,10 +6,12 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmlab.checks import check_number
 from mmlab.models.linear import linear
 from mmlab.models.modes import evaluating
 from mmlab.seeds import generator
@@ -236,6 +238,53 @@ class Late(Fusion):
         return {m: head(features[m]) / len(own) for m, head in own.items()}
 
 
+def directions(x: Tensor, least: float = 1e-6) -> Tensor:
+    """Vectors (…, D) at length 1. One that is shorter than `least` becomes 0, without a gradient.
+
+    The gradient of a direction grows as 1 / length: next to 0 it would be no number.
+    """
+    length = x.norm(dim=-1, keepdim=True)
+    return torch.where(length > least, x / length.clamp(min=least), 0)
+
+
+class Cosine(Fusion):
+    """The sum of cosines: z_c = s Σ_m cos(h_m, W_{m,c}), without a bias (MMCosine).
+
+    So neither long features nor long weights make a modality louder: the contribution of m is
+    s cos(h_m, W_{m,c}), between −s and s. Features of length 0 contribute 0.
+
+    scale: s, above 0. It must grow with the number of classes: where M modalities separate C
+           classes as well as cosines can, the cross-entropy is still
+           log(1 + (C − 1) exp(−s M C / (C − 1))) [derived].
+
+    Raises TypeError, ValueError for a scale out of range. Source: Xu et al., ICASSP 2023, whose
+    released code takes s = 10; the guard at length 0 is ours.
+    """
+
+    additive = True
+
+    def __init__(self, widths: Mapping[str, int], n_outputs: int, scale: float = 10.0) -> None:
+        super().__init__(widths, n_outputs)
+        check_number("scale", scale, above=0)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(float(scale)))
+        self.linears = nn.ModuleDict(
+            {m: nn.Linear(d, n_outputs, bias=False) for m, d in self.widths.items()}
+        )
+
+    def forward(self, features: Features) -> Tensor:
+        return total(self.contributions(features))
+
+    def contributions(self, features: Features) -> dict[str, Tensor]:
+        self._check(features)
+        layers: Any = self.linears
+        scale = self.scale[..., None, None]
+        return {
+            m: scale * linear(directions(features[m]), directions(layers[m].weight), None)
+            for m in self.widths
+        }
+
+
 class FiLM(Fusion):
     """Feature-wise linear modulation (Perez et al. 2018): the later modalities modulate the first.
 
@@ -299,6 +348,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     "concat": Concat,
     "sum": Sum,
     "late": Late,
+    "cosine": Cosine,
     "film": FiLM,
     "gated": Gated,
     "attention": Attention,

@@ -12,7 +12,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 from torch import Tensor, nn, optim
 
 from mmlab.datasets.base import Batch, MultimodalData, Split
-from mmlab.models.network import MultimodalNet, Output
+from mmlab.models.network import MakeFusion, MultimodalNet, Output
 from mmlab.training.step import Step
 
 
@@ -68,7 +68,7 @@ class NetworkOptions(TypedDict):
     """Arguments for `MultimodalNet.build`."""
 
     heads: str
-    fusion: str
+    fusion: str | MakeFusion
     scale: NotRequired[Mapping[str, float]]
 
 

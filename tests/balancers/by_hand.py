@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab import Batch, MultimodalData, MultimodalNet
-from mmlab.models import FUSIONS
+from mmlab.models.network import make_fusion
 
 SIZES = {"a": 3, "v": 4, "t": 2}
 WIDTH, CLASSES = 4, 3
@@ -58,8 +58,7 @@ def network(modalities="av", *, fusion="concat", heads="own", encoder=linear, se
         encoders = {m: encoder(SIZES[m], WIDTH) for m in modalities}
         own = nn.ModuleDict({m: nn.Linear(WIDTH, outputs) for m in modalities})
         chosen = own if heads == "own" else nn.Linear(WIDTH, outputs)
-        shared = {"heads": chosen} if fusion == "late" else {}
-        fused = FUSIONS[fusion](dict.fromkeys(modalities, WIDTH), outputs, **shared)
+        fused = make_fusion(fusion, dict.fromkeys(modalities, WIDTH), outputs, chosen)
     return MultimodalNet(encoders, fused, chosen).double()
 
 

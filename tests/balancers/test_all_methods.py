@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_bits(name, modalities):
         assert torch.equal(value, runs[1].model.state_dict()[key])
 
 
-JOINT_ONLY = ("joint", "OGM", "OGM-GE")
+JOINT_ONLY = ("joint", "OGM", "OGM-GE", "MMCosine")
 
 
 @every_method
@@ -129,12 +129,21 @@ def test_a_frozen_encoder_stays_and_the_other_learns(name):
         assert not torch.equal(after[f"encoders.v.{part}"], before[f"encoders.v.{part}"])
 
 
-@every_method
-@pytest.mark.parametrize("fusion", ["sum", "film", "gated", "attention", "late"])
+OWN_FUSION = {"MMCosine": "the method is the fusion"}
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in OWN_FUSION])
+@pytest.mark.parametrize("fusion", ["sum", "film", "gated", "attention", "late", "cosine"])
 def test_every_fusion_will_do(name, fusion):
     net = network(fusion=fusion, heads=MAKERS[name]().heads)
     train(name, data(), net)
     assert all(value.isfinite().all() for value in parameters(net).values())
+
+
+@pytest.mark.parametrize("name", OWN_FUSION)
+def test_a_method_that_is_a_fusion_refuses_another_one(name):
+    with pytest.raises(ValueError, match=r"is a fusion, and this network has Concat; build it"):
+        train(name, data(), network())
 
 
 ORDERED = {
@@ -145,15 +154,16 @@ ORDERED = {
 }
 
 
-def reordered(net, order):
+def reordered(name, net, order):
     """The same function with the modalities in another order, and its columns moved along."""
-    other = network(order, heads="shared" if net.shared_head else "own")
+    other = build(name, order)
     state = net.state_dict()
-    widths = [4] * len(net.modalities)
-    blocks = dict(
-        zip(net.modalities, state["fusion.linear.weight"].split(widths, dim=1), strict=True)
-    )
-    state["fusion.linear.weight"] = torch.cat([blocks[m] for m in order], dim=1)
+    if name not in OWN_FUSION:  # "concat", whose columns are in the order of the modalities
+        widths = [4] * len(net.modalities)
+        blocks = dict(
+            zip(net.modalities, state["fusion.linear.weight"].split(widths, dim=1), strict=True)
+        )
+        state["fusion.linear.weight"] = torch.cat([blocks[m] for m in order], dim=1)
     other.load_state_dict(state)
     return other
 
@@ -161,14 +171,14 @@ def reordered(net, order):
 @pytest.mark.parametrize("name", [name for name in MAKERS if name not in ORDERED])
 def test_the_order_of_the_modalities_does_not_matter(name):
     net = build(name, "avt")
-    other = reordered(net, "tav")
+    other = reordered(name, net, "tav")
     samples = data("avt")
     turned = data("avt")
     for split in turned.splits.values():
         split.inputs = {m: split.inputs[m] for m in "tav"}
     train(name, samples, net)
     train(name, turned, other)
-    expected = reordered(net, "tav").state_dict()
+    expected = reordered(name, net, "tav").state_dict()
     for key, value in other.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-12)
 
@@ -265,7 +275,9 @@ def test_a_step_takes_no_pass_more_than_the_mathematics_needs(name):
         assert (log.count("forward"), log.count("backward")) == PASSES.get(name, (1, 1))
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("joint", "uniform")])
+@pytest.mark.parametrize(
+    "name", [name for name in MAKERS if name not in ("joint", "uniform", *OWN_FUSION)]
+)
 def test_no_method_is_another_name_for_joint_or_uniform_training(name):
     """Trained from the same start on the same batches, each ends elsewhere."""
     tiny = data()

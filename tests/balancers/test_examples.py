@@ -6,7 +6,19 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["gblend", "atf", "ogm", "mmpareto", "mla", "blend", "dgl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gblend",
+        "atf",
+        "ogm",
+        "mmpareto",
+        "mla",
+        "blend",
+        "mmcosine",
+        "dgl",
+    ],
+)
 def test_example_of_the_docstring(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"mmlab.balancers.{name}"))
     assert result.attempted >= 5

@@ -252,6 +252,7 @@ def test_one_file_and_one_line_are_all_that_a_method_takes(tmp_path):
 ALLOWED = {
     "mmlab.checks",
     "mmlab.gradients",
+    "mmlab.models.fusion",
     "mmlab.models.linear",
     "mmlab.models.network",
     "mmlab.training.balancer",

@@ -666,7 +666,7 @@ def test_a_second_fusion_is_that_of_masked_features_and_moves_no_mean(name):
     mask = {"a": MASK, "b": ~MASK}
     stacked = torch.stack([mask["a"], mask["b"]])
     logits = [s.fuse(s.out.features), s.fuse(s.out.features, mask), s.fuse(s.out.features, stacked)]
-    assert bool(before) == (name in ("film", "gated", "attention"))
+    assert bool(before) == (name in ("film", "gated", "attention", "cosine"))  # means, or a scale
     assert_equal(list(net.buffers()), before, rtol=0, atol=0)
     torch.testing.assert_close(logits[0], s.out.joint)
     torch.testing.assert_close(logits[1], net.fusion.forward(features_of(s, mask)))
