@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.mmcosine import MMCosine as MMCosine
     from mmlab.balancers.mmpareto import MMPareto as MMPareto
     from mmlab.balancers.ogm import OGM as OGM
+    from mmlab.balancers.pmr import PMR as PMR
     from mmlab.training.balancer import Balancer
     from mmlab.training.balancer import Joint as Joint
 
@@ -144,6 +145,15 @@ METHODS: dict[str, Method] = {
         floor=1,
         look=("#009E73", (0, (2, 2)), "X"),
         needs=("shared head", "SGD"),
+    ),
+    "PMR": Method(
+        _HERE + "pmr",
+        "PMR",
+        "pull the features of the modality that is behind to the means of their classes",
+        "Fan et al., CVPR 2023",
+        floor=1,
+        look=("#CC79A7", (0, (4, 1)), "H"),
+        needs=("labels",),
     ),
     "MMCosine": Method(
         _HERE + "mmcosine",

@@ -18,6 +18,7 @@ from mmlab.balancers import (
     DGL,
     MLA,
     OGM,
+    PMR,
     Balancer,
     EncoderRates,
     Ensemble,
@@ -71,6 +72,7 @@ def standing_rows(modalities: Sequence[str], encoders: Named = "mlp") -> Rows:
         "OGM-GE": (OGM, {"alpha": (0.1, 0.3, 0.5, 1.0, 2.0)}),
         "MMPareto": (MMPareto, {"gamma": (0.25, 0.5, 1.0, 1.5, 3.0)}),
         "MLA": (MLA, RATES),
+        "PMR": (PMR, {"alpha": (0.25, 0.5, 1.0, 2.0, 4.0)}),
         "MMCosine": (MMCosine, {"scale": (2.5, 5.0, 10.0, 20.0, 40.0)}),
     }
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn, optim
 
 from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.models.network import MakeFusion, MultimodalNet, Output
+from mmlab.training.passes import Reading
 from mmlab.training.step import Step
 
 
@@ -48,6 +49,9 @@ class Training(Protocol):
 
     def features(self, split: str) -> dict[str, Tensor]:
         """Features (N, D) of a whole split, per modality."""
+
+    def reading(self, split: str) -> Reading:
+        """The same as `values`, with the split's `target` and who `has` a modality, in one pass."""
 
     def losses(
         self, split: str, *keys: str, model: MultimodalNet | None = None

@@ -141,7 +141,11 @@ class Course(ABC):
 
     def features(self, split: str) -> dict[str, Tensor]:
         """Features (N, D) of a whole split per modality, in evaluation mode, without a graph."""
-        return read(self.model, self.pieces(split), lambda _, out: dict(out.features)).values
+        return self.reading(split).values
+
+    def reading(self, split: str) -> Reading:
+        """The same as `values`, with the split's target and masks, also where it is a Stream."""
+        return read(self.model, self.pieces(split), lambda _, out: dict(out.features))
 
     def losses(
         self, split: str, *keys: str, model: MultimodalNet | None = None

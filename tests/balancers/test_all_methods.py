@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_bits(name, modalities):
         assert torch.equal(value, runs[1].model.state_dict()[key])
 
 
-JOINT_ONLY = ("joint", "OGM", "OGM-GE", "MMCosine")
+JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine")
 
 
 @every_method
@@ -275,6 +275,9 @@ def test_a_step_takes_no_pass_more_than_the_mathematics_needs(name):
         assert (log.count("forward"), log.count("backward")) == PASSES.get(name, (1, 1))
 
 
+ONE_AT_A_TIME = {"PMR": "only the modality that is behind gets a second loss worth naming"}
+
+
 @pytest.mark.parametrize(
     "name", [name for name in MAKERS if name not in ("joint", "uniform", *OWN_FUSION)]
 )
@@ -286,9 +289,9 @@ def test_no_method_is_another_name_for_joint_or_uniform_training(name):
     mine = parameters(runs[name].model)
     for control in ("joint", "uniform"):
         theirs = parameters(runs[control].model)
-        for m in "av":
-            gap = (mine[f"encoders.{m}.weight"] - theirs[f"encoders.{m}.weight"]).norm()
-            assert gap > 1e-3
+        keys = [f"encoders.{m}.weight" for m in "av"]
+        gaps = [(mine[key] - theirs[key]).norm() for key in keys]
+        assert (max(gaps) if name in ONE_AT_A_TIME else min(gaps)) > 1e-3
 
 
 def test_unimodal_training_moves_one_branch_alone():

@@ -283,7 +283,8 @@ def test_what_is_taken_out_of_a_training_averages_alike(task):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if "labels" in METHODS[name].needs])
 def test_numbers_have_no_score_of_a_class(name):
-    with pytest.raises(ValueError, match=r"needs class labels.*For regression use"):
+    kind = METHODS[name].kind
+    with pytest.raises(ValueError, match=rf"{kind} needs class labels.*For regression use"):
         trained(MAKERS[name], made("regression"))
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from trained import DATA, dropping, same, trained, weights
 
 from mmlab.balancers import ATF, METHODS, Balancer, GradientBlending, Joint, Uniform
-from mmlab.datasets import Batch, MultimodalData
+from mmlab.datasets import Batch, MultimodalData, drop
 from mmlab.evaluation import Curves, GradientWatch
 from mmlab.models import MultimodalNet
 from mmlab.seeds import generator
@@ -191,6 +191,23 @@ def test_features_need_no_fusion_and_no_head():
         part.register_forward_hook(lambda *_: seen.append(1))
     run.features("train")
     assert seen == []
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_reading_has_the_targets_and_masks_of_the_features(missing, monkeypatch):
+    parts = DATA.splits
+    if missing:
+        parts = {name: drop(part, 0.4) for name, part in parts.items()}
+    data = MultimodalData(**parts, n_classes=2)
+    run = trained(data=data, epochs=1)
+    monkeypatch.setattr("mmlab.datasets.splits.MOST", 7)
+    for name, part in data.splits.items():
+        found = run.reading(name)
+        assert torch.equal(found.target, part.target)
+        for m in "ab":
+            assert torch.equal(found.values[m], run.features(name)[m])
+            has = found.has(m)
+            assert (has is None) == (not missing) and (has is None or has.equal(part.present[m]))
 
 
 class Chosen(Joint):

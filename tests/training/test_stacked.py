@@ -11,6 +11,7 @@ from mmlab import (
     ATF,
     MLA,
     OGM,
+    PMR,
     Balancer,
     GradientBlending,
     Joint,
@@ -125,7 +126,7 @@ def test_under_encoders_that_are_not_linear_layers(method):
 
 @pytest.mark.parametrize(
     "method",
-    ["joint", "uniform", "G-Blend again", "ACE", "BDO", "OGM", "OGM-GE", "MMPareto", "MLA"],
+    ["joint", "uniform", "G-Blend again", "ACE", "BDO", "OGM", "OGM-GE", "MMPareto", "MLA", "PMR"],
 )
 def test_with_modalities_missing(method):
     data = []
@@ -169,6 +170,8 @@ GRIDS = {
     "alpha of MLA": (lambda v: MLA(alpha=v), [0.01, 0.1, 10.0]),
     "alpha of MLA, rls": (lambda v: MLA("rls", alpha=v), [0.01, 0.1, 10.0]),
     "scale of the uniform sum": (lambda v: Uniform(encoder_scale=v), [0.5, 1.0, 1.5]),
+    "alpha of PMR": (lambda v: PMR(alpha=v), [0.1, 1.0, 4.0]),
+    "mu of PMR": (lambda v: PMR(mu=v), [0.0, 0.01, 1.0]),
     "alpha of OGM, continuous": (lambda v: OGM(alpha=v, continuous=True), [0.1, 0.5, 2.0]),
 }
 
