@@ -16,6 +16,7 @@ from mmlab.files import write_atomically
 if TYPE_CHECKING:
     from mmlab.balancers.atf import ATF as ATF
     from mmlab.balancers.blend import Blend as Blend
+    from mmlab.balancers.cml import CML as CML
     from mmlab.balancers.controls import EncoderRates as EncoderRates
     from mmlab.balancers.controls import Ensemble as Ensemble
     from mmlab.balancers.controls import RefittedHead as RefittedHead
@@ -162,6 +163,15 @@ METHODS: dict[str, Method] = {
         "Xu et al., ICASSP 2023",
         floor=1,
         look=("#E69F00", (0, (10, 1, 1, 1)), "$c$"),
+        needs=("labels",),
+    ),
+    "CML": Method(
+        _HERE + "cml",
+        "CML",
+        "confidence that grows when a modality is removed is penalised",
+        "Ma et al., ICML 2023",
+        floor=1,
+        look=("#009E73", (0, (4, 3)), "$m$"),
         needs=("labels",),
     ),
     "DGL": Method(

@@ -15,6 +15,7 @@ from typing import Any
 
 from mmlab.balancers import (
     ATF,
+    CML,
     DGL,
     MLA,
     OGM,
@@ -74,6 +75,7 @@ def standing_rows(modalities: Sequence[str], encoders: Named = "mlp") -> Rows:
         "MLA": (MLA, RATES),
         "PMR": (PMR, {"alpha": (0.25, 0.5, 1.0, 2.0, 4.0)}),
         "MMCosine": (MMCosine, {"scale": (2.5, 5.0, 10.0, 20.0, 40.0)}),
+        "CML": (CML, {"lam": (0.3, 1.0, 3.0, 10.0, 30.0)}),
     }
 
 

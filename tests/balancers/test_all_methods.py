@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_bits(name, modalities):
         assert torch.equal(value, runs[1].model.state_dict()[key])
 
 
-JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine")
+JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine", "CML")
 
 
 @every_method
@@ -151,6 +151,7 @@ ORDERED = {
     "MLA": "the modalities take turns in their order",
     "MLA, rls": "the modalities take turns in their order",
     "MLA, none": "the modalities take turns in their order",
+    "CML": "the order in which a sample loses its modalities is drawn in theirs",
 }
 
 

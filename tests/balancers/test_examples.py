@@ -17,6 +17,7 @@ import pytest
         "blend",
         "pmr",
         "mmcosine",
+        "cml",
         "dgl",
     ],
 )

@@ -34,7 +34,11 @@ def trained(net, balancer, optimizer, epochs=3):
     return run
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "OGM-GE"])  # draws noise
+DRAWS = {"OGM-GE": "noise", "CML": "the order in which a sample loses its modalities"}
+"""Without the run's draws, as in these loops, they come from torch's global generator."""
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in DRAWS])
 def test_a_loop_of_ones_own_ends_where_fit_ends(name):
     balancer = MAKERS[name]()
     net, other = (network(**balancer.network, encoder=mlp) for _ in range(2))
@@ -61,6 +65,7 @@ def left(name, clear):
     balancer, found = METHODS[name].make(), []
     net = network("avt", **balancer.network, encoder=mlp)
     optimizer = sgd(net.parameters())
+    torch.manual_seed(0)  # of a method that draws
     for seed in (1, 2):
         for _ in balancer.step(Step(net, batch("avt", seed=seed), optimizer)):
             pass
