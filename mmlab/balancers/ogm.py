@@ -5,7 +5,7 @@ Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 
 import torch
@@ -193,30 +193,46 @@ class OGM(Balancer):
 
     @torch.no_grad()
     def scores(self, s: Step) -> Tensor:
-        """Mean probability of the truth from each modality's share, (…, M).
+        """Mean probability of the truth from each modality's share of the joint logits, (…, M)."""
+        check_labels(s, "OGM")
+        return mean_scores(s, s.out.contributions)
 
-        The mean is over the samples that have the modality; where all have all, ratios of means
-        are the paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor
-        behind: it scores the mean of the others (which, for M ≥ 3, moves their ratios closer to 1).
-        """
-        target = s.batch.target
-        if s.batch.task == "regression":
-            raise ValueError(
-                f"OGM needs class labels, and the targets are {target.dtype}: its score is the "
-                "probability of the true class. For regression use ATF, MMPareto or "
-                "GradientBlending"
-            )
-        parts = s.out.contributions
-        shares = torch.stack([parts[m] for m in s.modalities], dim=-3)
-        if s.batch.task == "multilabel":
-            truth = probabilities_of_labels(shares, target.unsqueeze(-3)).mean(-1)
-        else:
-            index = target.long().unsqueeze(-2).expand(shares.shape[:-1])[..., None]
-            truth = shares.softmax(-1).gather(-1, index)[..., 0]
-        scores = s.mean(truth)
-        if s.batch.present is None:
-            return scores
-        return torch.where(s.seen, scores, scores.nanmean(-1, keepdim=True))
+
+@torch.no_grad()
+def mean_scores(s: Step, logits: Mapping[str, Tensor]) -> Tensor:
+    """Mean probability of the truth from each modality's logits (…, B, C): (…, M).
+
+    The mean is over the samples that have the modality; where all have all, ratios of means are the
+    paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor behind: it
+    scores the mean of the others (which, for M ≥ 3, moves their ratios closer to 1).
+    """
+    each = torch.stack([logits[m] for m in s.modalities], dim=-3)
+    scores = s.mean(probabilities_of_truth(s, each).mean(-1))
+    if s.batch.present is None:
+        return scores
+    return torch.where(s.seen, scores, scores.nanmean(-1, keepdim=True))
+
+
+def check_labels(s: Step, who: str) -> None:
+    """Raise ValueError for real-valued targets: they have no class whose probability is a score."""
+    if s.batch.task == "regression":
+        raise ValueError(
+            f"{who} needs class labels, and the targets are {s.batch.target.dtype}: its score is "
+            "the probability of the true class. For regression use ATF, MMPareto or "
+            "GradientBlending"
+        )
+
+
+def probabilities_of_truth(s: Step, logits: Tensor) -> Tensor:
+    """What logits (…, M, B, C) of each modality give to the truth: (…, M, B, 1).
+
+    Where a sample has several labels, what they give to what is true of each, (…, M, B, C).
+    """
+    target = s.batch.target.unsqueeze(s.batch.target.ndim - (s.batch.task == "multilabel") - 1)
+    if s.batch.task == "multilabel":
+        return probabilities_of_labels(logits, target)
+    index = target.long().expand(logits.shape[:-1])[..., None]
+    return logits.softmax(-1).gather(-1, index)
 
 
 def probabilities_of_labels(logits: Tensor, target: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mmlab.files import write_atomically
 
 if TYPE_CHECKING:
+    from mmlab.balancers.agm import AGM as AGM
     from mmlab.balancers.atf import ATF as ATF
     from mmlab.balancers.blend import Blend as Blend
     from mmlab.balancers.cml import CML as CML
@@ -146,6 +147,15 @@ METHODS: dict[str, Method] = {
         floor=1,
         look=("#009E73", (0, (2, 2)), "X"),
         needs=("shared head", "SGD"),
+    ),
+    "AGM": Method(
+        _HERE + "agm",
+        "AGM",
+        "damp the modality that is further ahead than usual, by its Shapley part of the logits",
+        "Li et al., ICCV 2023",
+        floor=1,
+        look=("#009E73", (0, (9, 1, 2, 1)), "h"),
+        needs=("labels",),
     ),
     "PMR": Method(
         _HERE + "pmr",

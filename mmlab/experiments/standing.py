@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlab.balancers import (
+    AGM,
     ATF,
     CML,
     DGL,
@@ -73,6 +74,7 @@ def standing_rows(modalities: Sequence[str], encoders: Named = "mlp") -> Rows:
         "OGM-GE": (OGM, {"alpha": (0.1, 0.3, 0.5, 1.0, 2.0)}),
         "MMPareto": (MMPareto, {"gamma": (0.25, 0.5, 1.0, 1.5, 3.0)}),
         "MLA": (MLA, RATES),
+        "AGM": (AGM, {"alpha": (0.25, 0.5, 1.0, 2.0, 4.0)}),
         "PMR": (PMR, {"alpha": (0.25, 0.5, 1.0, 2.0, 4.0)}),
         "MMCosine": (MMCosine, {"scale": (2.5, 5.0, 10.0, 20.0, 40.0)}),
         "CML": (CML, {"lam": (0.3, 1.0, 3.0, 10.0, 30.0)}),

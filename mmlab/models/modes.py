@@ -2,8 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FunctionType
 
 from torch import Tensor, nn
+
+RATED = (nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)
+"""Parts of torch that draw random numbers in training, at a rate that may be 0."""
+BY_BATCH = (nn.modules.batchnorm._NormBase,)
+"""Parts of torch that may normalise by the batch in training, and by running means elsewhere."""
 
 
 @contextmanager
@@ -16,6 +22,24 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def differs_in_training(module: nn.Module) -> bool:
+    """Whether a module may give something else in training than in evaluation mode.
+
+    Torch's own parts are known. Of another class the code is asked whether it reads `training`.
+    """
+    return any(part.training and _differs(part) for part in module.modules())
+
+
+def _differs(part: nn.Module) -> bool:
+    if isinstance(part, RATED):
+        return bool(part.p if hasattr(part, "p") else part.dropout)
+    if isinstance(part, BY_BATCH) or type(part).__module__.startswith("torch."):
+        return isinstance(part, BY_BATCH)
+    own = [kind for kind in type(part).__mro__ if not kind.__module__.startswith("torch.")]
+    code = [f.__code__ for kind in own for f in vars(kind).values() if isinstance(f, FunctionType)]
+    return any("training" in one.co_names for one in code)
 
 
 def buffers_of(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:

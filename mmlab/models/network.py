@@ -16,9 +16,9 @@ from mmlab.models.encoders import Encoders, factor_of, make_encoders, scaled
 from mmlab.models.fusion import FUSIONS, Late
 from mmlab.models.inference import Inference, JointLogits, Predictor
 from mmlab.models.linear import Linear
-from mmlab.models.modes import evaluating
+from mmlab.models.modes import differs_in_training, evaluating
 from mmlab.models.pieces import in_pieces
-from mmlab.nested import Nested, tensors
+from mmlab.nested import Nested, changed, tensors
 from mmlab.seeds import drawing, seeded
 
 TASKS = ("classification", "multilabel", "regression")
@@ -37,6 +37,7 @@ class LazyFeatures(Mapping[str, Tensor]):
         self._network, self._inputs, self._piece = network, inputs, piece
         self._graph = torch.is_grad_enabled()
         self.computed: dict[str, Tensor] = {}
+        self._evaluated: dict[tuple[str, bool], Tensor] = {}
         self.reads: list[tuple[str, str]] = []
         """Which parts have run, in order: "encoder", "head", "heads" or "fusion", and whose."""
 
@@ -47,13 +48,49 @@ class LazyFeatures(Mapping[str, Tensor]):
                 self.computed[m] = self._encoded(m)
         return self.computed[m]
 
-    def _encoded(self, m: str) -> Tensor:
+    def _encoded(self, m: str, evaluate: bool = False) -> Tensor:
         network, inputs = self._network, self._inputs[m]
-        encode = functools.partial(network.encoded, m)
+        encode = functools.partial(self._evaluate if evaluate else network.encoded, m)
         if self._piece is None:
             return encode(inputs)
-        axis = 0 if network.replicas is None else 1
-        return in_pieces(encode, network.encoders[m], inputs, self._piece, axis)
+        return in_pieces(encode, network.encoders[m], inputs, self._piece, self._axis)
+
+    def _evaluate(self, m: str, x: Nested) -> Tensor:
+        with evaluating(self._network.encoders[m]):
+            return self._network.encoded(m, x)
+
+    @property
+    def _axis(self) -> int:
+        """That of the samples."""
+        return 0 if self._network.replicas is None else 1
+
+    def evaluated(self, m: str, *, of_zeros: bool = False) -> Tensor:
+        """The features (B, D) of modality m in evaluation mode, or those of an input of zeros.
+
+        Of zeros the encoder sees one row, whose features serve all samples. Where it has no part
+        that differs in training, the features of this pass are those of evaluation mode, too.
+
+        Raises ValueError where a forward pass of one's own may fuse other features.
+        """
+        network, inputs = self._network, self._inputs[m]
+        if type(network).forward is not MultimodalNet.forward:
+            raise ValueError(
+                f"{type(network).__name__} has a forward pass of its own, so what it gives without "
+                "a modality's input is not known; override `encode` or give a fusion instead"
+            )
+        if not of_zeros and not (self._axis == 0 and differs_in_training(network.encoders[m])):
+            return self[m]
+        if (m, of_zeros) not in self._evaluated:
+            with torch.set_grad_enabled(self._graph):
+                if of_zeros:
+                    row = changed(lambda x: torch.zeros_like(x.narrow(self._axis, 0, 1)), inputs)
+                    found = self._evaluate(m, row)
+                else:
+                    found = self._encoded(m, evaluate=True)
+            self._evaluated[m, of_zeros] = found
+        found = self._evaluated[m, of_zeros]
+        size = next(iter(tensors(inputs).values())).shape[self._axis]
+        return found.expand(*found.shape[:-2], size, -1)
 
     def __contains__(self, m: object) -> bool:
         return isinstance(m, str) and m in self._network.encoders
@@ -162,6 +199,23 @@ class Output:
             with torch.set_grad_enabled(self._graph):
                 self._joint = self._fused()(features)
         return self._joint
+
+    def without(self, *absent: str) -> Tensor:
+        """The joint logits (B, C) if the inputs of these modalities were zeros, with a graph.
+
+        In evaluation mode: dropout or batch statistics would make them differ by more than what is
+        absent. Of a dict or tuple every part is zero, as in samples that lack a modality.
+
+        Raises ValueError for the output of a forward pass of one's own.
+        """
+        features, fusion = self.features, self._fused()
+        if not isinstance(features, LazyFeatures):
+            raise ValueError(
+                "this Output does not know the inputs; take that of a training step (Step.out) of "
+                "a network without a forward pass of its own"
+            )
+        with torch.set_grad_enabled(self._graph), evaluating(fusion):
+            return fusion({m: features.evaluated(m, of_zeros=m in absent) for m in features})
 
     @property
     def contributions(self) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import pytest
         "mmpareto",
         "mla",
         "blend",
+        "agm",
         "pmr",
         "mmcosine",
         "cml",
