@@ -66,8 +66,8 @@ text. But no two methods of one paper share a colour, and none has the uniform s
 with methods of its own may add them, so that they too look the same in all its figures.
 """
 
-# the name of a class stands for the first method that it makes
-_SAME = {method.kind: name for name, method in reversed(METHODS.items())}
+# the name of a class stands for the first method that it makes; Blend's are of many papers
+_SAME = {m.kind: name for name, m in reversed(METHODS.items()) if m.kind != "Blend"}
 
 ANSWER_LOOKS = (
     Look("#7F7F7F", "-", "D"),

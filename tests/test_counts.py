@@ -89,11 +89,15 @@ def test_a_step_makes_few_kernels_more_than_joint_training(make, most):
     assert 0 < more_than_joint(make) <= most
 
 
+RULES = [name for name, method in METHODS.items() if method.kind == "Blend"]
+
+
 @pytest.mark.parametrize("network", [{}, {"encoders": "cnn"}])
-def test_mmpareto_makes_at_most_three_times_the_kernels(network):
+@pytest.mark.parametrize("method", ["MMPareto", *RULES])
+def test_a_rule_for_two_gradients_makes_at_most_three_times_the_kernels(method, network):
     options = {"network": network, "kind": torch.optim.SGD}
-    joint, pareto = kernels(Joint, **options), kernels(MMPareto, **options)
-    assert joint.total() < pareto.total() <= 3 * joint.total()
+    joint, ruled = kernels(Joint, **options), kernels(METHODS[method].make, **options)
+    assert joint.total() < ruled.total() <= (3.1 if method == "CAGrad" else 3) * joint.total()
 
 
 @pytest.mark.parametrize("method", METHODS)

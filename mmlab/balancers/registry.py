@@ -192,6 +192,56 @@ METHODS: dict[str, Method] = {
         floor=1,
         look=("#CC79A7", (0, (15, 2)), "$d$"),
     ),
+    "PCGrad": Method(
+        _HERE + "blend",
+        "Blend",
+        "of two conflicting gradients each loses its part along the other",
+        "Yu et al., NeurIPS 2020",
+        floor=5 / 3,
+        look=("#E69F00", (0, (8, 1, 1, 1, 1, 1)), "1"),
+        options={"weighting": "pcgrad"},
+        floor_linear=4 / 3,
+    ),
+    "CAGrad": Method(
+        _HERE + "blend",
+        "Blend",
+        "of the steps near the mean gradient, the one that helps the worse-off loss most",
+        "Liu et al., NeurIPS 2021",
+        floor=5 / 3,
+        look=("#56B4E9", (0, (1, 4)), "2"),
+        options={"weighting": "cagrad"},
+        floor_linear=4 / 3,
+    ),
+    "IMTL-G": Method(
+        _HERE + "blend",
+        "Blend",
+        "the step reaches equally far along both gradients",
+        "Liu et al., ICLR 2021",
+        floor=5 / 3,
+        look=("#009E73", (0, (5, 5)), "3"),
+        options={"weighting": "imtl-g"},
+        floor_linear=4 / 3,
+    ),
+    "Nash-MTL": Method(
+        _HERE + "blend",
+        "Blend",
+        "the two losses bargain: the product of their gains is the largest",
+        "Navon et al., ICML 2022",
+        floor=5 / 3,
+        look=("#CC79A7", (0, (11, 1, 3, 1)), "4"),
+        options={"weighting": "nash-mtl"},
+        floor_linear=4 / 3,
+    ),
+    "Aligned-MTL": Method(
+        _HERE + "blend",
+        "Blend",
+        "the gradients are made orthogonal and equally long, then averaged",
+        "Senushkin et al., CVPR 2023",
+        floor=5 / 3,
+        look=("#56B4E9", (0, (13, 1, 1, 1, 1, 1)), "+"),
+        options={"weighting": "aligned-mtl"},
+        floor_linear=4 / 3,
+    ),
 }
 """Name -> method, in the order in which tables show them."""
 
@@ -200,7 +250,7 @@ CONTROLS = dict.fromkeys(
 )
 """What every comparison of methods carries beside them and `DGL`, and where it lives."""
 
-TOOLS = {"Unimodal": _HERE + "joint", "Blend": _HERE + "blend"}
+TOOLS = {"Unimodal": _HERE + "joint"}
 """Classes that need an argument, and so are no method yet, and where they live."""
 
 

@@ -22,6 +22,7 @@ from mmlab.balancers import (
     OGM,
     PMR,
     Balancer,
+    Blend,
     EncoderRates,
     Ensemble,
     GradientBlending,
@@ -78,6 +79,11 @@ def standing_rows(modalities: Sequence[str], encoders: Named = "mlp") -> Rows:
         "PMR": (PMR, {"alpha": (0.25, 0.5, 1.0, 2.0, 4.0)}),
         "MMCosine": (MMCosine, {"scale": (2.5, 5.0, 10.0, 20.0, 40.0)}),
         "CML": (CML, {"lam": (0.3, 1.0, 3.0, 10.0, 30.0)}),
+        "PCGrad": (partial(Blend, "pcgrad"), RATES),
+        "CAGrad": (partial(Blend, "cagrad"), {"c": (0.1, 0.25, 0.5, 0.75, 0.9)}),
+        "IMTL-G": (partial(Blend, "imtl-g"), RATES),
+        "Nash-MTL": (partial(Blend, "nash-mtl"), RATES),
+        "Aligned-MTL": (partial(Blend, "aligned-mtl"), RATES),
     }
 
 

@@ -12,7 +12,13 @@ from torchjd.aggregation import IMTLGWeighting, PCGradWeighting, UPGradWeighting
 from torchjd.linalg import DualConeProjector
 
 from mmlab import Blend, MMPareto, MultimodalNet, Step, Uniform, fit, load
-from mmlab.balancers.blend import cagrad_weights, nash_weights
+from mmlab.balancers.blend import (
+    aligned_weights,
+    cagrad_weights,
+    imtl_weights,
+    nash_weights,
+    pcgrad_weights,
+)
 from mmlab.balancers.mmpareto import pareto_weights
 from mmlab.evaluation import test_accuracy as accuracy_on_test
 
@@ -21,6 +27,9 @@ OURS = {
     "nash": nash_weights,
     "cagrad": cagrad_weights,
     "cagrad, c = 0.9": functools.partial(cagrad_weights, c=0.9),
+    "pcgrad": pcgrad_weights,
+    "imtl-g": imtl_weights,
+    "aligned-mtl": aligned_weights,
 }
 
 
@@ -134,7 +143,7 @@ def test_a_rule_that_is_a_method_gives_the_methods_gradients(rule, twin):
 
 
 def test_what_is_no_rule_is_refused():
-    with pytest.raises(TypeError, match=r"weighting is 0\.5; give what makes weights \(2,\)"):
+    with pytest.raises(TypeError, match=r"weighting is 0\.5; give .*what makes weights \(2,\)"):
         Blend(0.5)
     with pytest.raises(RuntimeError, match="shape"):
         stepped(Blend(lambda gram: torch.ones(3)))
@@ -247,7 +256,7 @@ def test_a_ball_that_holds_zero_is_refused(c):
         cagrad_weights(torch.eye(2), c)
 
 
-# --- both -----------------------------------------------------------------------------------------
+# --- all ------------------------------------------------------------------------------------------
 
 
 @every_rule_of_ours
@@ -283,7 +292,8 @@ def test_the_gradients_may_change_places(rule):
 
 @every_rule_of_ours
 def test_a_nan_is_not_hidden(rule):
-    for place in ((0, 0), (1, 1), (0, 1)):
+    lengths_alone = [(0, 0), (1, 1)]  # what IMTL-G reads of two
+    for place in lengths_alone if rule is imtl_weights else [*lengths_alone, (0, 1)]:
         G = torch.eye(2).double()
         G[place] = G[place[::-1]] = torch.nan
         assert rule(G).isnan().all()
@@ -297,8 +307,15 @@ def test_no_value_is_read_by_the_host(rule):
 
 @every_rule_of_ours
 @pytest.mark.parametrize("shape", [(3, 3), (5, 4, 4), (1, 1)])
-def test_other_numbers_of_gradients_are_refused(rule, shape):
+def test_other_numbers_of_gradients_are_refused_where_the_rule_is_for_two(rule, shape):
+    if rule in (pcgrad_weights, imtl_weights):
+        assert rule(torch.eye(shape[-1]).expand(shape)).shape == shape[:-1]
+        return
     with pytest.raises(ValueError, match=r"gram has shape .*allowed is \(…, 2, 2\)"):
         rule(torch.rand(shape))
+
+
+@every_rule_of_ours
+def test_what_is_no_gramian_is_refused(rule):
     with pytest.raises(ValueError, match=r"Allowed are gram \(…, K, K\)"):
         rule(torch.rand(2, 3))

@@ -13,6 +13,7 @@ from mmlab import (
     OGM,
     PMR,
     Balancer,
+    Blend,
     GradientBlending,
     Joint,
     MMPareto,
@@ -173,6 +174,7 @@ GRIDS = {
     "alpha of PMR": (lambda v: PMR(alpha=v), [0.1, 1.0, 4.0]),
     "mu of PMR": (lambda v: PMR(mu=v), [0.0, 0.01, 1.0]),
     "alpha of OGM, continuous": (lambda v: OGM(alpha=v, continuous=True), [0.1, 0.5, 2.0]),
+    "c of CAGrad": (lambda v: Blend("cagrad", c=v), [0.0, 0.4, 0.9]),
 }
 
 
