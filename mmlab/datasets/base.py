@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from mmlab.checks import check_choice
+from mmlab.checks import check_choice, check_flag
 from mmlab.models.network import TASKS
 from mmlab.nested import Nested, changed, joined, shapes, tensors
 
@@ -61,6 +61,9 @@ class Batch:
              modality, False where the sample lacks it. Its input should be 0 there: nothing looks
              at it but the joint network.
     index:   None, or (B,) integers: which samples of their split these are. A training sets it.
+
+    Where each frame of a sample has a class, the target is (B, T) integers, with −100 (torch's
+    ignore_index) for frames that do not count, such as those of a padding.
 
     For a stack of R networks every tensor has a leading axis R (`stack_batches`), and len is R.
 
@@ -301,6 +304,9 @@ def _fix(values: object) -> str:
     return "use torch.as_tensor(...)"
 
 
+IGNORED = -100
+"""The label of a frame that does not count: the `ignore_index` of torch's losses."""
+
 REAL = (torch.float32, torch.float64)
 """The types of real numbers that a data set holds."""
 
@@ -434,7 +440,12 @@ def _to_one_class(target: Tensor) -> str:
             "labels from one-hot rows are target.argmax(1); where a sample has several labels, set "
             "task='multilabel'"
         )
-    return "a class per frame is not taken; make each frame a sample of its own"
+    return "for a class per frame set frames=True (−100: does not count)"
+
+
+def _counted(target: Tensor) -> Tensor:
+    """The labels of frames that count."""
+    return target[target != IGNORED]
 
 
 def _check_zeros_and_ones(where: str, target: Tensor) -> None:
@@ -461,6 +472,9 @@ class MultimodalData:
                for "multilabel" the number of labels, C. None for regression.
     units:     what one unit of each modality means, for axes and cards.
     card:      provenance, licence and limits, in plain text.
+    frames:    whether each frame of a sample has a class: targets (B, T), −100 where a frame does
+               not count. Losses, scores and methods take each frame that counts as a sample; a
+               batch's loss is the mean over these. Encoders give (B, T, width).
 
     Every value is looked at once: a score of NaN would count as one class, or spoil a mean. Of a
     Batch that happens here, of a Stream when it is read.
@@ -480,9 +494,16 @@ class MultimodalData:
     name: str = "unnamed"
     units: Mapping[str, str] = field(default_factory=dict)
     card: str = ""
+    frames: bool = False
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, TASKS)
+        check_flag("frames", self.frames)
+        if self.frames and self.task != "classification":
+            raise ValueError(
+                f"frames=True is for task='classification', and the task is {self.task!r}; leave "
+                "frames out: numbers (B, K) are K outputs per sample"
+            )
         for name, split in self.splits.items():
             if not isinstance(split, Split):
                 raise TypeError(
@@ -585,6 +606,8 @@ class MultimodalData:
 
     def _check_target_shape(self, where: str, target: Tensor) -> None:
         shape, rows = tuple(target.shape), len(target)
+        if self.frames:
+            return self._check_frames(where, target)
         if self.task == "classification" and target.ndim != 1:
             raise ValueError(
                 f"{where} has shape {shape}; it must be ({rows},): {_to_one_class(target)}"
@@ -604,6 +627,20 @@ class MultimodalData:
             raise ValueError(
                 f"{where} has {shape[1:]} numbers per sample, that of train has "
                 f"{tuple(self._like.target.shape[1:])}; give all splits as many"
+            )
+
+    def _check_frames(self, where: str, target: Tensor) -> None:
+        if target.ndim != 2:
+            raise ValueError(
+                f"{where} has shape {tuple(target.shape)}; with frames=True it must be "
+                f"({len(target)}, T): a class for each frame of a sample, −100 where it does not "
+                "count"
+            )
+        none = (target == IGNORED).all(1)
+        if none.any():
+            raise ValueError(
+                f"{where} has no frame that counts in {int(none.sum())} of {len(target)} samples, "
+                f"first in sample {int(none.nonzero()[0])}; leave these samples out"
             )
 
     def _hold_labels_as_booleans(self) -> None:
@@ -637,7 +674,7 @@ class MultimodalData:
             )
         self._check_splits(self._check_range)
         held = [split for split in self.splits.values() if isinstance(split, Batch)]
-        least = min((int(split.target.min()) for split in held), default=0)
+        least = min((int(_counted(split.target).min()) for split in held), default=0)
         if least > 0 and len(held) == len(self.splits):
             warnings.warn(
                 f"the smallest label is {least}, so there are {least} classes without a sample; "
@@ -646,10 +683,13 @@ class MultimodalData:
             )
 
     def _check_range(self, name: str, batch: Batch) -> Batch:
-        low, high = (int(end) for end in batch.target.aminmax())
+        target = _counted(batch.target) if self.frames else batch.target
+        low, high = (int(end) for end in target.aminmax())
         if low < 0 or high >= self.n_outputs:
             wrong = low if low < 0 else high
-            fix = "leave out samples without a label, or " if low < 0 else ""
+            without = f"give frames without a label {IGNORED}"
+            fix = without if self.frames else "leave out samples without a label"
+            fix = f"{fix}, or " if low < 0 else ""
             more = "" if low < 0 else ", or raise n_classes"
             raise ValueError(
                 f"label {wrong} in {name} is out of range: with n_classes={self.n_classes} "
@@ -727,7 +767,7 @@ class MultimodalData:
         """A card: task, modalities, split sizes, provenance."""
         count = self.n_outputs
         kind = {
-            "classification": f"{count} classes",
+            "classification": f"{count} classes" + (" of each frame" if self.frames else ""),
             "multilabel": f"{count} labels, of which a sample may have several",
             "regression": "one real number" if count == 1 else f"{count} real numbers",
         }[self.task]

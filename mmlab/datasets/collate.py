@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import default_collate
 
 from mmlab.checks import check_choice
+from mmlab.datasets.base import IGNORED
 
 
 def pad(sequences: Sequence[Any], length: int | None = None) -> dict[str, Tensor]:
@@ -57,10 +58,17 @@ def pad(sequences: Sequence[Any], length: int | None = None) -> dict[str, Tensor
     return {"values": values, "mask": mask.to(like.device)}
 
 
+def _is_row(target: Any) -> bool:
+    """Whether it is a row of whole numbers, as the labels of frames are."""
+    row = torch.as_tensor(target)
+    return row.ndim == 1 and row.dtype in (torch.int64, torch.uint8)
+
+
 class Padded:
     """Samples as a batch, with padded sequences: `Stream(dataset, collate=Padded("text"))`.
 
-    A sample is (inputs, target) or (inputs, target, present), as a Stream reads it.
+    A sample is (inputs, target) or (inputs, target, present), as a Stream reads it. Where each
+    frame has a label, targets of unlike length get −100 at the end, which does not count.
 
     names: the modalities that `pad` makes one tensor and a mask, as long as the longest sequence of
            the batch; the others go through torch's `default_collate`.
@@ -80,5 +88,9 @@ class Padded:
             ({m: x for m, x in inputs.items() if m not in padded}, *more)
             for inputs, *more in samples
         ]
+        if len({len(target) for _, target, *_ in others if _is_row(target)}) > 1:
+            labels = pad([target for _, target, *_ in others])
+            padded_labels = torch.where(labels["mask"], labels["values"], IGNORED)
+            others = [(x, y, *more) for (x, _, *more), y in zip(others, padded_labels, strict=True)]
         collated, *rest = default_collate(others)
         return {m: padded[m] if m in padded else collated[m] for m in form}, *rest

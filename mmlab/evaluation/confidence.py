@@ -12,7 +12,12 @@ from torch import Tensor
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
-from mmlab.evaluation.metrics import check_finite, check_labels, check_logits
+from mmlab.evaluation.metrics import (
+    check_finite,
+    check_labels,
+    check_logits,
+    those_that_count,
+)
 from mmlab.evaluation.missing import having, without
 from mmlab.training import Run
 
@@ -25,11 +30,13 @@ def calibration_error(logits: Tensor, target: Tensor, bins: int = 15) -> float:
     equation 3). The estimate depends on the bins, and is above 0 for few samples of any network.
 
     Args:
-        logits: (…, B, C); target: (…, B). Log-probabilities are logits, too.
+        logits: (…, B, C); target: (…, B), −100 for frames that do not count. Log-probabilities are
+            logits, too.
 
     Raises ValueError for shapes that do not fit, or no whole number of bins.
     """
     check_logits("calibration_error", logits, target)
+    logits, target = those_that_count(logits, target)
     check_finite("the logits", logits)
     check_whole("bins", bins, least=1)
     sure = _confidence(logits).flatten()
@@ -63,8 +70,9 @@ def _grown(run: Run, batch: Batch, m: str) -> Tensor:
         return counts[:0]
     whole = batch[counts]
     less = without(whole, m)
-    both = run.answered(whole) & run.answered(less)
-    before, after = (run.predict(one) for one in (whole, less))
+    found = [run.answers(one).values for one in (whole, less)]
+    both = found[0]["answered"] & found[1]["answered"]
+    before, after = (values["prediction"] for values in found)
     check_finite(f"the predictions of {run.balancer.name}", before, both)
     check_finite(f"the predictions of {run.balancer.name} without {m!r}", after, both)
     return (_confidence(after) > _confidence(before))[both]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmlab.checks import check_choice, check_mask
-from mmlab.datasets.base import Batch, Split, task_of
+from mmlab.datasets.base import IGNORED, Batch, Split, task_of
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.passes import forward
 from mmlab.models.network import MultimodalNet
@@ -24,7 +24,7 @@ def accuracy(
     """Part of the samples whose largest logit is the target, 0 to 1; NaN where none counts.
 
     Args:
-        logits: (…, B, C); target: (…, B).
+        logits: (…, B, C); target: (…, B), −100 for frames that do not count.
         mask: which samples count, booleans in the target's shape.
         what: how messages call the logits.
 
@@ -35,10 +35,10 @@ def accuracy(
     check_logits("accuracy", logits, target, what)
     if mask is not None:
         check_mask("mask", mask, target.shape)
+    labelled = target != IGNORED
+    mask = labelled if mask is None else mask & labelled
     check_finite(what, logits, mask)
     right = (logits.argmax(-1) == target).float()
-    if mask is None:
-        return right.mean().item()
     return ((right * mask).sum() / mask.sum()).item()
 
 
@@ -50,11 +50,13 @@ def macro_f1(logits: Tensor, target: Tensor) -> float:
     count, as in scikit-learn's ``f1_score(average="macro")``.
 
     Args:
-        logits: (…, B, C); target: (…, B), whole numbers from 0 to C − 1.
+        logits: (…, B, C); target: (…, B), whole numbers from 0 to C − 1, or −100 for frames that
+            do not count.
 
     Raises as `accuracy`.
     """
     check_logits("macro_f1", logits, target)
+    logits, target = those_that_count(logits, target)
     check_finite("the logits", logits)
     classes, answers = logits.shape[-1], logits.argmax(-1)
     both, truly, said = (
@@ -202,8 +204,9 @@ def predicted(run: Run, split: Split, where: str) -> Reading:
     numbers = found.values["prediction"].reshape(len(found.target), -1)  # (B,) of a regression
     rows = not_finite(numbers, found.values["answered"])
     if len(rows):
-        (first,) = split.batches(1, rows[:1, 0])
-        broken = ", ".join(map(repr, _broken_outputs(run.model, first)))
+        some = pieces(split) if run.model.frames else split.batches(1, rows[:1, 0])
+        outputs = next(filter(None, (_broken_outputs(run.model, one) for one in some)), [])
+        broken = ", ".join(map(repr, outputs))
         what = f"the predictions of {run.balancer.name} for {where} (of its outputs: {broken})"
         check_finite(what, numbers, found.values["answered"])
     return found
@@ -242,6 +245,12 @@ def check_finite(what: str, values: Tensor, mask: Tensor | None = None) -> None:
             f"row {first[0] if len(first) == 1 else tuple(first)}; lower lr, or look for NaN in "
             "the inputs"
         )
+
+
+def those_that_count(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) and target (N,) without the frames that do not count."""
+    labelled = target != IGNORED
+    return logits[labelled], target[labelled]
 
 
 def check_logits(who: str, logits: Tensor, target: Tensor, what: str = "the logits") -> None:

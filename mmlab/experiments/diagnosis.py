@@ -294,6 +294,11 @@ def _check_task(data: MultimodalData) -> None:
         raise ValueError(f"a modality is called {taken[0]!r}, a name that diagnose uses; rename it")
     if data.task != "classification":
         raise ValueError(f"the task is {data.task!r}; diagnose compares accuracies of classes")
+    if data.frames:
+        raise ValueError(
+            "each frame has a label, and diagnose compares samples; make each frame a sample "
+            "(targets (B,)), or use compare with the controls Ensemble, ScaledInputs and DGL"
+        )
     if len(data.modalities) < 2:
         raise ValueError(
             f"the data have the modality {data.modalities[0]!r} alone; nothing can be lost by "

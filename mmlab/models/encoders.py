@@ -180,6 +180,8 @@ def _make_encoder(
                 "modality, such as mmlab.models.SequenceGRU for token ids, or use .float() if they "
                 "are quantities"
             )
+        if data.frames:
+            return _of_each_frame(m, given, data, width, seed)
         return seeded(seed, "encoder", m, build=partial(BUILDERS[given], data.shape(m), width))
     if isinstance(given, nn.Module):
         encoder: object = copy.deepcopy(given, copied)
@@ -190,6 +192,26 @@ def _make_encoder(
             f"the encoder of {m!r} is {encoder!r}; give an nn.Module for each modality, or what "
             f"makes one, or a name: {', '.join(map(repr, BUILDERS))}"
         )
+    _try_encoder(m, encoder, data, width)
+    return encoder
+
+
+class EachFrame(nn.Module):
+    """An encoder of one frame for all of them: (B, T, …) -> (B, T, width)."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames = x.flatten(0, 1) if x.ndim > 2 else x.reshape(-1, 1)
+        return self.encoder(frames).unflatten(0, x.shape[:2])
+
+
+def _of_each_frame(m: str, name: str, data, width: int, seed: int) -> nn.Module:
+    """The encoder called `name` of one frame, for each; tried on two samples."""
+    shape = data.shape(m)[1:] or (1,)  # a number per frame
+    encoder = EachFrame(seeded(seed, "encoder", m, build=partial(BUILDERS[name], shape, width)))
     _try_encoder(m, encoder, data, width)
     return encoder
 
@@ -207,11 +229,13 @@ def _try_encoder(m: str, encoder: nn.Module, data, width: int) -> None:
             f"the encoder of {m!r} gives a {type(features).__name__}; it must give one tensor "
             f"(B, {width}): wrap it in a module that returns the features alone"
         )
-    shape = tuple(features.shape)
-    if shape != (len(batch), width):
+    shape, wanted = tuple(features.shape), (*batch.target.shape[: 1 + data.frames], width)
+    if shape != wanted:
+        more = f", for the labels of {wanted[1]} frames" if data.frames else ""
         raise ValueError(
             f"the encoder of {m!r} turns a batch of {len(batch)} into the shape {shape}; it must "
-            f"give (B, {width}), and width={width}: pass the width it has"
+            f"give ({'B, T' if data.frames else 'B'}, {width}){more}, and width={width}: pass the "
+            "width it has"
         )
     for extreme in data.extremes(m):
         _tried(m, trial, extreme.inputs[m])

@@ -8,6 +8,9 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
+from mmlab.models.rows import of_every_frame
+from mmlab.nested import tensors
+
 
 class Predictor(Protocol):
     """What predicts from a forward pass, as every `mmlab.Balancer` does."""
@@ -45,7 +48,7 @@ class Inference(nn.Module):
     def forward(
         self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Predictions (B, C), the same as `Run.predict` gives.
+        """Predictions (B, C), or (B, T, C) of each frame, the same as `Run.predict` gives.
 
         Args:
             inputs: what the network takes, one entry per modality.
@@ -53,7 +56,11 @@ class Inference(nn.Module):
 
         Raises ValueError for other modalities than the network's.
         """
-        return self.predictor.fuse(self.network(inputs), present)
+        out = self.network(inputs)
+        if not self.network.frames:
+            return self.predictor.fuse(out, present)
+        samples = len(next(iter(tensors(next(iter(inputs.values()))).values())))
+        return of_every_frame(self.predictor.fuse, out, samples, present)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The numbers that the method keeps, such as the weights of Gradient-Blending."""

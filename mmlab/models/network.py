@@ -18,6 +18,7 @@ from mmlab.models.inference import Inference, JointLogits, Predictor
 from mmlab.models.linear import Linear
 from mmlab.models.modes import differs_in_training, evaluating
 from mmlab.models.pieces import in_pieces
+from mmlab.models.rows import Rows, as_rows
 from mmlab.nested import Nested, changed, tensors
 from mmlab.seeds import drawing, seeded
 
@@ -32,9 +33,13 @@ class LazyFeatures(Mapping[str, Tensor]):
     """
 
     def __init__(
-        self, network: MultimodalNet, inputs: Mapping[str, Nested], piece: int | None = None
+        self,
+        network: MultimodalNet,
+        inputs: Mapping[str, Nested],
+        piece: int | None = None,
+        rows: Rows | None = None,
     ) -> None:
-        self._network, self._inputs, self._piece = network, inputs, piece
+        self._network, self._inputs, self._piece, self._rows = network, inputs, piece, rows
         self._graph = torch.is_grad_enabled()
         self.computed: dict[str, Tensor] = {}
         self._evaluated: dict[tuple[str, bool], Tensor] = {}
@@ -45,7 +50,10 @@ class LazyFeatures(Mapping[str, Tensor]):
         if m not in self.computed:
             self.reads.append(("encoder", m))
             with torch.set_grad_enabled(self._graph):
-                self.computed[m] = self._encoded(m)
+                features = self._encoded(m)
+                if self._rows is not None or self._network.frames:
+                    features = as_rows(m, features, self._rows)
+                self.computed[m] = features
         return self.computed[m]
 
     def _encoded(self, m: str, evaluate: bool = False) -> Tensor:
@@ -156,6 +164,8 @@ class Output:
     joint:    (B, C) fused logits.
     unimodal: (B, C) per modality, from its own head or from the shared one.
     task:     what the logits mean, one of `TASKS`; the network sets it.
+
+    Where each frame has a label, the rows are frames in place of samples.
 
     In a stack of R networks every tensor has a leading axis R (`mmlab.models.stack`).
     """
@@ -269,8 +279,9 @@ def masks_of(out: Output, present: Mapping[str, Tensor] | None) -> Tensor | None
 class MultimodalNet(nn.Module):
     """Encoders, a fusion and unimodal heads.
 
-    encoders: one module per modality, its values -> (B, D); their order is the modality order.
-    fusion:   features -> (B, C), see mmlab.models.fusion.
+    encoders: one module per modality, its values -> (B, D), or (B, T, D) where each frame has a
+              label; their order is the modality order.
+    fusion:   features -> (B, C), see mmlab.models.fusion. A frame is a row to it.
     heads:    one module per modality, or one module that all modalities share (ATF, MLA).
     autocast: the type the encoders compute in where that is safe (`torch.autocast`), such as
               torch.bfloat16; None for theirs. Features, parameters and gradients stay float32.
@@ -283,6 +294,12 @@ class MultimodalNet(nn.Module):
 
     task = "classification"
     """What it is trained for, one of `TASKS`: what its logits mean. `build` and `fit` set it."""
+
+    frames = False
+    """Whether each frame of a sample has a label: the rows of an Output are then all B·T frames.
+
+    `build` and `fit` set it.
+    """
 
     def __init__(
         self,
@@ -305,6 +322,7 @@ class MultimodalNet(nn.Module):
         self.autocast: torch.dtype | None = None
         self._lazy = False
         self._piece: int | None = None
+        self._rows: Rows | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -336,19 +354,28 @@ class MultimodalNet(nn.Module):
             raise KeyError(f"unknown modality {m!r}; this network has {list(self.encoders)}")
         return self.encoders[m](x)
 
-    def lazily(self, inputs: Mapping[str, Nested], piece: int | None = None) -> Output:
+    def lazily(
+        self, inputs: Mapping[str, Nested], piece: int | None = None, rows: Rows | None = None
+    ) -> Output:
         """A forward pass that leaves each encoder and the fusion to who reads them first.
 
         For who reads them before the next update, or never, as a training step does.
 
         piece: how many samples an encoder sees at a time (`mmlab.models.pieces`); None: all.
+        rows: where each frame has a label: the frames that are the rows of the Output.
         """
+        if rows is not None and type(self).forward is not MultimodalNet.forward:
+            raise ValueError(
+                f"{type(self).__name__} has a forward pass of its own, which does not know which "
+                "frames have a label; give encoders and a fusion of your own to "
+                "MultimodalNet.build, or make each frame a sample"
+            )
         flags = vars(self)  # nn.Module's own way to set an attribute takes microseconds
-        flags["_lazy"], flags["_piece"] = True, piece
+        flags["_lazy"], flags["_piece"], flags["_rows"] = True, piece, rows
         try:
             out = self(inputs)
         finally:
-            flags["_lazy"], flags["_piece"] = False, None
+            flags["_lazy"], flags["_piece"], flags["_rows"] = False, None, None
         if not isinstance(out, Output):
             raise TypeError(
                 f"{type(self).__name__}.forward gives a {type(out).__name__}; it must give an "
@@ -369,7 +396,7 @@ class MultimodalNet(nn.Module):
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        features: Mapping[str, Tensor] = LazyFeatures(self, inputs, self._piece)
+        features: Mapping[str, Tensor] = LazyFeatures(self, inputs, self._piece, self._rows)
         if not self._lazy:
             features = dict(features)  # computes them all
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)
@@ -464,7 +491,7 @@ class MultimodalNet(nn.Module):
 
         fused = seeded(seed, "fusion", build=fuse)
         net = seeded(seed, "network", build=lambda: cls(parts, fused, modules))
-        net.task = data.task
+        net.task, net.frames = data.task, data.frames
         if not net.plain_forward:
             made = f"encoders={_spelt(encoders)}, fusion={_spelt(fusion)}, heads={heads!r}"
             _try_forward(net, data.train.head(2).inputs, f"{made}, width={width}")

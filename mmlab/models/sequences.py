@@ -41,11 +41,12 @@ class SequenceGRU(nn.Module):
         embed: values (B, T, …) -> (B, T, width), such as nn.Embedding(30_000, 64) for token ids, or
             nn.Linear(40, 64) for frames of 40 numbers.
         width: features; the embedding must give as many.
+        each: give the state of each step, (B, T, width), 0 where none is: for a label per frame.
     """
 
-    def __init__(self, embed: nn.Module, width: int = 64) -> None:
+    def __init__(self, embed: nn.Module, width: int = 64, *, each: bool = False) -> None:
         super().__init__()
-        self.embed = embed
+        self.embed, self.each = embed, each
         self.gru = nn.GRU(width, width, batch_first=True)
 
     def forward(self, x: Nested) -> Tensor:
@@ -55,6 +56,9 @@ class SequenceGRU(nn.Module):
             dim=1, stable=True
         )  # what is no step comes last, and changes nothing
         states, _ = self.gru(steps.gather(1, first.unsqueeze(-1).expand_as(steps)))
+        if self.each:
+            place = first.argsort(1).unsqueeze(-1).expand_as(states)
+            return states.gather(1, place) * mask.unsqueeze(-1)
         last = (mask.sum(1) - 1).clamp(min=0).view(-1, 1, 1)
         state = states.gather(1, last.expand(-1, 1, states.shape[-1])).squeeze(1)
         return state * mask.any(1, keepdim=True)
@@ -68,6 +72,7 @@ class SequenceTransformer(nn.Module):
             nn.Linear(40, 64) for frames of 40 numbers. Places are added to it, as sines.
         width: features, a multiple of `heads`.
         layers, heads, dropout: of the Transformer; its hidden layers have 4 width units.
+        each: give what stands at each step, (B, T, width): for a label per frame.
     """
 
     def __init__(
@@ -78,9 +83,10 @@ class SequenceTransformer(nn.Module):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
+        each: bool = False,
     ) -> None:
         super().__init__()
-        self.embed = embed
+        self.embed, self.each = embed, each
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -98,7 +104,7 @@ class SequenceTransformer(nn.Module):
         absent = F.pad(~mask, (1, 0))  # the start is always there
         for layer in self.layers:
             steps = layer(steps, src_key_padding_mask=absent)
-        return self.norm(steps[:, 0])
+        return self.norm(steps[:, 1:] if self.each else steps[:, 0])
 
 
 def places(steps: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def begin(
         drop_last=False,
         loss=loss,
     )
-    model.task = data.task
+    model.task, model.frames = data.task, data.frames
     run = Run(
         model=model,
         data=data,

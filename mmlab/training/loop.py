@@ -106,7 +106,7 @@ def fit(
         raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
     if model.replicas is not None:
         raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
-    model.task = data.task
+    model.task, model.frames = data.task, data.frames
     where, modules = prepare(model, device, precision, compile), own_modules(balancer, model, seed)
     parameters = trained_parameters(model, modules, where)
     check_trainable(parameters.values())

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from mmlab.checks import check_mask
 from mmlab.datasets.base import Batch, MultimodalData, Split
+from mmlab.datasets.frames import rows_of
 from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
+from mmlab.models.rows import of_every_frame
 from mmlab.seeds import Source, derive, drawing, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.clip import clip_gradients
@@ -284,18 +286,31 @@ class Run(Course):
         """The balancer's prediction at test time, (B, C), in evaluation mode.
 
         So are the method's own modules. The network sees the samples in parts that fit the memory.
+        Where each frame has a label it is (B, T, C), of every frame, whether it counts or not.
 
-        Raises TypeError for what is no Batch and no Stream.
+        Raises TypeError for what is no Batch and no Stream, ValueError for a Stream whose batches
+        have unlike numbers of frames.
         """
         if not isinstance(split, Split):
             raise TypeError(
                 f"split is a {type(split).__name__}; give a Batch or a Stream, such as "
                 "run.split('test')"
             )
-        return self.answers(split).values["prediction"]
+        if not self.model.frames:
+            return self.answers(split).values["prediction"]
+
+        def answer(piece: Batch, out: Output) -> dict[str, Tensor]:
+            fuse = self.balancer.fuse
+            return {"prediction": of_every_frame(fuse, out, len(piece), piece.present)}
+
+        some = pieces(split.to(self.device))
+        return read(self.model, some, answer, self.modules, every=True).values["prediction"]
 
     def answers(self, split: Split) -> Reading:
-        """What `predict` gives, as "prediction", and what `answered` gives, as "answered"."""
+        """What `predict` gives, as "prediction", and what `answered` gives, as "answered".
+
+        Where each frame has a label, of the frames that count.
+        """
 
         def answer(piece: Batch, out: Output) -> dict[str, Tensor]:
             prediction = self.balancer.fuse(out, piece.present)
@@ -304,7 +319,8 @@ class Run(Course):
         return read(self.model, pieces(split.to(self.device)), answer, self.modules)
 
     def answered(self, batch: Batch) -> Tensor:
-        """Which samples the balancer says that it has an answer for, booleans (B,)."""
+        """Which samples (or frames that count) it has an answer for, booleans (B,)."""
+        batch = rows_of(batch)
         mask = self.balancer.answers(batch)
         if mask is None:
             return torch.ones(len(batch), dtype=torch.bool, device=batch.target.device)

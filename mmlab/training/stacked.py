@@ -392,6 +392,11 @@ def _stacked_run(
 
 
 def _check_in_memory(data: MultimodalData) -> None:
+    if data.frames:
+        raise UnstackableError(
+            "each frame has a label, and in a batch each network of a stack would have another "
+            "number of frames that count; train the seeds one by one"
+        )
     for name, split in data.splits.items():
         if not isinstance(split, Batch):
             raise UnstackableError(

@@ -18,6 +18,7 @@ from torch import Tensor, nn, optim
 
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch
+from mmlab.datasets.frames import Frames, inputs_of, rows_of
 from mmlab.gradients import align_to, entry_std, laid_out
 from mmlab.models.modes import sparing_buffers
 from mmlab.models.network import LazyFeatures, MultimodalNet, Output
@@ -70,6 +71,9 @@ class Step:
     Shapes: B samples, M modalities, C classes. Small tensors have the modalities in the last
     axis, and may have leading axes: work on the last one alone, and never mix the others.
 
+    Where each frame has a label, targets (B, T), the frames that count are the samples: `batch` is
+    their `Frames`.
+
     Args:
         model, batch, optimizer: what is trained, on what, by what.
         epoch: counts from 0.
@@ -114,7 +118,8 @@ class Step:
                 "wrapper: a step runs its parts one by one"
             )
         check_one_process()
-        self.model, self.batch = model, batch
+        self.model = model
+        self.batch = batch if self._lead else rows_of(batch)
         self.optimizer = None if optimizer is None else unwrapped(optimizer)
         self.epoch, self.progress = epoch, progress
         self.logged: dict[tuple[str, str], object] = {}
@@ -140,7 +145,11 @@ class Step:
         """The forward pass. Each encoder, the fusion and each head run when they are first read."""
         self._random_state = random_state(self.batch.target.device)
         with torch.enable_grad():  # whoever reads it first
-            return self.model.lazily(self.batch.inputs, self._piece)
+            return self._lazily()
+
+    def _lazily(self) -> Output:
+        rows = self.batch.rows if isinstance(self.batch, Frames) else None
+        return self.model.lazily(inputs_of(self.batch), self._piece, rows)
 
     @cached_property
     def losses(self) -> Losses:
@@ -161,10 +170,10 @@ class Step:
         features = self.out.features
         with replaying(self._random_state), sparing_buffers(self.model):
             if isinstance(features, LazyFeatures):
-                again = self.model.lazily(self.batch.inputs, self._piece)
+                again = self._lazily()
                 out = again.read_again(features)
             else:
-                out = self.model(self.batch.inputs)
+                out = self.model(inputs_of(self.batch))
                 dict(out.unimodal)  # all heads, while the buffers are spared
         return Losses(out, self.batch, self._loss, lead=self._lead, graph=False)
 
