@@ -51,10 +51,13 @@ class LazyFeatures(Mapping[str, Tensor]):
             self.reads.append(("encoder", m))
             with torch.set_grad_enabled(self._graph):
                 features = self._encoded(m)
-                if self._rows is not None or self._network.frames:
-                    features = as_rows(m, features, self._rows)
-                self.computed[m] = features
+                self.computed[m] = as_rows(m, features, self._rows) if self._framed else features
         return self.computed[m]
+
+    @property
+    def _framed(self) -> bool:
+        """Whether the rows are frames."""
+        return self._rows is not None or self._network.frames
 
     def _encoded(self, m: str, evaluate: bool = False) -> Tensor:
         network, inputs = self._network, self._inputs[m]
@@ -98,6 +101,9 @@ class LazyFeatures(Mapping[str, Tensor]):
             self._evaluated[m, of_zeros] = found
         found = self._evaluated[m, of_zeros]
         size = next(iter(tensors(inputs).values())).shape[self._axis]
+        if self._framed:
+            with torch.set_grad_enabled(self._graph):
+                return as_rows(m, found.expand(size, *found.shape[1:]), self._rows)
         return found.expand(*found.shape[:-2], size, -1)
 
     def __contains__(self, m: object) -> bool:

@@ -91,7 +91,7 @@ def in_order(make):
 
 
 def ended(data, make, **options):
-    net = network(heads=make().heads)
+    net = network(**make().network)
     options = {"epochs": 3, "lr": 0.1, "device": "cpu"} | options
     return fit(net, data, in_order(make), **options)
 
@@ -195,6 +195,16 @@ def test_every_fusion_takes_frames_as_rows(fusion):
     torch.testing.assert_close(mine.losses.stack(), theirs.losses.stack())
     for m, part in mine.out.contributions.items():
         torch.testing.assert_close(part, theirs.out.contributions[m])
+
+
+def test_what_a_pass_says_without_a_modality_is_of_each_frame():
+    given = framed()
+    encoder = lambda size, width: nn.Sequential(nn.Linear(size, width), nn.Dropout())  # noqa: E731
+    steps = [Step(network(encoder=encoder), one) for one in (given, flat(given))]
+    for absent in [(), ("a",), ("v",), ("a", "v")]:
+        mine, theirs = (step.out.without(*absent) for step in steps)
+        torch.testing.assert_close(mine, theirs)
+        assert mine.requires_grad
 
 
 def test_accumulated_batches_are_one_batch():
