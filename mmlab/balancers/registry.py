@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.mmpareto import MMPareto as MMPareto
     from mmlab.balancers.ogm import OGM as OGM
     from mmlab.balancers.pmr import PMR as PMR
+    from mmlab.balancers.smv import SMV as SMV
     from mmlab.training.balancer import Balancer
     from mmlab.training.balancer import Joint as Joint
 
@@ -43,7 +44,8 @@ class Method(NamedTuple):
     floor_linear: the same where all encoders are linear layers, if that is lower.
     look:     colour, line style and marker in figures; no two methods share the last two.
     needs:    what it cannot do without: "labels" (no regression), "shared head", "SGD" (no adaptive
-              optimiser), "trials" (it trains copies).
+              optimiser), "trials" (it trains copies), "own order" (it chooses the samples of an
+              epoch, so that seeds train one by one).
     """
 
     home: str
@@ -183,6 +185,15 @@ METHODS: dict[str, Method] = {
         floor=1,
         look=("#009E73", (0, (4, 3)), "$m$"),
         needs=("labels",),
+    ),
+    "SMV": Method(
+        _HERE + "smv",
+        "SMV",
+        "samples come again with that modality alone which did least for being right on them",
+        "Wei et al., CVPR 2024",
+        floor=1,
+        look=("#56B4E9", (0, (1, 2, 4, 2)), "$v$"),
+        needs=("labels", "own order"),
     ),
     "DGL": Method(
         _HERE + "dgl",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmlab.balancers.smv import coalition_logits, modality_values, present_of, rightness
 from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.metrics import check_finite, check_labels
-from mmlab.evaluation.missing import having
 from mmlab.evaluation.passes import read_output
-from mmlab.models.fusion import shapley_weights
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.training.passes import read
 
@@ -73,13 +72,9 @@ def modality_valuation(model: MultimodalNet, batch: Split) -> dict[str, Tensor]:
 
 
 def _valued(model: MultimodalNet, batch: Batch, out: Output) -> dict[str, Tensor]:
-    features, has = dict(out.features), having(batch, batch.modalities)
-    values = [torch.zeros_like(batch.target, dtype=torch.float64)]
-    for members in range(1, 2 ** len(features)):
-        joined = {m: has[m] & bool(members >> k & 1) for k, m in enumerate(features)}
-        logits = model.fusion({m: h * joined[m][:, None] for m, h in features.items()})
-        check_finite("the joint logits", logits)
-        right = logits.argmax(-1) == batch.target
-        values.append(right * torch.stack([*joined.values()]).sum(0).double())
-    weights = shapley_weights(len(features)).to(batch.target.device)
-    return dict(zip(features, weights @ torch.stack(values), strict=True))
+    features, has = dict(out.features), present_of(batch, out.features)
+    logits = coalition_logits(model.fusion, features, has)
+    for joint in logits.unbind(-3):
+        check_finite("the joint logits", joint)
+    values = modality_values(rightness(logits, batch.target), has)
+    return dict(zip(features, values, strict=True))

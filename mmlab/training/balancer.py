@@ -6,13 +6,14 @@ parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from torch import Tensor, nn, optim
 
 from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.models.network import MakeFusion, MultimodalNet, Output
+from mmlab.seeds import Draws
 from mmlab.training.passes import Reading
 from mmlab.training.step import Step
 
@@ -50,8 +51,10 @@ class Training(Protocol):
     def features(self, split: str) -> dict[str, Tensor]:
         """Features (N, D) of a whole split, per modality."""
 
-    def reading(self, split: str) -> Reading:
-        """The same as `values`, with the split's `target` and who `has` a modality, in one pass."""
+    def reading(
+        self, split: str, what: Callable[[Batch, Output], dict[str, Tensor]] | None = None
+    ) -> Reading:
+        """What is read of every sample of a split, with its targets and masks, in one pass."""
 
     def losses(
         self, split: str, *keys: str, model: MultimodalNet | None = None
@@ -60,6 +63,9 @@ class Training(Protocol):
 
     def branch(self, balancer: Balancer, epochs: int) -> MultimodalNet:
         """A copy of the network, trained on under another balancer."""
+
+    def draws(self, name: str) -> Draws:
+        """Random numbers of the run's seed for the coming epoch, a stream called `name`."""
 
     def record(self, split: str, output: str, metric: str, value: float | Tensor) -> None:
         """Add a row to the history."""

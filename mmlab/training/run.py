@@ -20,7 +20,7 @@ from mmlab.datasets.frames import rows_of
 from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.models.rows import of_every_frame
-from mmlab.seeds import Source, derive, drawing, generator
+from mmlab.seeds import Draws, Source, derive, drawing, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.clip import clip_gradients
 from mmlab.training.losses import Loss, Losses, default_loss, read_losses
@@ -145,9 +145,27 @@ class Course(ABC):
         """Features (N, D) of a whole split per modality, in evaluation mode, without a graph."""
         return self.reading(split).values
 
-    def reading(self, split: str) -> Reading:
-        """The same as `values`, with the split's target and masks, also where it is a Stream."""
-        return read(self.model, self.pieces(split), lambda _, out: dict(out.features))
+    def reading(
+        self, split: str, what: Callable[[Batch, Output], dict[str, Tensor]] | None = None
+    ) -> Reading:
+        """What is read of every sample of a split, with its targets and masks, in one pass.
+
+        In evaluation mode, without a graph; a Stream, too.
+
+        Args:
+            what: (batch, its Output) -> tensors (B, …) by name; by default the features.
+        """
+        features = what or (lambda _, out: dict(out.features))
+        return read(self.model, self.pieces(split), features)
+
+    def draws(self, name: str) -> Draws:
+        """Random numbers of the run's seed for the coming epoch, a stream called `name`.
+
+        Permutations and uniform numbers; they are drawn on the CPU, so that they are the same ones
+        wherever the network is.
+        """
+        epoch = self.epoch
+        return Draws(lambda kind: self.generators(name, kind, epoch))
 
     def losses(
         self, split: str, *keys: str, model: MultimodalNet | None = None

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmlab import (
     ATF,
     MLA,
+    SMV,
     Blend,
     GradientBlending,
     MMPareto,
@@ -31,6 +32,8 @@ MAKERS = {name: method.make for name, method in METHODS.items()} | {
     "G-Blend, offline": lambda: GradientBlending(mode="offline"),
     "ACE, decoupled": lambda: ATF(decoupled=True),
     "MMPareto, by tensor": lambda: MMPareto(rescale="tensor"),
+    "SMV, at once": lambda: SMV(warmup=0),
+    "SMV, modality": lambda: SMV("modality", warmup=0, alpha=3),
     "MLA, rls": lambda: MLA(projector="rls"),
     "MLA, none": lambda: MLA(projector="none", fusion="mean"),
     "Blend, one by one": lambda: Blend(nash_weights),
@@ -73,6 +76,7 @@ def test_the_same_seed_gives_the_same_bits(name, modalities):
 
 
 JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine", "CML", "AGM")
+JOINT_ONLY += ("SMV", "SMV, at once", "SMV, modality")
 
 
 @every_method
@@ -147,6 +151,8 @@ def test_a_method_that_is_a_fusion_refuses_another_one(name):
 
 ORDERED = {
     "OGM-GE": "the noise of the encoders is drawn in their order",
+    "SMV, at once": "an epoch's copies are listed in their order before they are shuffled",
+    "SMV, modality": "an epoch's copies are listed in their order before they are shuffled",
     "MLA": "the modalities take turns in their order",
     "MLA, rls": "the modalities take turns in their order",
     "MLA, none": "the modalities take turns in their order",
@@ -281,10 +287,11 @@ def test_a_step_takes_no_pass_more_than_the_mathematics_needs(name):
 
 
 ONE_AT_A_TIME = {"PMR": "only the modality that is behind gets a second loss worth naming"}
+LATER = {"SMV": "its warm-up, longer than the training here, is joint training"}
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in MAKERS if name not in ("joint", "uniform", *OWN_FUSION)]
+    "name", [name for name in MAKERS if name not in ("joint", "uniform", *OWN_FUSION, *LATER)]
 )
 def test_no_method_is_another_name_for_joint_or_uniform_training(name):
     """Trained from the same start on the same batches, each ends elsewhere."""

@@ -19,6 +19,7 @@ import pytest
         "pmr",
         "mmcosine",
         "cml",
+        "smv",
         "dgl",
     ],
 )

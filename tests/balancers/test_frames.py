@@ -107,7 +107,9 @@ MAKERS = {name: method.make for name, method in METHODS.items()} | {
 BRANCHING = ("G-Blend", "G-Blend, often", "G-Blend, heads", "RefittedHead")
 """They train copies, which draw an order of their own: of samples, which differ."""
 
-REFUSED: dict[str, str] = {}
+REFUSED = {
+    "SMV": "SMV repeats samples by what each of them needs, and here every frame has a label"
+}
 """Methods that cannot take frames as samples, and the message that says so."""
 
 

@@ -22,7 +22,7 @@ from mmlab.balancers.registry import CONTROLS, METHODS, TOOLS, homes, markdown
 ROOT = Path(mmlab.__file__).resolve().parent.parent
 every_method = pytest.mark.parametrize("name", METHODS)
 
-NEEDS = {"labels", "shared head", "SGD", "trials"}
+NEEDS = {"labels", "shared head", "SGD", "trials", "own order"}
 
 
 @every_method

@@ -247,7 +247,7 @@ def test_every_method_learns(name, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [m for m in METHODS if "own order" not in METHODS[m].needs])
 def test_a_stack_ends_where_each_network_alone_does(name, task):
     skip_if_refused(name, task)
     sets = [made(task, seed=r, missing=r == 1) for r in range(2)]

@@ -210,6 +210,38 @@ def test_a_reading_has_the_targets_and_masks_of_the_features(missing, monkeypatc
             assert (has is None) == (not missing) and (has is None or has.equal(part.present[m]))
 
 
+def test_a_reading_is_of_anything_in_evaluation_mode_and_without_a_graph(monkeypatch):
+    run = trained(data=DATA, epochs=1)
+    monkeypatch.setattr("mmlab.datasets.splits.MOST", 7)
+    sizes = []
+
+    def what(batch, out):
+        sizes.append(len(batch))
+        assert not run.model.training and not torch.is_grad_enabled()
+        return {"right": out.joint.argmax(-1) == batch.target}
+
+    found = run.reading("train", what)
+    assert sum(sizes) == len(DATA.train) and max(sizes) == 7 and [*found.values] == ["right"]
+    with torch.no_grad():
+        expected = run.model(DATA.train.inputs).joint.argmax(-1) == DATA.train.target
+    assert torch.equal(found.values["right"], expected) and run.model.training
+
+
+def test_draws_between_steps_are_of_the_seed_the_epoch_and_their_name():
+    def drawn(seed, epoch, name):
+        run = trained(data=DATA, epochs=0, seed=seed)
+        run.epoch = epoch
+        draws = run.draws(name)
+        permutation = draws.permutation(50, torch.device("cpu"))
+        assert sorted(permutation.tolist()) == list(range(50))
+        return permutation.tolist(), draws.uniforms((3,), torch.empty(0)).tolist()
+
+    first = drawn(1, 2, "a")
+    assert drawn(1, 2, "a") == first
+    for other in (drawn(2, 2, "a"), drawn(1, 3, "a"), drawn(1, 2, "b")):
+        assert other[0] != first[0] and other[1] != first[1]
+
+
 class Chosen(Joint):
     """An order of one's own, and notes of what came of it."""
 

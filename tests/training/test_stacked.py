@@ -88,7 +88,13 @@ def assert_same(runs, one, r):
     assert (run.seed, run.epoch, run.epochs) == (one.seed, one.epoch, one.epochs)
 
 
-@pytest.mark.parametrize("method", METHODS)
+STACKED = [
+    name for name in METHODS if name not in REGISTERED or "own order" not in REGISTERED[name].needs
+]
+"""Without those that choose the samples of an epoch."""
+
+
+@pytest.mark.parametrize("method", STACKED)
 def test_one_program_equals_separate_runs(method):
     data = datasets()
     runs = train(METHODS[method], data)
@@ -101,6 +107,18 @@ def test_one_program_equals_separate_runs(method):
         assert not torch.equal(before, after)
     first, second = (next(run.model.encoders["a"].parameters()) for run in runs[:2])
     assert (first - second).abs().max() > 0.01  # they are different seeds
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in STACKED])
+def test_who_chooses_its_samples_trains_one_by_one(method):
+    data = datasets()
+    with pytest.raises(UnstackableError, match="chooses the samples of an epoch"):
+        train(METHODS[method], data)
+    with pytest.warns(UserWarning, match="now train one by one"):
+        runs = train(METHODS[method], data, at_once=None)
+    for r in range(len(SEEDS)):
+        assert runs[r].together == 1
+        assert_same(runs, alone(METHODS[method], data, r), r)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -1106,7 +1124,7 @@ def assert_same_in_float64(make, **options):
         assert mine == pytest.approx(theirs, abs=1e-6)  # the history is kept in float32
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", STACKED)
 def test_in_float64_the_gap_is_rounding_too(method):
     assert_same_in_float64(METHODS[method])
 
