@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.mmcosine import MMCosine as MMCosine
     from mmlab.balancers.mmpareto import MMPareto as MMPareto
     from mmlab.balancers.ogm import OGM as OGM
+    from mmlab.balancers.opm import OPM as OPM
     from mmlab.balancers.pmr import PMR as PMR
     from mmlab.balancers.smv import SMV as SMV
     from mmlab.training.balancer import Balancer
@@ -166,6 +167,15 @@ METHODS: dict[str, Method] = {
         "Fan et al., CVPR 2023",
         floor=1,
         look=("#CC79A7", (0, (4, 1)), "H"),
+        needs=("labels",),
+    ),
+    "OPM": Method(
+        _HERE + "opm",
+        "OPM",
+        "drop feature vectors of the modality that is ahead, at random",
+        "Wei et al., TPAMI 2024",
+        floor=1,
+        look=("#56B4E9", (0, (2, 1)), "8"),
         needs=("labels",),
     ),
     "MMCosine": Method(

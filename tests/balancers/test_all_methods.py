@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_bits(name, modalities):
         assert torch.equal(value, runs[1].model.state_dict()[key])
 
 
-JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine", "CML", "AGM")
+JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine", "CML", "AGM", "OPM")
 JOINT_ONLY += ("SMV", "SMV, at once", "SMV, modality")
 
 
@@ -150,6 +150,7 @@ def test_a_method_that_is_a_fusion_refuses_another_one(name):
 
 
 ORDERED = {
+    "OPM": "who is dropped is drawn in their order",
     "OGM-GE": "the noise of the encoders is drawn in their order",
     "SMV, at once": "an epoch's copies are listed in their order before they are shuffled",
     "SMV, modality": "an epoch's copies are listed in their order before they are shuffled",

@@ -15,6 +15,7 @@ import pytest
         "mmpareto",
         "mla",
         "blend",
+        "opm",
         "agm",
         "pmr",
         "mmcosine",

@@ -34,7 +34,11 @@ def trained(net, balancer, optimizer, epochs=3):
     return run
 
 
-DRAWS = {"OGM-GE": "noise", "CML": "the order in which a sample loses its modalities"}
+DRAWS = {
+    "OGM-GE": "noise",
+    "OPM": "which features are dropped",
+    "CML": "the order in which a sample loses its modalities",
+}
 """Without the run's draws, as in these loops, they come from torch's global generator."""
 
 

@@ -65,7 +65,7 @@ def by_lightning(name):
     return module.net.state_dict()
 
 
-DRAWS = ("OGM-GE", "CML")  # from torch's global generator, without a run
+DRAWS = ("OGM-GE", "OPM", "CML")  # from torch's global generator, without a run
 
 
 @pytest.mark.filterwarnings("ignore:Gradient-Blending estimates:UserWarning")
