@@ -117,6 +117,14 @@ def test_pcgrad_projects_the_gradients(count):
         np.testing.assert_allclose(found, projected(gradients.numpy()), rtol=1e-9, atol=1e-12)
 
 
+def test_pcgrad_never_projects_a_gradient_along_itself():
+    """The third, without its parts along the first and then the second, opposes what it was."""
+    angles = torch.tensor([170.0, 240.0, 0.0]).double().deg2rad()
+    gradients = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    found = blended(pcgrad_weights(gram(gradients)), gradients)
+    np.testing.assert_allclose(found, projected(gradients.numpy()), rtol=1e-9)
+
+
 def test_pcgrad_leaves_no_conflict_between_two_and_what_does_not_conflict_alone():
     pair = pairs()
     weights, conflict = pcgrad_weights(gram(pair)), gram(pair)[..., 0, 1] < 0

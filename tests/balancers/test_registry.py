@@ -128,6 +128,29 @@ def test_the_table_has_a_row_for_every_method_with_the_call_that_makes_it():
         assert type(made) is type(method.make())
 
 
+def rows(page, title):
+    """The rows of the table under a title, by the name in the first column; none without it."""
+    _, _, below = (ROOT / page).read_text(encoding="utf-8").partition(f"\n## {title}\n")
+    lines = [line for line in below.split("\n## ")[0].splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+    return {name: rest for name, *rest in cells}
+
+
+def test_the_map_has_a_row_for_every_method_with_its_paper():
+    """docs/methods-map.md: a new method moves to "Here", or comes in anew."""
+    here, coming, absent = (
+        rows("docs/methods-map.md", title) for title in ("Here", "Coming", "Not here")
+    )
+    assert {*METHODS} <= {*here, *coming}
+    assert [*here] == [name for name in METHODS if name in here]
+    assert len({*here, *coming, *absent}) == len(here) + len(coming) + len(absent)
+    for name, cells in here.items():
+        assert cells[4] in (METHODS[name].paper, "the same"), name
+    for table, width in ((here, 6), (coming, 6), (absent, 4)):
+        for name, cells in table.items():
+            assert len(cells) == width and all(cells), name
+
+
 # --- what a method needs --------------------------------------------------------------------------
 
 
