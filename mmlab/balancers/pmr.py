@@ -36,14 +36,19 @@ def truths(target: Tensor, classes: int, *, who: str = "a prototype") -> Tensor:
 
     Source: the paper, for classes; labels are ours.
     """
+    refuse_numbers(target, who)
+    if target.dtype == torch.bool:
+        return torch.stack([~target, target], dim=-1)
+    return (target[..., None] == torch.arange(classes, device=target.device))[..., None, :]
+
+
+def refuse_numbers(target: Tensor, who: str) -> None:
+    """Raise ValueError for real-valued targets, which are of no class; who: what needs one."""
     if target.is_floating_point():
         raise ValueError(
             f"{who} needs class labels, and the targets are {target.dtype}: a number is of no "
             "class. For regression use ATF, MMPareto or GradientBlending"
         )
-    if target.dtype == torch.bool:
-        return torch.stack([~target, target], dim=-1)
-    return (target[..., None] == torch.arange(classes, device=target.device))[..., None, :]
 
 
 def class_means(features: Tensor, truth: Tensor, has: Tensor | None = None) -> Tensor:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.ogm import OGM as OGM
     from mmlab.balancers.opm import OPM as OPM
     from mmlab.balancers.pmr import PMR as PMR
+    from mmlab.balancers.relearning import Relearning as Relearning
     from mmlab.balancers.smv import SMV as SMV
     from mmlab.training.balancer import Balancer
     from mmlab.training.balancer import Joint as Joint
@@ -185,6 +186,15 @@ METHODS: dict[str, Method] = {
         "Xu et al., ICASSP 2023",
         floor=1,
         look=("#E69F00", (0, (10, 1, 1, 1)), "$c$"),
+        needs=("labels",),
+    ),
+    "D&R": Method(
+        _HERE + "relearning",
+        "Relearning",
+        "an encoder whose features separate train better than holdout goes part of the way back",
+        "Wei et al., ECCV 2024",
+        floor=1,
+        look=("#E69F00", (0, (2, 3)), "$r$"),
         needs=("labels",),
     ),
     "CML": Method(

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_bits(name, modalities):
         assert torch.equal(value, runs[1].model.state_dict()[key])
 
 
-JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine", "CML", "AGM", "OPM")
+JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine", "D&R", "CML", "AGM", "OPM")
 JOINT_ONLY += ("SMV", "SMV, at once", "SMV, modality")
 
 

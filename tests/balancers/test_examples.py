@@ -19,6 +19,7 @@ import pytest
         "agm",
         "pmr",
         "mmcosine",
+        "relearning",
         "cml",
         "smv",
         "dgl",

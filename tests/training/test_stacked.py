@@ -18,6 +18,7 @@ from mmlab import (
     Joint,
     MMPareto,
     MultimodalNet,
+    Relearning,
     Step,
     Uniform,
     Unimodal,
@@ -145,7 +146,19 @@ def test_under_encoders_that_are_not_linear_layers(method):
 
 @pytest.mark.parametrize(
     "method",
-    ["joint", "uniform", "G-Blend again", "ACE", "BDO", "OGM", "OGM-GE", "MMPareto", "MLA", "PMR"],
+    [
+        "joint",
+        "uniform",
+        "G-Blend again",
+        "ACE",
+        "BDO",
+        "OGM",
+        "OGM-GE",
+        "MMPareto",
+        "MLA",
+        "PMR",
+        "D&R",
+    ],
 )
 def test_with_modalities_missing(method):
     data = []
@@ -190,6 +203,7 @@ GRIDS = {
     "alpha of MLA, rls": (lambda v: MLA("rls", alpha=v), [0.01, 0.1, 10.0]),
     "scale of the uniform sum": (lambda v: Uniform(encoder_scale=v), [0.5, 1.0, 1.5]),
     "alpha of PMR": (lambda v: PMR(alpha=v), [0.1, 1.0, 4.0]),
+    "strength of D&R": (lambda v: Relearning(strength=v), [0.5, 3.0, 10.0]),
     "mu of PMR": (lambda v: PMR(mu=v), [0.0, 0.01, 1.0]),
     "alpha of OGM, continuous": (lambda v: OGM(alpha=v, continuous=True), [0.1, 0.5, 2.0]),
     "c of CAGrad": (lambda v: Blend("cagrad", c=v), [0.0, 0.4, 0.9]),
