@@ -5,7 +5,6 @@ Modulation", ICCV 2023.
 """
 
 import functools
-import math
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from mmlab.balancers.ogm import check_labels, probabilities_of_truth
 from mmlab.checks import check_number, check_shapes, check_values
+from mmlab.models.fusion import shapley_weights
 from mmlab.training.balancer import Balancer, Training
 from mmlab.training.step import Step
 
@@ -54,13 +54,7 @@ def shapley_parts(values: Tensor) -> Tensor:
 @torch.inference_mode(False)
 def _weights(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Shapley's weights (M, 2^M − 1) of the coalitions that are not empty."""
-    weights = torch.zeros(count, 2**count, dtype=torch.float64)
-    for m in range(count):
-        for others in (s for s in range(2**count) if not s >> m & 1):
-            weight = 1 / (count * math.comb(count - 1, others.bit_count()))
-            weights[m, others] -= weight
-            weights[m, others | 1 << m] += weight
-    return weights[:, 1:].to(device, dtype)
+    return shapley_weights(count)[:, 1:].to(device, dtype)
 
 
 def lead_ratios(losses: Tensor) -> Tensor:
