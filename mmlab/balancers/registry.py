@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.controls import ScaledInputs as ScaledInputs
     from mmlab.balancers.dgl import DGL as DGL
     from mmlab.balancers.gblend import GradientBlending as GradientBlending
+    from mmlab.balancers.inforeg import InfoReg as InfoReg
     from mmlab.balancers.joint import Uniform as Uniform
     from mmlab.balancers.mla import MLA as MLA
     from mmlab.balancers.mmcosine import MMCosine as MMCosine
@@ -222,6 +223,15 @@ METHODS: dict[str, Method] = {
         "Wei et al., ICCV 2025",
         floor=1,
         look=("#CC79A7", (0, (15, 2)), "$d$"),
+    ),
+    "InfoReg": Method(
+        _HERE + "inforeg",
+        "InfoReg",
+        "uniform, and early on the encoder that is ahead is held near where its epoch began",
+        "Huang et al., CVPR 2025",
+        floor=1,
+        look=("#009E73", (0, (3, 3, 1, 1)), "$i$"),
+        needs=("labels",),
     ),
     "PCGrad": Method(
         _HERE + "blend",

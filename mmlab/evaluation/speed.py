@@ -21,6 +21,11 @@ class LearningSpeed:
     deep neural networks", ICML 2022, who sum the gradient's ‖g‖² / ‖θ‖² over the steps. Ours takes
     what an epoch moved in place of gradients: this holds the rate, and what method and optimiser
     make of the gradient; steps to and fro within an epoch cancel.
+
+    Theirs is also the conditional speed, the logarithm of one speed over another: of the parameters
+    that bring the other modality into a branch, over the branch's own. It needs networks that mix
+    modalities between the stages of their encoders, each place belonging to one branch; here they
+    meet in one fusion, which belongs to none, so it is not offered.
     """
 
     only_looks = True

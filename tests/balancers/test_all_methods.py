@@ -301,7 +301,8 @@ def test_no_method_is_another_name_for_joint_or_uniform_training(name):
     if name == "PCGrad":  # without conflict it *is* the uniform sum; from this start there are some
         options = {"seed": 6}
     runs = {
-        key: train(key, tiny, network(**options), epochs=4) for key in (name, "joint", "uniform")
+        key: train(key, tiny, network(**options), epochs=4, lr=0.1)
+        for key in (name, "joint", "uniform")
     }
     mine = parameters(runs[name].model)
     for control in ("joint", "uniform"):

@@ -15,6 +15,7 @@ import pytest
         "mmpareto",
         "mla",
         "blend",
+        "inforeg",
         "opm",
         "agm",
         "pmr",

@@ -1,0 +1,182 @@
+"""InfoReg: while the modality ahead still gathers information, hold its encoder back.
+
+Huang, Wei, Zhou, Hu, "Adaptive Unimodal Regulation for Balanced Multimodal Information
+Acquisition", CVPR 2025.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mmlab.balancers.ogm import check_labels, mean_scores
+from mmlab.checks import check_number, check_shapes, check_values, check_whole
+from mmlab.gradients import grams
+from mmlab.training.balancer import Balancer, Training
+from mmlab.training.step import Step
+
+
+def trace_growth(traces: Tensor, window: int = 10) -> Tensor:
+    """How much the mean Fisher trace of the last epochs grew in one epoch, relative to itself.
+
+    (T_e − T_{e−w}) / Σ of the last w: the mean of the epochs e − w + 1 to e, minus that of the w
+    epochs before e, over the first of the two. T is 0 before the first epoch, so a constant trace
+    still "grows" by 1/e while e ≤ w.
+
+    Args:
+        traces: T of each finished epoch, (…, E, M) with E ≥ 1, ≥ 0.
+        window: w ≥ 1, epochs.
+
+    Returns:
+        (…, M), at most 1, no unit; 0 where all traces are 0.
+
+    Raises:
+        ValueError: there is no axis of at least one epoch.
+
+    Source: the released code (w = 10).
+    """
+    check_shapes(traces=(traces, "EM"))
+    last = traces[..., -window:, :]
+    total = last.sum(-2)
+    gone = traces[..., -window - 1, :] if traces.shape[-2] > window else torch.zeros_like(total)
+    return torch.where(total > 0, (last[..., -1, :] - gone) / total, 0)
+
+
+def pull_strengths(
+    scores: Tensor, growth: Tensor, beta: float | Tensor = 0.95, threshold: float | Tensor = 0.05
+) -> Tensor:
+    """How strongly each encoder is held: β exp(tanh(gap)) where it is ahead and grows, else 0.
+
+    The gap is its score minus the mean score of the others; ahead: above 0, where the strength
+    jumps from 0 to β; it is at most β exp(tanh 1) = 2.1 β. It grows: `growth` is above the
+    threshold.
+
+    Args:
+        scores: mean probability of the true class from each modality alone, (…, M) with M ≥ 2.
+        growth: of the Fisher traces, (…, M).
+        beta: β ≥ 0, in 1 over the parameters' unit squared; a number, or a tensor that broadcasts.
+        threshold: what counts as growth.
+
+    Returns:
+        (…, M), ≥ 0.
+
+    Raises:
+        ValueError: the shapes do not fit, M < 2, or ``beta`` is negative or NaN (of a GPU unread).
+
+    Source: the form is the released code's, which takes sums of scores over the batch, so that the
+    tanh is 1 in nearly every batch: means are ours, and so are more than two modalities.
+    """
+    check_shapes(scores=(scores, "M"), growth=(growth, "M"))
+    check_values("beta", beta, least=0)
+    count = scores.shape[-1]
+    if count < 2:
+        raise ValueError(f"scores has shape {tuple(scores.shape)}; allowed is (…, M) with M ≥ 2.")
+    gap = count / (count - 1) * (scores - scores.mean(-1, keepdim=True))
+    return torch.where((gap > 0) & (growth > threshold), beta * gap.tanh().exp(), 0)
+
+
+class InfoReg(Balancer):
+    """The uniform sum; the encoder of the modality ahead is pulled to where its epoch began.
+
+    The paper's idea: a network takes in most information early, and what the modality ahead takes
+    in there the others lose. So while the trace of its Fisher information still grows
+    (`trace_growth`), β(θ − θ_0) is added to the gradient of its encoder, θ_0 its parameters at the
+    start of the epoch (`pull_strengths`). It is the gradient of β/2 ‖θ − θ_0‖², which the history
+    records as a part of "objective". The first epoch counts as growing.
+
+    The Fisher trace of an epoch is the mean over its steps of ‖g‖², g the gradient that the uniform
+    sum leaves in the encoder: that of batches, not of single samples. The history has it of each
+    epoch as "fisher trace".
+
+    Under plain SGD the pull alone is stable while lr · 2.1 β < 2; momentum allows more.
+
+    Args:
+        beta: β ≥ 0, the strength; 0 is the uniform sum. The released code has 0.95, times e, in its
+            source; the paper's number is not known to us.
+        threshold: which relative growth per epoch is still growth.
+        window: w of `trace_growth`, in epochs.
+
+    The released code looks at the trace of the audio encoder alone, whoever is ahead, and can pull
+    the audio encoder alone (the branch of the other has the condition of none); its trace is that
+    of the weights of convolutions and linear layers, each with its mean in place of its sum, and
+    with the pull in it. Ours takes each modality's own trace, of all parameters, without the pull
+    [ours].
+
+    Missing modalities: a score is the mean over the samples that have the modality; one that the
+    whole batch lacks is neither ahead nor behind [ours]. Where a sample has several labels, a score
+    is OGM's [ours].
+
+    Raises:
+        ValueError: an argument out of range; in `step`: real-valued targets, because the score is
+            the probability of a class.
+
+    Source: the released code, for the losses (joint and unimodal, heads of their own) and the rule;
+    the idea is the paper's. What is ours is marked.
+
+    >>> from mmlab import InfoReg, MultimodalNet, fit, load
+    >>> data = load("av-digits", seed=0)
+    >>> balancer = InfoReg(beta=0.95)
+    >>> net = MultimodalNet.build(data, **balancer.network, seed=0)
+    >>> run = fit(net, data, balancer, epochs=1)
+    >>> trace = run.history.query("metric == 'fisher trace'").set_index("output").value
+    >>> bool((trace > 0).all()), sorted(trace.index)
+    (True, ['audio', 'image'])
+    """
+
+    def __init__(self, beta: float = 0.95, threshold: float = 0.05, window: int = 10) -> None:
+        check_number("beta", beta, least=0)
+        check_number("threshold", threshold)
+        check_whole("window", window, least=1)
+        self.beta, self.threshold, self.window = beta, threshold, window
+        self._begin()
+
+    def _begin(self) -> None:
+        self.starts: dict[str, list[Tensor]] = {}
+        self.traces: list[Tensor] = []
+        self.sum: Tensor | None = None
+        self.steps = 0
+
+    def start(self, run: Training) -> None:
+        self._begin()
+
+    def epoch(self, run: Training) -> None:
+        if self.sum is not None:
+            self.traces = [*self.traces, self.sum / self.steps][-self.window - 1 :]
+        self.sum, self.steps = None, 0
+        encoders = run.model.encoders.items()
+        self.starts = {m: [p.detach().clone() for p in part.parameters()] for m, part in encoders}
+
+    def step(self, s: Step) -> Iterator[None]:
+        check_labels(s, "InfoReg")
+        s.backward(s.losses.stack())
+        with torch.no_grad():
+            traces = self.fisher_traces(s)
+            scores = mean_scores(s, s.out.unimodal)
+            growth = torch.ones_like(scores)
+            if self.traces:
+                growth = trace_growth(torch.stack(self.traces, dim=-2), self.window)
+            k = pull_strengths(scores, growth, self.beta, self.threshold) * s.seen
+        self.sum = traces if self.sum is None else self.sum + traces
+        self.steps += 1
+        s.log(**{"fisher trace": dict(s.each(traces)), "coefficient": dict(s.each(k))})
+        if self.starts:
+            s.backward((k * self.distances(s)).sum(-1) / 2)
+        yield
+
+    def fisher_traces(self, s: Step) -> Tensor:
+        """‖g‖² of each encoder's gradient, (…, M)."""
+        return self._squares(s, [s.stored_grad(m) for m in s.modalities])
+
+    def distances(self, s: Step) -> Tensor:
+        """‖θ − θ_0‖² of each encoder, (…, M), with a graph."""
+        now = [s.model.encoders[m].parameters() for m in s.modalities]
+        pairs = [
+            zip(own, self.starts[m], strict=True) for m, own in zip(s.modalities, now, strict=True)
+        ]
+        return self._squares(s, [[p - first for p, first in own] for own in pairs])
+
+    def _squares(self, s: Step, vectors: Sequence[Sequence[Tensor]]) -> Tensor:
+        """The squared length of each modality's list of tensors, (…, M)."""
+        loss = s.losses["joint"]
+        squares = [grams([x], loss.ndim).sum((-3, -2, -1)) if x else 0 * loss for x in vectors]
+        return torch.stack(squares, dim=-1)
