@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +47,20 @@ def drawing(seed: int, *names: str | int, device: str | torch.device = "cpu") ->
         elif kind == "mps":
             torch.mps.manual_seed(derive(seed, *names))
         yield
+
+
+@contextlib.contextmanager
+def drawing_all(seed: int, *names: str | int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """`drawing`, and the global generators of NumPy and `random` draw it too."""
+    own, of_numpy = random.getstate(), np.random.get_state()
+    random.seed(derive(seed, *names))
+    np.random.seed(derive(seed, *names) % 2**32)
+    try:
+        with drawing(seed, *names, device=device):
+            yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(of_numpy)
 
 
 def seeded(seed: int, *names: str | int, build: Callable[[], T]) -> T:

@@ -12,8 +12,10 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import WeightedRandomSampler
 
 from mmlab.checks import check_choice, check_flag
+from mmlab.datasets.sampling import check_sampler, epoch_size
 from mmlab.models.network import TASKS
 from mmlab.nested import Nested, changed, joined, shapes, tensors
 
@@ -205,6 +207,10 @@ class Batch:
         )
 
 
+Augment = Callable[[Batch], Batch] | Mapping[str, Callable[[Any], Any]]
+"""Batch -> Batch; or for some modalities a function of their values (B, …)."""
+
+
 def task_of(target: Tensor) -> str:
     """What the type of a target asks for: booleans for labels, whole numbers for a class, else."""
     if target.dtype == torch.bool:
@@ -359,6 +365,20 @@ def _check_kind(where: str, values: Tensor) -> None:
         )
 
 
+def _check_augment(augment: object, modalities: Sequence[str]) -> None:
+    """Refuse what cannot be called. Raises TypeError, or ValueError for an unknown modality."""
+    if isinstance(augment, Mapping):
+        for m, one in augment.items():
+            check_choice("a name in augment", m, modalities)
+            if not callable(one):
+                raise TypeError(f"augment[{m!r}] is {one!r}; give a function of values (B, ...)")
+    elif not callable(augment) or isinstance(augment, type):
+        raise TypeError(
+            f"augment is {augment!r}; give a function Batch -> Batch, or a dict with a function of "
+            "the values (B, ...) for each modality that is changed"
+        )
+
+
 def _check_plain(where: str, values: Tensor) -> None:
     """No tensor of a special kind, which torch's layers and losses would refuse or misread."""
     if values.is_nested:
@@ -475,6 +495,13 @@ class MultimodalData:
     frames:    whether each frame of a sample has a class: targets (B, T), −100 where a frame does
                not count. Losses, scores and methods take each frame that counts as a sample; a
                batch's loss is the mean over these. Encoders give (B, T, width).
+    augment:   changes each training batch at random, and nothing that is measured: a function
+               Batch -> Batch, or a dict with a function of the values (B, …) for each modality that
+               is changed. It is called on the device, for all samples of a step at once, keeps
+               nothing, and draws from the global generators of torch, NumPy or `random`, which are
+               seeded for each epoch and batch.
+    sampler:   torch's WeightedRandomSampler draws the samples of each epoch, by the seed of the
+               training. For balanced classes: its weights are 1 / target.bincount()[target].
 
     Every value is looked at once: a score of NaN would count as one class, or spoil a mean. Of a
     Batch that happens here, of a Stream when it is read.
@@ -495,6 +522,8 @@ class MultimodalData:
     units: Mapping[str, str] = field(default_factory=dict)
     card: str = ""
     frames: bool = False
+    augment: Augment | None = None
+    sampler: WeightedRandomSampler | None = None
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, TASKS)
@@ -512,6 +541,10 @@ class MultimodalData:
                 )
         self.train, self.holdout, self.test = (x.unchecked() for x in self.splits.values())
         self._check_modalities()
+        if self.augment is not None:
+            _check_augment(self.augment, self.modalities)
+        if self.sampler is not None:
+            check_sampler(self.sampler, len(self.train))
         self._check_splits(self._check_values)
         if self.task == "classification":
             self._check_labels()
@@ -729,6 +762,11 @@ class MultimodalData:
     @property
     def modalities(self) -> tuple[str, ...]:
         return self.train.modalities
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples of a training epoch."""
+        return epoch_size(self.sampler, len(self.train))
 
     @property
     def n_outputs(self) -> int:

@@ -197,6 +197,8 @@ def settings_of(run: Run) -> dict[str, str]:
     found |= {"device": run.device.type, "loss": digest(run.loss, "loss")}
     found["schedule"] = digest(run.schedule and run.schedule.make, "schedule")
     found["network as it was at the start"] = digest(run.model, "network")
+    for name in ("augment", "sampler"):
+        found[f"data.{name}"] = digest(getattr(run.data, name), name)
     return found | {f"data.{name}": digest(one, name) for name, one in run.data.splits.items()}
 
 

@@ -361,8 +361,9 @@ def _told_of_a_single_sample(size: int, run: Course) -> Iterator[None]:
         if (size - 1) % run.batch_size or "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
-            f"BatchNorm needs two samples or more, and a batch holds 1 ({run.size} samples in "
-            f"batches of {run.batch_size}); {_MORE if run.batch_size == 1 else _LEFT_OUT}"
+            "BatchNorm needs two samples or more, and a batch holds 1 "
+            f"({run.epoch_size} samples in batches of {run.batch_size}); "
+            f"{_MORE if run.batch_size == 1 else _LEFT_OUT}"
         ) from error
 
 
@@ -528,10 +529,15 @@ def check_arguments(
             f"{type(model).__name__} has a forward pass of its own, which calls them with all; use "
             "torch.utils.checkpoint in it, and accumulate=1 with a larger batch_size"
         )
-    check_flag("drop_last", drop_last)
-    if drop_last and len(data.train) < batch_size * accumulate:
+    if data.sampler is not None and type(balancer).order is not Balancer.order:
         raise ValueError(
-            f"drop_last=True leaves nothing to train on: {len(data.train)} samples make no batch "
+            f"{balancer.name} chooses the samples of an epoch, and so does the sampler of the "
+            "data; leave one of them out"
+        )
+    check_flag("drop_last", drop_last)
+    if drop_last and data.epoch_size < batch_size * accumulate:
+        raise ValueError(
+            f"drop_last=True leaves nothing to train on: {data.epoch_size} samples make no batch "
             f"of {batch_size * accumulate}; choose a smaller batch_size"
         )
     if isinstance(loss, type):

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.checks import check_mask
+from mmlab.datasets.augment import Augment, augmented
 from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.datasets.frames import rows_of
+from mmlab.datasets.sampling import epoch_order
 from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.models.rows import of_every_frame
-from mmlab.seeds import Draws, Source, derive, drawing, generator
+from mmlab.seeds import Draws, Source, derive, drawing, drawing_all, generator
 from mmlab.training.balancer import Balancer
 from mmlab.training.clip import clip_gradients
 from mmlab.training.losses import Loss, Losses, default_loss, read_losses
@@ -103,6 +105,11 @@ class Course(ABC):
     def size(self) -> int:
         """Training samples."""
 
+    @property
+    @abstractmethod
+    def epoch_size(self) -> int:
+        """Training samples of an epoch, unless the method chooses them."""
+
     @abstractmethod
     def generators(self, *names: str | int, device: str | torch.device = "cpu") -> Source:
         """The generator of the stream called `names`, or one for each network."""
@@ -133,7 +140,7 @@ class Course(ABC):
     @property
     def steps(self) -> int:
         """Batches of an epoch, unless the method chooses its samples (`Balancer.order`)."""
-        return math.ceil(self.kept(self.size) / self.step_size)
+        return math.ceil(self.kept(self.epoch_size) / self.step_size)
 
     def kept(self, samples: int) -> int:
         """How many of an epoch's samples come in its batches."""
@@ -386,10 +393,21 @@ class Run(Course):
     def size(self) -> int:
         return len(self.data.train)
 
+    @property
+    def epoch_size(self) -> int:
+        return self.data.epoch_size
+
     def batches(self) -> Iterator[Batch]:
         order = self._order()
         draws = derive(self.seed, *self.stream, "samples", self.epoch)
-        return self._train.batches(self.step_size, order[: self.kept(len(order))], draws)
+        batches = self._train.batches(self.step_size, order[: self.kept(len(order))], draws)
+        if (augment := self.data.augment) is None:
+            return batches
+        return (self._augmented(augment, batch, i) for i, batch in enumerate(batches))
+
+    def _augmented(self, augment: Augment, batch: Batch, i: int) -> Batch:
+        with drawing_all(self.seed, *self.stream, "augment", self.epoch, i, device=self.device):
+            return augmented(augment, batch)
 
     @cached_property
     def _train(self) -> Split:
@@ -400,7 +418,7 @@ class Run(Course):
         given = self.balancer.order(self)
         if given is None:
             draw = generator(self.seed, *self.stream, "order", self.epoch)
-            return torch.randperm(self.size, generator=draw).to(self.device)
+            return epoch_order(self.data.sampler, self.size, draw).to(self.device)
         order = torch.as_tensor(given, device=self.device)
         if order.ndim != 1 or not len(order) or order.dtype not in WHOLE:
             raise ValueError(

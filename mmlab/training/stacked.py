@@ -24,11 +24,13 @@ import torch
 from torch import Tensor, nn, optim
 
 from mmlab.checks import check_number
+from mmlab.datasets.augment import augmented
 from mmlab.datasets.base import Batch, MultimodalData, concatenate, in_memory, stack_batches
+from mmlab.datasets.sampling import epoch_order
 from mmlab.datasets.splits import piece_size
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
-from mmlab.seeds import Source, drawing, generator
+from mmlab.seeds import Source, drawing, drawing_all, generator
 from mmlab.training.balancer import Balancer, build_options
 from mmlab.training.checkpoint import check_own_paths
 from mmlab.training.exact import check_exact, check_prepared
@@ -344,11 +346,13 @@ def _stacked_run(
     check_clip(clip)
     for data in datasets:
         _check_in_memory(data)
-    sizes = {tuple(len(batch) for batch in data.splits.values()) for data in datasets}
+    sizes = {
+        (data.epoch_size, *(len(batch) for batch in data.splits.values())) for data in datasets
+    }
     if len(sizes) > 1 or len({data.n_outputs for data in datasets}) > 1:
         raise UnstackableError(
-            f"the data sets have splits of {sorted(sizes)} samples, or other numbers of outputs, "
-            "and a stack needs data of one form; train the seeds one by one"
+            f"the data sets have epochs and splits of {sorted(sizes)} samples, or other numbers of "
+            "outputs, and a stack needs data of one form; train the seeds one by one"
         )
     where = prepare(model, device, precision, compile)
     trios = zip(balancers, networks, jobs, strict=True)
@@ -619,19 +623,32 @@ class StackedRun(Course):
                 "seeds one by one"
             )
         data, offsets = self._once
-        size = self.size
-        draws = self._generators("order", self.epoch)
-        order = torch.stack([torch.randperm(size, generator=g) for g in draws]).to(self.device)
-        places = range(0, self.kept(size), self.step_size)
+        draws = zip(self.jobs, self._generators("order", self.epoch), strict=True)
+        orders = [epoch_order(job.data.sampler, self.size, own) for job, own in draws]
+        order = torch.stack(orders).to(self.device)
+        places = range(0, self.kept(self.epoch_size), self.step_size)
         looked = {0} if _is_looked_at(self.epoch, self.epochs) else set()
         if self.epoch == self.epochs - 1:
             looked.add(len(places) - 1)
         for number, i in enumerate(places):
             own = order[:, i : i + self.step_size]
-            batch = replace(data[own + offsets], index=own)
+            batch = self._augmented(replace(data[own + offsets], index=own), number)
             if number in looked and not self.stream:
                 self._check(batch, (self.epoch + number / len(places)) / self.epochs)
             yield batch
+
+    def _augmented(self, batch: Batch, number: int) -> Batch:
+        """The batch with each network's part changed as it would be on its own."""
+        if all(job.data.augment is None for job in self.jobs):
+            return batch
+        parts = [batch[r, :] for r in range(len(self.jobs))]
+        for r, job in enumerate(self.jobs):
+            if (augment := job.data.augment) is not None:
+                with drawing_all(
+                    job.seed, *self.stream, "augment", self.epoch, number, device=self.device
+                ):
+                    parts[r] = augmented(augment, parts[r])
+        return replace(stack_batches(parts), index=batch.index)
 
     def _check(self, batch: Batch, progress: float) -> None:
         lr = self.optimizer.param_groups[0]["lr"]
@@ -704,6 +721,10 @@ class StackedRun(Course):
     @property
     def size(self) -> int:
         return len(self.jobs[0].data.train)
+
+    @property
+    def epoch_size(self) -> int:
+        return self.jobs[0].data.epoch_size
 
     def _forked(self, balancer: Balancer, epochs: int) -> Self:
         same = [balancer] * len(self.jobs)
