@@ -37,48 +37,43 @@ def members(count: int) -> Tensor:
     return (torch.arange(1, 2**count)[:, None] >> torch.arange(count) & 1).bool()
 
 
-def coalition_logits(
-    fuse: Callable[[dict[str, Tensor]], Tensor],
-    features: Mapping[str, Tensor],
-    present: Tensor | None = None,
-) -> Tensor:
-    """The joint logits of every set of modalities, the features of the others being 0.
+def coalitions(
+    features: Mapping[str, Tensor], present: Tensor | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """The features of every set of modalities, in the order of `members`; those of others are 0.
 
     Args:
-        fuse: features -> logits (…, B, C), such as the network's fusion, in evaluation mode.
-        features: (…, B, D) of each modality.
+        features: (…, B, D) of each modality, after the encoders.
         present: which modalities the samples have, booleans (…, M, B); None: all. One that a sample
             lacks is in no set.
 
-    Returns:
-        (…, 2^M − 1, B, C), in the order of `members`.
+    Yields:
+        For each of the 2^M − 1 sets what a fusion takes, (…, B, D) of each modality.
 
     Source: the paper, and its released code, which sets features to 0, not inputs.
     """
     if present is not None:
         pairs = zip(features.items(), present.unbind(-2), strict=True)
         features = {m: h * has.unsqueeze(-1) for (m, h), has in pairs}
-    found = []
     for joined in members(len(features)).tolist():
         pairs = zip(features.items(), joined, strict=True)
-        found.append(fuse({m: h if inside else torch.zeros_like(h) for (m, h), inside in pairs}))
-    return torch.stack(found, dim=-3)
+        yield {m: h if inside else torch.zeros_like(h) for (m, h), inside in pairs}
 
 
 def rightness(logits: Tensor, target: Tensor) -> Tensor:
-    """How right every set is on every sample: 1 where it says the class, else 0.
+    """How right each answer is: 1 where it is the class, else 0.
 
-    Of several labels per sample it is the share of them that it says rightly [ours].
+    Of several labels per sample it is the share of them that is answered rightly [ours].
 
     Args:
-        logits: (…, S, B, C); target: classes (…, B), or booleans (…, B, C).
+        logits: (…, B, C); target: classes (…, B), or booleans (…, B, C).
 
     Returns:
-        (…, S, B), from 0 to 1, in the type of the logits.
+        (…, B), from 0 to 1, in the type of the logits.
     """
     if target.dtype == torch.bool:
-        return ((logits > 0) == target.unsqueeze(-3)).to(logits.dtype).mean(-1)
-    return (logits.argmax(-1) == target.unsqueeze(-2)).to(logits.dtype)
+        return ((logits > 0) == target).to(logits.dtype).mean(-1)
+    return (logits.argmax(-1) == target).to(logits.dtype)
 
 
 def modality_values(right: Tensor, present: Tensor | None = None) -> Tensor:
@@ -98,7 +93,7 @@ def modality_values(right: Tensor, present: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: the number of sets is not 2^M − 1.
 
-    Source: the paper, section 3.
+    Source: the paper.
     """
     count = (right.shape[-2] + 1).bit_length() - 1 if right.ndim > 1 else 0
     if not count or right.shape[-2] != 2**count - 1:
@@ -265,8 +260,9 @@ class SMV(Balancer):
 
         def read(batch: Batch, out: Output) -> dict[str, Tensor]:
             has = present_of(batch, model.modalities)
-            logits = coalition_logits(model.fusion, dict(out.features), has)
-            values = modality_values(rightness(logits, batch.target), has)
+            answers = map(model.fusion, coalitions(out.features, has))
+            right = torch.stack([rightness(z, batch.target) for z in answers], dim=-2)
+            values = modality_values(right, has)
             return dict(zip(model.modalities, values.unbind(-2), strict=True))
 
         return read

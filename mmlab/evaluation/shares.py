@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmlab.balancers.smv import coalition_logits, modality_values, present_of, rightness
+from mmlab.balancers.smv import coalitions, modality_values, present_of, rightness
 from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.metrics import check_finite, check_labels
@@ -72,9 +72,10 @@ def modality_valuation(model: MultimodalNet, batch: Split) -> dict[str, Tensor]:
 
 
 def _valued(model: MultimodalNet, batch: Batch, out: Output) -> dict[str, Tensor]:
-    features, has = dict(out.features), present_of(batch, out.features)
-    logits = coalition_logits(model.fusion, features, has)
-    for joint in logits.unbind(-3):
-        check_finite("the joint logits", joint)
-    values = modality_values(rightness(logits, batch.target), has)
-    return dict(zip(features, values, strict=True))
+    has, right = present_of(batch, out.features), []
+    for some in coalitions(out.features, has):
+        logits = model.fusion(some)
+        check_finite("the joint logits", logits)
+        right.append(rightness(logits, batch.target))
+    values = modality_values(torch.stack(right, dim=-2), has)
+    return dict(zip(out.features, values, strict=True))

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmlab import SMV, Batch, Joint, MultimodalData, MultimodalNet, Step, evaluation, fit
 from mmlab.balancers.smv import (
-    coalition_logits,
+    coalitions,
     further_copies,
     members,
     modality_values,
@@ -99,22 +99,14 @@ def test_a_set_leaves_the_features_of_the_others_out(lead):
     h = {m: torch.randn(*lead, 5, 3, generator=draw, dtype=torch.float64) for m in "abc"}
     has = torch.rand(*lead, 3, 5, generator=draw) < 0.5
 
-    def fuse(features):
-        assert list(features) == list("abc")
-        return torch.cat([features["a"], 2 * features["b"], 4 * features["c"]], dim=-1)
-
     for present in (None, has):
-        found = coalition_logits(fuse, h, present)
-        assert found.shape == (*lead, 7, 5, 9) and found.dtype == torch.float64
-        for row, joined in enumerate(members(3)):
-            for i, (m, factor) in enumerate(zip("abc", (1, 2, 4), strict=True)):
-                there = (
-                    joined[i] * torch.ones(*lead, 5)
-                    if present is None
-                    else joined[i] * has[..., i, :]
-                )
-                part = found[..., row, :, 3 * i : 3 * i + 3]
-                torch.testing.assert_close(part, factor * h[m] * there[..., None])
+        found = list(coalitions(h, present))
+        assert len(found) == 7
+        for joined, features in zip(members(3), found, strict=True):
+            assert list(features) == list("abc")
+            for i, m in enumerate("abc"):
+                there = torch.ones(*lead, 5) if present is None else present[..., i, :].double()
+                assert torch.equal(features[m], h[m] * (joined[i] * there)[..., None])
 
 
 def test_rightness_of_classes_and_of_labels():
@@ -393,6 +385,10 @@ def test_a_modality_that_no_sample_of_the_part_has_is_not_drawn():
     values = torch.tensor([[0.5] * 10, [0.0] * 10], dtype=torch.float64)
     has = torch.tensor([[True] * 10, [False] * 10])
     run = trained(SMV())
+    counts = SMV("modality", alpha=3).redrawn(values, has, run.draws("copies"))
+    assert not counts.any()
+    has[1] = True
+    has[1, run.draws("copies").permutation(10, torch.device("cpu"))[:2]] = False  # others have it
     counts = SMV("modality", alpha=3).redrawn(values, has, run.draws("copies"))
     assert not counts.any()
     has[1] = True
