@@ -45,10 +45,15 @@ def test_there_are_notebooks():
     assert len(list(NOTEBOOKS.glob("*.ipynb"))) >= 2
 
 
-def test_names_are_numbered_in_a_row():
+def test_names_are_numbered_and_the_map_knows_which_are_still_to_come():
     names = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
     assert all(re.fullmatch(r"\d\d-[a-z0-9-]+\.ipynb", name) for name in names)
-    assert [int(name[:2]) for name in names] == list(range(len(names)))
+    here = [int(name[:2]) for name in names]
+    start = "\n".join(sources(nbformat.read(NOTEBOOKS / names[0], as_version=4), "markdown"))
+    states = r"^\| (\d\d) \| .* \| (you are here|ready|in preparation) \|$"
+    states = {int(number): state for number, state in re.findall(states, start, re.MULTILINE)}
+    assert [*states] == list(range(len(states)))
+    assert here == [number for number, state in states.items() if state != "in preparation"]
 
 
 def test_format_is_valid_with_cell_ids(notebook):
