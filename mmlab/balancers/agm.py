@@ -167,6 +167,8 @@ class AGM(Balancer):
     (True, ['audio', 'image'])
     """
 
+    lost_if_adaptive = "keeps of its factors only how they change from step to step; use SGD"
+
     def __init__(self, alpha: float = 1.0, cap: float = 10.0) -> None:
         check_number("alpha", alpha, least=0)
         check_number("cap", cap, above=0)

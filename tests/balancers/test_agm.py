@@ -359,6 +359,21 @@ def test_an_encoder_without_modes_sees_the_batch_once_and_one_row_of_zeros():
     assert sorted(seen) == [(1, 3), (1, 4), (6, 3), (6, 4)]
 
 
+def test_an_encoder_with_modes_sees_the_batch_once_more_and_its_statistics_move_once():
+    seen = []
+
+    class Looks(nn.Sequential):
+        def forward(self, x):
+            seen.append((self.training, len(x)))
+            return super().forward(x)
+
+    net = network(encoder=lambda *sizes: Looks(*noisy(*sizes)))
+    take_step(AGM(), net, batch())
+    assert sorted(seen) == sorted([(True, 6), (False, 6), (False, 1)] * 2)
+    assert [net.encoders[m][1].num_batches_tracked.item() for m in "av"] == [1, 1]
+    assert all(p.grad.isfinite().all() for p in net.encoders.parameters())
+
+
 def test_tokens_and_nested_inputs_are_zero_in_every_part():
     class Reads(nn.Module):
         def __init__(self):

@@ -224,6 +224,8 @@ def test_a_training_follows_the_loop_by_hand():
     for name, value in parameters(net).items():
         torch.testing.assert_close(value, parameters(hand)[name], msg=lambda s, n=name: n + s)
     assert any(held[6:]) and not all(held)
+    for kept, known in zip(balancer.traces, traces[1:3], strict=True):
+        torch.testing.assert_close(kept, double(*known.values()))
     found = run.history.query("metric == 'fisher trace'").pivot(
         columns="output", index="epoch", values="value"
     )

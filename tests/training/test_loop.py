@@ -10,7 +10,18 @@ from torch.nn import functional as F
 from trained import DATA, dropping, same, trained, weights
 
 from mmlab import load
-from mmlab.balancers import ATF, METHODS, MLA, OGM, Balancer, Joint, MMPareto, Uniform, Unimodal
+from mmlab.balancers import (
+    AGM,
+    ATF,
+    METHODS,
+    MLA,
+    OGM,
+    Balancer,
+    Joint,
+    MMPareto,
+    Uniform,
+    Unimodal,
+)
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves
@@ -759,6 +770,7 @@ class Renamed(torch.optim.Adam):
 
 
 ADAPTIVE = {
+    "AGM": (AGM(), "AGM keeps of its factors only how they change from step to step; use SGD"),
     "OGM": (OGM(), "OGM has almost no effect; use OGM.on='update'., or SGD"),
     "MMPareto": (MMPareto(), "MMPareto keeps only the direction of its gradients"),
     "Uniform": (Uniform(encoder_scale=1.5), r"Uniform is Uniform\(\) without encoder_scale"),
