@@ -59,8 +59,8 @@ def imtl_weights(gram: Tensor) -> Tensor:
     but here the length follows the *shorter* gradient.
 
     A gradient of 0 gets weight 0, as if it were not there. Exactly opposite gradients give a step
-    of 0. Of more than two, dependent ones have no single solution: rounding, added to the diagonal
-    of R, picks one.
+    of 0. Of more than two, weights may be negative, and dependent gradients have no single
+    solution: rounding, added to the diagonal of R, picks one.
 
     Args:
         gram: inner products of K gradients, (…, K, K).

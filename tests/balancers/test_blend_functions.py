@@ -155,6 +155,14 @@ def test_of_two_imtl_g_reads_the_lengths_alone():
         torch.testing.assert_close(imtl_weights(gram(at_an_angle(angle, ratio=4))), one)
 
 
+def test_of_two_imtl_g_and_nash_mtl_differ_in_length_alone():
+    pair = pairs()
+    steps = [blended(RULES[name](gram(pair)), pair) for name in ("imtl-g", "nash-mtl")]
+    together = torch.cosine_similarity(*steps, dim=-1)
+    torch.testing.assert_close(together, torch.ones(300).double())
+    assert (steps[0].norm(dim=-1) < pair.norm(dim=-1).amin(-1) * 2).all()
+
+
 @BOTH
 def test_dependent_gradients_of_imtl_g_have_a_finite_result(dtype):
     g, u = torch.tensor([[3.0, 4.0], [1.0, -1.0]], dtype=dtype)
