@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.pmr import PMR as PMR
     from mmlab.balancers.relearning import Relearning as Relearning
     from mmlab.balancers.smv import SMV as SMV
+    from mmlab.balancers.umt import UMT as UMT
     from mmlab.training.balancer import Balancer
     from mmlab.training.balancer import Joint as Joint
 
@@ -188,6 +189,15 @@ METHODS: dict[str, Method] = {
         floor=1,
         look=("#E69F00", (0, (10, 1, 1, 1)), "$c$"),
         needs=("labels",),
+    ),
+    "UMT": Method(
+        _HERE + "umt",
+        "UMT",
+        "joint loss + the distance of each encoder's features to those of one trained alone",
+        "Du et al., ICML 2023",
+        floor=4 / 3,
+        look=("#56B4E9", (0, (7, 1)), "$u$"),
+        needs=("trials",),
     ),
     "D&R": Method(
         _HERE + "relearning",

@@ -14,7 +14,7 @@ from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.base import in_memory
 from mmlab.models import Concat, MultimodalNet, NetworkStack
 from mmlab.seeds import AHEAD, Draws, generator
-from mmlab.training import Balancer, Step, fit
+from mmlab.training import Balancer, Step, begin, fit
 from mmlab.training.optimizers import SGD
 from mmlab.training.step import Parameters
 
@@ -22,9 +22,16 @@ LR, MOMENTUM = 0.01, 0.9  # of every training here
 
 
 def stepping(
-    network: Network, balancer: Balancer, device: torch.device, replicas: int | None = None
+    network: Network,
+    balancer: Balancer,
+    device: torch.device,
+    replicas: int | None = None,
+    trials: bool = False,
 ) -> Callable[[], Timed]:
-    """`network.steps` steps of one batch under a balancer, the network built and warm."""
+    """`network.steps` steps of one batch under a balancer, the network built and warm.
+
+    trials: whether a run prepares the method first, by trainings of copies.
+    """
     data = network.data()
     model = network.build(balancer, data)
     batch = in_memory(data.train, "the benchmark")
@@ -38,6 +45,8 @@ def stepping(
     optimizer = SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     made = [generator(0, "bench", r, device=device) for r in range(replicas or 1)]
     draws = Draws(lambda kind: made if replicas else made[0], AHEAD)
+    if trials:
+        begin(model, data, balancer, optimizer, epochs=1).next_epoch()
     parameters = Parameters(model)
 
     def steps() -> None:

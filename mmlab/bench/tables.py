@@ -21,7 +21,10 @@ from mmlab.training import find_device
 def methods_over_joint(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
     """A step of each method over a joint step of the same encoders, with its floor."""
     for title, network in NETWORKS.items():
-        ready = {name: stepping(network, m.make(), device) for name, m in METHODS.items()}
+        ready = {
+            name: stepping(network, m.make(), device, trials="trials" in m.needs)
+            for name, m in METHODS.items()
+        }
         table = ratios(ready, "joint", rounds, device)
         for name in table:
             method = METHODS[name]
@@ -42,6 +45,8 @@ def replicas_over_sequential(rounds: int, device: torch.device) -> Iterator[tupl
     ):
         table = {}
         for name, method in METHODS.items():
+            if "trials" in method.needs:  # a run prepares it, and here are steps alone
+                continue
             ready = {"one": stepping(network, method.make(), device)}
             ready |= {
                 f"{name}, R = {r}": stepping(network, method.make(), device, r) for r in counts

@@ -22,6 +22,7 @@ from mmlab.datasets.frames import Frames, inputs_of, rows_of
 from mmlab.gradients import align_to, entry_std, laid_out
 from mmlab.models.modes import sparing_buffers
 from mmlab.models.network import LazyFeatures, MultimodalNet, Output
+from mmlab.models.rows import as_rows
 from mmlab.models.stack import UnstackableError
 from mmlab.seeds import Draws, random_state, replaying
 from mmlab.training.blend import Rule, blend, filled, gradients_of, owned
@@ -589,6 +590,19 @@ class Step:
         return chosen, [
             align_to(g, torch.as_tensor(f, dtype=g.dtype, device=g.device)) for g, f in pairs
         ]
+
+
+@torch.no_grad()
+def features_by(encoders: Mapping[str, nn.Module] | nn.ModuleDict, s: Step) -> dict[str, Tensor]:
+    """What other encoders make of a step's batch, such as a teacher: (…, B, D), without a graph.
+
+    They run in the mode that they are in, training or evaluation.
+    """
+    inputs = inputs_of(s.batch)
+    found = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
+    if not isinstance(s.batch, Frames):
+        return found
+    return {m: as_rows(m, h, s.batch.rows) for m, h in found.items()}
 
 
 def check_one_process() -> None:

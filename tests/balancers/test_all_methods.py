@@ -1,6 +1,7 @@
 """What holds for every balancer: it learns, repeats itself, fits any data, and does not wait."""
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from mmlab import (
 from mmlab.balancers import METHODS
 from mmlab.balancers.blend import nash_weights
 from mmlab.evaluation import test_accuracy as accuracy_on_test
+from mmlab.training import begin
 
 MAKERS = {name: method.make for name, method in METHODS.items()} | {
     "uniform, scaled": lambda: Uniform(encoder_scale=1.5),
@@ -76,7 +78,7 @@ def test_the_same_seed_gives_the_same_bits(name, modalities):
 
 
 JOINT_ONLY = ("joint", "OGM", "OGM-GE", "PMR", "MMCosine", "D&R", "CML", "AGM", "OPM")
-JOINT_ONLY += ("SMV", "SMV, at once", "SMV, modality")
+JOINT_ONLY += ("SMV", "SMV, at once", "SMV, modality", "UMT")
 
 
 @every_method
@@ -265,6 +267,7 @@ PASSES = {
     "BDO": (2, 1),  # looks at the batch again
     "MMPareto": (1, 2),  # tells two gradients apart
     "MMPareto, by tensor": (1, 2),
+    "UMT": (2, 1),  # the batch goes through the teacher too
     "AGM": (2, 2),  # the second time one row, of zeros
     "PCGrad": (1, 2),
     "CAGrad": (1, 2),
@@ -280,10 +283,17 @@ PASSES = {
 def test_a_step_takes_no_pass_more_than_the_mathematics_needs(name):
     net, samples = build(name, encoder=counted), batch()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    for _ in MAKERS[name]().step(Step(net, samples, optimizer)):
+    balancer = MAKERS[name]()
+    run = begin(net, data(), balancer, optimizer, epochs=1)
+    run.next_epoch()  # what it prepares has a cost of its own
+    teachers = getattr(balancer, "teachers", {})
+    encoders = [[net.encoders[m], *([teachers[m]] if m in teachers else [])] for m in "av"]
+    for encoder in itertools.chain(*encoders):
+        encoder[1].log.clear()
+    for _ in balancer.step(Step(net, samples, optimizer)):
         optimizer.step()
-    for encoder in net.encoders.values():
-        log = encoder[1].log
+    for same in encoders:
+        log = [entry for encoder in same for entry in encoder[1].log]
         assert (log.count("forward"), log.count("backward")) == PASSES.get(name, (1, 1))
 
 

@@ -20,6 +20,7 @@ import pytest
         "agm",
         "pmr",
         "mmcosine",
+        "umt",
         "relearning",
         "cml",
         "smv",

@@ -104,7 +104,7 @@ MAKERS = {name: method.make for name, method in METHODS.items()} | {
     "Unimodal": lambda: Unimodal("a"),
 }
 
-BRANCHING = ("G-Blend", "G-Blend, often", "G-Blend, heads", "RefittedHead")
+BRANCHING = ("G-Blend", "G-Blend, often", "G-Blend, heads", "RefittedHead", "UMT")
 """They train copies, which draw an order of their own: of samples, which differ."""
 
 REFUSED = {

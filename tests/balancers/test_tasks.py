@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mmlab import (
     MLA,
     OGM,
+    UMT,
     Batch,
     Ensemble,
     GradientBlending,
@@ -38,6 +39,7 @@ from mmlab.training import EarlyStopping, fit_seeds
 
 MAKERS = {name: method.make for name, method in METHODS.items()} | {
     **{kind.__name__: kind for kind in (Ensemble, RefittedHead)},
+    "UMT": lambda: UMT(weight=1),  # at a rate of 0.1 a weight of 10 switches narrow encoders off
     "G-Blend, heads": lambda: GradientBlending(warmup=1, super_epoch=1, fuse="heads"),
 }
 TASKS = ("multilabel", "regression")

@@ -15,7 +15,7 @@ def test_every_method_stands_beside_its_floor(tables):
 
 
 def test_scaling_has_every_method_that_trains_no_copies():
-    assert set(timed.SCALED) == METHODS.keys() - {"joint", "G-Blend"}
+    assert set(timed.SCALED) == METHODS.keys() - {"joint", "G-Blend", "UMT"}
 
 
 def test_replicas_loop_and_loader_have_their_rows(tables, monkeypatch):
