@@ -197,7 +197,7 @@ class PMR(Balancer):
     The history gets each modality's "score" (the mean probability of the truth), its lag as
     "coefficient", and its cross-entropy as "prototype loss".
 
-    Source: the paper's loss and algorithm 1.
+    Source: the paper; what differs in its released code is said above.
 
     >>> from mmlab import PMR, MultimodalNet, fit, load
     >>> data = load("av-digits", seed=0)

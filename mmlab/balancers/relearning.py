@@ -149,8 +149,11 @@ class Relearning(Joint):
     Several labels per sample are as many questions, whose purities are averaged; the clusters are
     as many as the labels [ours]. Samples without a modality are left out of its clusters.
 
-    The released code counts epochs from 0 and diagnoses after the one that it calls 20, so one
-    epoch later. A toolkit that compares methods takes the test labels for it.
+    A purity counts samples: where rounding decides the cluster of one, as it may between a GPU and
+    a CPU or between `fit` and `fit_seeds`, the encoder goes back by a little more or less.
+
+    The released code counts epochs from 0 and diagnoses after the one that it calls 20: one epoch
+    later.
 
     Raises:
         TypeError, ValueError: an argument out of range; before the first epoch: real-valued
@@ -160,7 +163,7 @@ class Relearning(Joint):
     The history gets the "purity" of each modality in train and holdout, and as "relearning" the
     share a, under holdout.
 
-    Source: the paper's algorithm 1.
+    Source: the paper and its released code.
 
     >>> from mmlab import MultimodalNet, Relearning, fit, load
     >>> data = load("av-digits", seed=0)
