@@ -56,7 +56,8 @@ def imtl_weights(gram: Tensor) -> Tensor:
     common factor, where Rβ = 1 in all entries. For two gradients both β are equal, whatever the
     angle, so each weight is the other gradient's share of the summed lengths: the step is
     ‖g‖ ‖u‖ / (‖g‖ + ‖u‖) times the sum of the unit vectors. This is also the direction of Nash-MTL;
-    but here the length follows the *shorter* gradient.
+    but here the length follows the *shorter* gradient. An optimiser that divides lengths away, such
+    as Adam, leaves little between the two.
 
     A gradient of 0 gets weight 0, as if it were not there. Exactly opposite gradients give a step
     of 0. Of more than two, weights may be negative, and dependent gradients have no single
@@ -311,6 +312,12 @@ class Blend(Balancer):
         rule = self.weighting
         known = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
         return f"Blend({known.strip('<>')})"
+
+    @property
+    def lost_if_adaptive(self) -> str:
+        lengths = ("imtl-g", "nash-mtl", "aligned-mtl")  # what tells these from one another
+        lost = "keeps only the direction of its encoders' gradients, not their length; use SGD"
+        return lost if self.weighting in lengths else ""
 
     def step(self, s: Step) -> Iterator[None]:
         losses = {m: (s.losses["joint"], s.losses[m]) for m in s.modalities}

@@ -17,6 +17,7 @@ from mmlab.balancers import (
     MLA,
     OGM,
     Balancer,
+    Blend,
     Joint,
     MMPareto,
     Uniform,
@@ -773,6 +774,7 @@ ADAPTIVE = {
     "AGM": (AGM(), "AGM keeps of its factors only how they change from step to step; use SGD"),
     "OGM": (OGM(), "OGM has almost no effect; use OGM.on='update'., or SGD"),
     "MMPareto": (MMPareto(), "MMPareto keeps only the direction of its gradients"),
+    "Nash-MTL": (Blend("nash-mtl"), r"Blend\(nash-mtl\) keeps only the direction"),
     "Uniform": (Uniform(encoder_scale=1.5), r"Uniform is Uniform\(\) without encoder_scale"),
     "MLA": (MLA(), "MLA cannot protect what the head has learnt"),
 }
@@ -790,7 +792,7 @@ def test_what_an_adaptive_optimiser_undoes_is_said(name, kind):
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 def test_what_no_optimiser_undoes_is_not_warned_of(kind, recwarn):
     effective = [OGM(), Uniform(encoder_scale=1.5)] if kind is torch.optim.SGD else []
-    for balancer in (Joint(), Uniform(), ATF(), OGM(on="update"), *effective):
+    for balancer in (Joint(), Uniform(), ATF(), OGM(on="update"), Blend("cagrad"), *effective):
         net = MultimodalNet.build(DATA, **balancer.network)
         fit(net, DATA, balancer, epochs=1, optimizer=lambda p: kind(p, lr=1e-3), device="cpu")
     assert not [w for w in recwarn if "divides each gradient" in str(w.message)]
