@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import batch, mlp, network
+from gradient_pairs import BOTH, blended, gram, pairs
 from scipy.optimize import minimize_scalar, nnls
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchjd.aggregation import IMTLGWeighting, PCGradWeighting, UPGradWeighting
@@ -22,7 +23,6 @@ from mmlab.balancers.blend import (
 from mmlab.balancers.mmpareto import pareto_weights
 from mmlab.evaluation import test_accuracy as accuracy_on_test
 
-BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 OURS = {
     "nash": nash_weights,
     "cagrad": cagrad_weights,
@@ -48,21 +48,6 @@ TORCHJD = {
     "UPGrad": lambda: UPGradWeighting(projector=Projector()),
 }
 every_rule_of_ours = pytest.mark.parametrize("rule", OURS.values(), ids=OURS)
-
-
-def pairs(rows=300, length=5, seed=0):
-    """Gradients of unlike lengths, (rows, 2, length), half of them in conflict."""
-    draw = torch.Generator().manual_seed(seed)
-    pair = torch.randn(rows, 2, length, generator=draw, dtype=torch.float64)
-    return pair * torch.randn(rows, 2, 1, generator=draw, dtype=torch.float64).exp()
-
-
-def gram(pair):
-    return pair @ pair.mT
-
-
-def blended(weights, pair):
-    return (weights[..., None, :] @ pair)[..., 0, :]
 
 
 # --- the balancer ---------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from by_hand import batch, linear, mlp, network
+from gradient_pairs import BOTH, blended, gram, pairs
 from scipy.optimize import minimize_scalar
-from test_blend import BOTH, blended, gram, pairs
 from torchjd.aggregation import AlignedMTLWeighting, IMTLGWeighting, PCGradWeighting
 
 from mmlab import Blend, Step, Uniform, fit_seeds, load
