@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.gblend import GradientBlending as GradientBlending
     from mmlab.balancers.inforeg import InfoReg as InfoReg
     from mmlab.balancers.joint import Uniform as Uniform
+    from mmlab.balancers.lfm import LFM as LFM
     from mmlab.balancers.mla import MLA as MLA
     from mmlab.balancers.mmcosine import MMCosine as MMCosine
     from mmlab.balancers.mmpareto import MMPareto as MMPareto
@@ -207,6 +208,14 @@ METHODS: dict[str, Method] = {
         floor=1,
         look=("#E69F00", (0, (2, 3)), "$r$"),
         needs=("labels",),
+    ),
+    "LFM": Method(
+        _HERE + "lfm",
+        "LFM",
+        "the modalities are drawn together first, and classify more and more",
+        "Yang et al., NeurIPS 2024",
+        floor=1,
+        look=("#CC79A7", (0, (9, 3)), "$f$"),
     ),
     "CML": Method(
         _HERE + "cml",

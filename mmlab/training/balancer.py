@@ -14,6 +14,7 @@ from torch import Tensor, nn, optim
 from mmlab.datasets.base import Batch, MultimodalData, Split
 from mmlab.models.network import MakeFusion, MultimodalNet, Output
 from mmlab.seeds import Draws
+from mmlab.training.losses import Loss
 from mmlab.training.passes import Reading
 from mmlab.training.step import Step
 
@@ -36,6 +37,10 @@ class Training(Protocol):
     @property
     def optimizer(self) -> optim.Optimizer:
         """The optimiser."""
+
+    @property
+    def loss(self) -> Loss | None:
+        """The loss that the run was given, for `Step(loss=...)`; None: the one for the targets."""
 
     @property
     def epochs(self) -> int:

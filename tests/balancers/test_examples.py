@@ -22,6 +22,7 @@ import pytest
         "mmcosine",
         "umt",
         "relearning",
+        "lfm",
         "cml",
         "smv",
         "dgl",

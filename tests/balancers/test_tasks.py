@@ -231,12 +231,16 @@ def test_a_loss_of_ones_own_gets_labels_as_numbers():
 # --- methods --------------------------------------------------------------------------------------
 
 
+EPOCHS = {"LFM": 8}
+"""Where four are too few: its first epochs have next to no weight on the targets."""
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_method_learns(name, task):
     skip_if_refused(name, task)
     data = made(task, missing=True)
-    run = trained(MAKERS[name], data, epochs=4)
+    run = trained(MAKERS[name], data, epochs=EPOCHS.get(name, 4))
     assert all(p.isfinite().all() for p in run.model.parameters())
     assert run.history.value.map(math.isfinite).all()
     assert run.predict(data.test).shape == data.test.target.shape

@@ -28,6 +28,7 @@ from mmlab.training import Checkpoint, Progress, fit, fit_seeds
 
 MAKERS = {name: method.make for name, method in METHODS.items()}
 MAKERS |= {name: getattr(mmlab, name) for name in CONTROLS}
+MAKERS["LFM, learned"] = partial(mmlab.LFM, weight="learned")
 
 
 def made(balancer, *, observers=(), build=None, data=DATA, **options):

@@ -9,6 +9,8 @@ from torch import nn
 
 from mmlab import (
     ATF,
+    CML,
+    LFM,
     MLA,
     OGM,
     PMR,
@@ -48,6 +50,7 @@ METHODS = {name: method.make for name, method in REGISTERED.items()} | {
     "conflicts alone": lambda: MMPareto(gamma_on_aligned=False),
     "rls": lambda: MLA("rls"),
     "none": lambda: MLA("none"),
+    "LFM by predictions": lambda: LFM("js"),
 }
 
 
@@ -158,6 +161,9 @@ def test_under_encoders_that_are_not_linear_layers(method):
         "MLA",
         "PMR",
         "D&R",
+        "LFM",
+        "LFM by predictions",
+        "CML",
     ],
 )
 def test_with_modalities_missing(method):
@@ -205,6 +211,9 @@ GRIDS = {
     "alpha of PMR": (lambda v: PMR(alpha=v), [0.1, 1.0, 4.0]),
     "strength of D&R": (lambda v: Relearning(strength=v), [0.5, 3.0, 10.0]),
     "mu of PMR": (lambda v: PMR(mu=v), [0.0, 0.01, 1.0]),
+    "lam of CML": (lambda v: CML(lam=v), [0.1, 1.0, 10.0]),
+    "decay of LFM": (lambda v: LFM(decay=v), [0.1, 0.3, 1.0]),
+    "temperature of LFM": (lambda v: LFM(temperature=v), [0.1, 0.5, 1.0]),
     "alpha of OGM, continuous": (lambda v: OGM(alpha=v, continuous=True), [0.1, 0.5, 2.0]),
     "c of CAGrad": (lambda v: Blend("cagrad", c=v), [0.0, 0.4, 0.9]),
 }
