@@ -262,7 +262,7 @@ class LFM(Balancer):
         losses = torch.stack(self.losses(s), dim=-1)
         learned = self.weight == "learned"
         k = self.k.to(losses) if learned else alignment_weight(s.epoch, self.decay)
-        weight = k.squeeze(-1)
+        weight = k.squeeze(-1).to(losses.dtype)  # Apple's GPUs have no float64
         s.log(alignment=losses[..., 1], weight={"classification": 1 - weight, "alignment": weight})
         s.backward(2 * ((1 - k) * losses[..., :1] + k * losses[..., 1:]))
         yield

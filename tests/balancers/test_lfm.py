@@ -369,6 +369,14 @@ def test_the_gradient_is_twice_the_weighted_sum(modalities, missing):
     assert step.logged["alignment", ""].item() == pytest.approx(align.item())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_logged_has_the_type_of_the_network(dtype):
+    net, samples = late().to(dtype), batch()
+    samples.inputs = {m: x.to(dtype) for m, x in samples.inputs.items()}
+    step = take_step(LFM(), net, samples)
+    assert {value.dtype for value in step.logged.values()} == {dtype}
+
+
 def test_predictions_are_aligned_where_asked_and_features_where_not():
     samples, grads = batch(), {}
     for align in ("contrastive", "js"):
