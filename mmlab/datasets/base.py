@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -399,7 +400,7 @@ def _check_plain(where: str, values: Tensor) -> None:
 
 def _check_finite(where: str, values: Tensor, fix: str) -> None:
     low, high = values.aminmax()  # one pass, no copy; a NaN anywhere is both
-    if low.isfinite() and high.isfinite():
+    if math.isfinite(low) and math.isfinite(high):
         return
     bad = ~values.isfinite().reshape(len(values), -1).all(1)
     row = int(bad.nonzero()[0])
@@ -561,7 +562,7 @@ class MultimodalData:
     @property
     def _like(self) -> Batch:
         """Training samples, which all others are like."""
-        return self.train if isinstance(self.train, Batch) else self.train.head(1)
+        return self.train if isinstance(self.train, Batch) else self.train.head(2)
 
     def _check_splits(self, check: Callable[[str, Batch], Batch]) -> None:
         self.train = self.train.checked(partial(check, "train"))

@@ -44,7 +44,9 @@ class Stream:
 
     What the dataset draws from the global generators of torch, NumPy and `random`, such as a random
     crop, is seeded for each sample and epoch: it depends neither on the workers nor on the size of
-    a batch. Measures see one fixed draw; give holdout and test a dataset that draws nothing.
+    a batch. Measures see one fixed draw; give holdout and test a dataset that draws nothing. Where
+    but few samples draw from NumPy's or Python's generators, one batch per worker and epoch may be
+    read twice.
 
     Every batch is checked as a `Batch` in memory is, when it is read. The first sample tells how
     many go through a network at once where nothing is trained: where lengths differ, begin with a
@@ -121,7 +123,9 @@ class Stream:
 
     def head(self, count: int) -> Batch:
         """The first `count` samples, or all where there are fewer."""
-        few = count <= len(self._first)
+        if count == len(self._first):
+            return self._first
+        few = count < len(self._first)
         return self._first[:count] if few else next(replace(self, workers=0).batches(count))
 
     def batches(self, size: int, order: Tensor | None = None, seed: int = 0) -> Iterator[Batch]:
@@ -204,12 +208,18 @@ STEP = 0x9E3779B1
 class _Samples:
     """A dataset, each sample of which draws from a seed of its own.
 
+    To seed NumPy's and Python's generators takes longer than to read a small sample. So they get a
+    seed per batch from the first batch on in which no sample drew from them; after each it is
+    looked whether this is still so, and if not the batch is read again, each sample under its seed.
+
     apart: it is read in a process of its own, whose generators nobody else uses.
+    draws: whether samples draw from these two; None: not known yet.
     """
 
     dataset: Any
     seed: int
     apart: bool
+    draws: bool | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -217,17 +227,48 @@ class _Samples:
     def __getitems__(self, places: list[int]) -> list[Any]:
         kept = None if self.apart else _states()
         first = derive(self.seed, "samples")
+        seeds = [(first + i * STEP) % 2**32 for i in places]
         try:
-            return [self._drawn(i, (first + i * STEP) % 2**32) for i in places]
+            if self.draws is False:
+                found = self._seeded_together(places, seeds)
+                if not _have_drawn(seeds[0]):
+                    return found
+                self.draws = True
+            return self._each_seeded(places, seeds)
         finally:
             if kept is not None:
                 _put_back(*kept)
 
-    def _drawn(self, i: int, seed: int) -> Any:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch's own seeds every device
-        return self.dataset[i]
+    def _seeded_together(self, places: list[int], seeds: list[int]) -> list[Any]:
+        _seed(seeds[0])
+        read, seed_torch = self.dataset.__getitem__, torch.default_generator.manual_seed
+        found = []
+        for i, seed in zip(places, seeds, strict=True):
+            seed_torch(seed)
+            found.append(read(i))
+        return found
+
+    def _each_seeded(self, places: list[int], seeds: list[int]) -> list[Any]:
+        found, drawn = [], bool(self.draws)
+        for i, seed in zip(places, seeds, strict=True):
+            _seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch's own seeds every device
+            found.append(self.dataset[i])
+            drawn = drawn or _have_drawn(seed)
+        self.draws = drawn
+        return found
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _have_drawn(seed: int) -> bool:
+    """Whether a generator was drawn from since it got this seed, by the number that comes next."""
+    then = random.random(), np.random.random()
+    _seed(seed)
+    return then != (random.random(), np.random.random())
 
 
 def _states() -> tuple[Any, Any, Tensor]:

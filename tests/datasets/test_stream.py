@@ -20,6 +20,7 @@ from mmlab.balancers import METHODS, Balancer, Joint
 from mmlab.datasets import Batch, MultimodalData, Stream, drop, stream, synthetic
 from mmlab.identity import UnknownIdentityError, digest
 from mmlab.models import MultimodalNet, UnstackableError
+from mmlab.seeds import derive
 from mmlab.training import fit, fit_seeds
 
 DATA = synthetic(n=(40, 20, 20), dims=5)
@@ -133,6 +134,86 @@ def test_random_samples_are_seeded_each_for_itself():
     assert torch.equal(noise, drawn(size=7, order=torch.arange(40)))
     assert torch.equal(noise, drawn(workers=2))
     assert (noise != drawn(seed=4)).all()
+
+
+class Seldom(Dataset):
+    """Samples that draw from Python's and NumPy's generators where `rare` says so."""
+
+    def __init__(self, rare):
+        self.rare, self.read = rare, []
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        found = [random.random(), np.random.normal()] if self.rare(i) else [0.0, 0.0]
+        return {"a": torch.tensor([*found, float(torch.initial_seed())]).double()}, 0
+
+
+def one_by_one(rare, seed):
+    """Each sample under a seed of its own, by a plain loop."""
+    rows = []
+    for i in range(40):
+        own = (derive(seed, "samples") + i * stream.STEP) % 2**32
+        random.seed(own)
+        np.random.seed(own)
+        torch.manual_seed(own)
+        rows.append(Seldom(rare)[i][0]["a"])
+    return torch.stack(rows)
+
+
+RARELY = {
+    "never": lambda i: False,
+    "always": lambda i: True,
+    "late": lambda i: i in (21, 22, 35),
+    "first": lambda i: i == 0,
+    "last of a batch": lambda i: i == 15,
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("case", RARELY)
+def test_each_sample_draws_from_its_seed_however_seldom_samples_draw(case, workers):
+    rare = RARELY[case]
+    known = one_by_one(rare, 3)
+    for size in (8, 1) if workers == 0 else (8,):
+        split = Stream(Seldom(rare), workers=workers)
+        found = torch.cat([batch.inputs["a"] for batch in split.batches(size, seed=3)])
+        assert torch.equal(found, known)
+
+
+def test_samples_are_read_once_and_one_batch_twice_where_few_of_them_draw():
+    reads = {}
+    for case, rare in RARELY.items():
+        dataset = Seldom(rare)
+        assert len([*Stream(dataset).batches(8, seed=3)]) == 5
+        reads[case] = len(dataset.read)
+    again = {"late", "last of a batch"}
+    assert reads == {case: 48 if case in again else 40 for case in RARELY}
+
+
+def test_numpy_is_seeded_per_batch_where_no_sample_draws(monkeypatch):
+    seeded, seed = [], np.random.seed
+    monkeypatch.setattr(np.random, "seed", lambda own: (seeded.append(own), seed(own)))
+    list(Stream(Seldom(RARELY["never"])).batches(8))
+    assert len(seeded) == 8 * 2 + 4 * 2  # the first batch looks after each sample
+    seeded.clear()
+    list(Stream(Seldom(RARELY["always"])).batches(8))
+    assert len(seeded) == 40 + 1  # it has looked once
+
+
+def test_reading_leaves_the_generators_as_they_were():
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    for case in ("never", "late", "always"):
+        batches = Stream(Seldom(RARELY[case])).batches(8)
+        np.random.normal()  # one of a pair: the other one is kept
+        next(batches)
+        before, kept = states(), np.random.get_state()[3:]
+        for _ in batches:
+            assert states() == before and np.random.get_state()[3:] == kept
 
 
 def test_each_epoch_of_a_training_draws_anew_and_a_second_one_draws_the_same():
