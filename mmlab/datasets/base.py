@@ -13,9 +13,10 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from mmlab.checks import check_choice, check_flag
+from mmlab.datasets.loaders import instead_of
 from mmlab.datasets.sampling import check_sampler, epoch_size
 from mmlab.models.network import TASKS
 from mmlab.nested import Nested, changed, joined, shapes, tensors
@@ -535,6 +536,11 @@ class MultimodalData:
                 "frames out: numbers (B, K) are K outputs per sample"
             )
         for name, split in self.splits.items():
+            if isinstance(split, DataLoader):
+                raise TypeError(
+                    f"{name} is a DataLoader, and mmlab makes the loader itself, in an order of "
+                    f"its own for each epoch; {instead_of(split)}"
+                )
             if not isinstance(split, Split):
                 raise TypeError(
                     f"{name} is a {type(split).__name__}; give a Batch(inputs, target), or for "

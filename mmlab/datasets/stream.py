@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, defa
 
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch
+from mmlab.datasets.loaders import instead_of
 from mmlab.identity import UnknownIdentityError
 from mmlab.seeds import derive
 
@@ -170,7 +171,7 @@ def _check_dataset(dataset: object) -> None:
     if isinstance(dataset, DataLoader):
         raise TypeError(
             "Stream takes a Dataset and makes the loader itself, in an order of its own for each "
-            f"epoch; use Stream(loader.dataset, workers={dataset.num_workers})"
+            f"epoch; {instead_of(dataset)}"
         )
     readable = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     if not readable or isinstance(dataset, IterableDataset | dict):
@@ -233,7 +234,6 @@ class _Samples:
                 found = self._seeded_together(places, seeds)
                 if not _have_drawn(seeds[0]):
                     return found
-                self.draws = True
             return self._each_seeded(places, seeds)
         finally:
             if kept is not None:

@@ -318,7 +318,7 @@ class Run(Course):
         """
         if not isinstance(split, Split):
             raise TypeError(
-                f"split is a {type(split).__name__}; give a Batch or a Stream, such as "
+                f"split is a {type(split).__name__}; give a Batch or a Stream(dataset), such as "
                 "run.split('test')"
             )
         if not self.model.frames:

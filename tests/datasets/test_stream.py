@@ -4,6 +4,7 @@ import doctest
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from measuring import lacking, measured
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
 from mmlab import evaluation
 from mmlab.balancers import METHODS, Balancer, Joint
@@ -331,7 +332,6 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize(
     ("dataset", "error", "message"),
     [
-        (DataLoader(Rows(DATA.train)), TypeError, r"use Stream\(loader\.dataset, workers=0\)"),
         (Endless(), TypeError, "got a Endless; it takes a map-style torch Dataset"),
         (None, TypeError, "got a NoneType; it takes a map-style"),
         ([], ValueError, "holds 0 samples"),
@@ -340,6 +340,38 @@ class Endless(IterableDataset):
 def test_what_is_no_map_style_dataset_is_refused(dataset, error, message):
     with pytest.raises(error, match=message):
         Stream(dataset)
+
+
+def kept(samples):
+    return samples
+
+
+WEIGHTED = WeightedRandomSampler([1.0] * 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("loader", "fix"),
+    [
+        (DataLoader(Rows(DATA.train)), "use Stream(loader.dataset), fit(..., batch_size=1)"),
+        (
+            DataLoader(Rows(DATA.train), 32, num_workers=2, collate_fn=kept, drop_last=True),
+            "use Stream(loader.dataset, workers=2, collate=loader.collate_fn), "
+            "fit(..., batch_size=32, drop_last=True)",
+        ),
+        (
+            DataLoader(Rows(DATA.train), 8, sampler=WEIGHTED),
+            "use Stream(loader.dataset), MultimodalData(..., sampler=loader.sampler), "
+            "fit(..., batch_size=8)",
+        ),
+        (DataLoader(Endless()), "give a map-style torch Dataset, .* a Endless, has one order only"),
+    ],
+)
+def test_a_loader_is_refused_with_what_to_write_in_its_place(loader, fix):
+    message = "makes the loader itself, .*" + (fix if ".*" in fix else re.escape(fix))
+    with pytest.raises(TypeError, match=message):
+        Stream(loader)
+    with pytest.raises(TypeError, match="holdout is a DataLoader, .*" + message):
+        MultimodalData(DATA.train, loader, DATA.test)
 
 
 def test_where_a_stream_cannot_stand_the_message_has_the_fix():
