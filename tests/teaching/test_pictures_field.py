@@ -74,3 +74,11 @@ def test_the_training_at_play_has_a_row_for_each_method(monkeypatch):
     assert len(points) == 6 and points[:, 0].min() >= 0 and points[:, 0].max() <= 100
     np.testing.assert_array_equal(points[:3, 0], points[3:, 0])  # the same seed
     figure.clear()
+
+
+def test_short_trainings_keep_the_type_of_their_data_and_repeat_themselves():
+    data = pictures.first(tiny(), 8)
+    assert len(data.test) == 8 and data.train.inputs["audio"].dtype == torch.float64
+    one, two = (pictures.encoders_after(Joint(), data, epochs=1, seed=0) for _ in range(2))
+    assert one.dtype == torch.float64 and torch.equal(one, two)
+    assert not torch.equal(one, pictures.encoders_after(Joint(), data, epochs=2, seed=0))

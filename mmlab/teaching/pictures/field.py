@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from matplotlib.lines import Line2D
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from mmlab.balancers import METHODS, Balancer
 from mmlab.datasets import MultimodalData, load
@@ -133,6 +134,17 @@ def first(data: MultimodalData, count: int) -> MultimodalData:
     return MultimodalData(train, holdout, test, n_classes=data.n_classes)
 
 
+def encoders_after(balancer: Balancer, data: MultimodalData, epochs: int, seed: int) -> Tensor:
+    """All parameters of the encoders, as one vector, after a training in the type of the data."""
+    net = MultimodalNet.build(data, **balancer.network, seed=seed).to(_type(data))
+    fit(net, data, balancer, epochs=epochs, seed=seed, device="cpu")
+    return parameters_to_vector(net.encoders.parameters()).detach()
+
+
+def _type(data: MultimodalData) -> torch.dtype:
+    return next(iter(in_memory(data.train, "trainings").inputs.values())).dtype
+
+
 def costs(data: MultimodalData, names: Iterable[str], epochs: int) -> pd.DataFrame:
     """What a whole training of each method sends through the encoders, beside its floor.
 
@@ -143,10 +155,9 @@ def costs(data: MultimodalData, names: Iterable[str], epochs: int) -> pd.DataFra
     for name in names:
         balancer, passes = METHODS[name].make(), Counter[str]()
         net = MultimodalNet.build(data, **balancer.network, seed=0)
-        kind = in_memory(data.train, "costs").inputs[net.modalities[0]].dtype
         for m, encoder in net.encoders.items():
             net.encoders[m] = _Counted(encoder, passes)
-        fit(net.to(kind), data, balancer, epochs=epochs, seed=0, device="cpu")
+        fit(net.to(_type(data)), data, balancer, epochs=epochs, seed=0, device="cpu")
         whole = len(data.train) * len(net.modalities) * epochs
         forward, backward = (passes[way] / whole for way in ("forward", "backward"))
         rows[name] = (forward, backward, (forward + 2 * backward) / 3, METHODS[name].floor)
