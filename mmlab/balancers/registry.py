@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mmlab.balancers.ogm import OGM as OGM
     from mmlab.balancers.opm import OPM as OPM
     from mmlab.balancers.pmr import PMR as PMR
+    from mmlab.balancers.reconboost import ReconBoost as ReconBoost
     from mmlab.balancers.relearning import Relearning as Relearning
     from mmlab.balancers.smv import SMV as SMV
     from mmlab.balancers.umt import UMT as UMT
@@ -225,6 +226,15 @@ METHODS: dict[str, Method] = {
         floor=1,
         look=("#009E73", (0, (4, 3)), "$m$"),
         needs=("labels",),
+    ),
+    "ReconBoost": Method(
+        _HERE + "reconboost",
+        "ReconBoost",
+        "modalities take turns as learners of a boosting, and their logits are added up",
+        "Hua et al., ICML 2024",
+        floor=1,
+        look=("#E69F00", (0, (6, 3, 1, 3)), "$b$"),
+        needs=("labels", "shared head"),
     ),
     "SMV": Method(
         _HERE + "smv",

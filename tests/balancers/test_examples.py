@@ -24,6 +24,7 @@ import pytest
         "relearning",
         "lfm",
         "cml",
+        "reconboost",
         "smv",
         "dgl",
     ],

@@ -46,7 +46,8 @@ DRAWS = {
 def test_a_loop_of_ones_own_ends_where_fit_ends(name):
     balancer = MAKERS[name]()
     net, other = (network(**balancer.network, encoder=mlp) for _ in range(2))
-    run = trained(net, balancer, sgd(net.parameters()))
+    own = balancer.modules(net)
+    run = trained(net, balancer, sgd([*net.parameters(), *(own.parameters() if own else ())]))
     options = {"epochs": 3, "batch_size": 8, "optimizer": sgd, "device": "cpu"}
     by_fit = fit(other, DATA, MAKERS[name](), **options)
     assert parameters(net).keys() == parameters(other).keys()
