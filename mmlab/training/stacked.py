@@ -277,6 +277,8 @@ def _one_program(
     try:
         _check_only_looking(options.get("observers", ()))
         balancers = [job.make() for job in jobs]
+        if type(balancers[0]).order.__module__.startswith("mmlab."):  # documented, so no news
+            _check_order(balancers[0])
         if len({id(balancer) for balancer in balancers}) < len(balancers):
             raise TypeError(
                 f"the maker of {balancers[0].name} gives the same object twice, and what it keeps "
@@ -295,6 +297,7 @@ def _one_program(
             raise
         return None
     try:
+        _check_order(run.balancer)
         with _unstackable(run.balancer):
             run.start()
             train(run)
@@ -318,6 +321,15 @@ def _check_only_looking(observers: Sequence[Observer | type]) -> None:
                 f"{kind.__name__} acts on one training, and a stack trains several seeds as one; "
                 "train the seeds one by one (at_once=False)"
             )
+
+
+def _check_order(balancer: Balancer) -> None:
+    """Refuse a method that chooses the samples of an epoch."""
+    if type(balancer).order is not Balancer.order:
+        raise UnstackableError(
+            f"{balancer.name} chooses the samples of an epoch, for one network; train the seeds "
+            "one by one"
+        )
 
 
 def _stacked_run(
@@ -617,11 +629,7 @@ class StackedRun(Course):
 
     def batches(self) -> Iterator[Batch]:
         """Each network's samples in its own order, taken from data that are there once."""
-        if type(self.balancer).order is not Balancer.order:
-            raise UnstackableError(
-                f"{self.balancer.name} chooses the samples of an epoch, for one network; train the "
-                "seeds one by one"
-            )
+        _check_order(self.balancer)  # of a branch
         data, offsets = self._once
         draws = zip(self.jobs, self._generators("order", self.epoch), strict=True)
         orders = [epoch_order(job.data.sampler, self.size, own) for job, own in draws]

@@ -113,13 +113,19 @@ def test_one_program_equals_separate_runs(method):
     assert (first - second).abs().max() > 0.01  # they are different seeds
 
 
+def began(self):
+    raise AssertionError("a stack has begun")
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in STACKED])
-def test_who_chooses_its_samples_trains_one_by_one(method):
+def test_who_chooses_its_samples_trains_one_by_one(method, recwarn, monkeypatch):
+    """It is known before anything starts, and of a method of the library it is no news."""
+    monkeypatch.setattr(stacked.StackedRun, "start", began)
     data = datasets()
     with pytest.raises(UnstackableError, match="chooses the samples of an epoch"):
         train(METHODS[method], data)
-    with pytest.warns(UserWarning, match="now train one by one"):
-        runs = train(METHODS[method], data, at_once=None)
+    runs = train(METHODS[method], data, at_once=None)
+    assert not [w for w in recwarn if "one by one" in str(w.message)]
     for r in range(len(SEEDS)):
         assert runs[r].together == 1
         assert_same(runs, alone(METHODS[method], data, r), r)
@@ -1262,6 +1268,22 @@ def test_one_program_that_is_given_up_says_why():
     ):
         runs = train(DrawsGlobally, datasets(), at_once=None)
     assert [run.together for run in runs] == [1, 1, 1]
+
+
+def test_an_order_of_ones_own_is_said_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(stacked.StackedRun, "start", began)
+    with pytest.warns(UserWarning, match=r"is given up.*Ordered chooses the samples of an epoch"):
+        runs = train(Ordered, datasets(), at_once=None)
+    assert [run.together for run in runs] == [1, 1, 1]
+
+
+def test_a_branch_of_a_stack_does_not_choose_its_samples_either():
+    class Branches(Joint):
+        def epoch(self, run):
+            run.branch(Ordered(), 1)
+
+    with pytest.raises(UnstackableError, match="Ordered chooses the samples of an epoch"):
+        train(Branches, datasets())
 
 
 def test_what_never_was_one_program_is_no_news(recwarn):
