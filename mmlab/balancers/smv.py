@@ -7,6 +7,7 @@ The value of a modality is its Shapley value in a game: a set of modalities wins
 it has members if the prediction from their features is right, and none if it is wrong.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -273,7 +274,8 @@ class SMV(Balancer):
         part = draws.permutation(size, like.device)[: max(1, int(PART * size))].to(values.device)
         known = has[:, part].sum(-1)
         means = values[:, part].sum(-1) / known
-        means = torch.where(known > 0, means, means.nan_to_num(-torch.inf).amax())
+        best = means[known > 0].amax() if known.any() else 0.0
+        means = torch.where(known > 0, means, best)  # of nobody nothing is known: no copies
         counts = torch.zeros_like(values, dtype=torch.int64)
         shares = redrawn_shares(means, self.alpha).tolist()
         for own, share, mask in zip(counts, shares, has, strict=True):
@@ -284,10 +286,22 @@ class SMV(Balancer):
 
     def step(self, s: Step) -> Iterator[None]:
         loss = s.losses["joint"]
-        if self.kept is not None and s.batch.index is not None:
+        if self.kept is None or s.batch.index is None:
+            self.warn_of_other_samples(s)
+        else:
             end = self.place + len(s.batch.index)
             kept = self.kept[:, self.place : end]
             self.place = end
             loss = s.losses.of("resampled", s.fuse(s.out.features, mask=kept))
         s.backward(loss)
         yield
+
+    def warn_of_other_samples(self, s: Step) -> None:
+        """Say so where samples are not those that `order` chose; in the warm-up it chooses none."""
+        if s.epoch >= self.warmup:
+            warnings.warn(
+                "SMV chooses the samples of an epoch, in the run of `fit`; in your own loop, with "
+                "samples of your own, it is joint training. Call run = mmlab.training.begin(net, "
+                "data, balancer, optimizer, epochs=...) and take the batches of run.batches()",
+                stacklevel=3,
+            )

@@ -1,6 +1,7 @@
 """SMV: values by their first definition, copies by the table, and every copy with its own mask."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from mmlab.balancers.smv import (
     rightness,
 )
 from mmlab.datasets import Stream
-from mmlab.training import Checkpoint
+from mmlab.training import Checkpoint, begin
 
 OPTIONS = {"batch_size": 8, "device": "cpu", "lr": 0.1}
 
@@ -396,6 +397,13 @@ def test_a_modality_that_no_sample_of_the_part_has_is_not_drawn():
     assert counts.sum(1).tolist() == [0, 10] and counts[1].max() > 1  # with replacement
 
 
+def test_where_the_part_has_nobody_with_any_modality_nothing_is_drawn():
+    values, has = torch.zeros(2, 10, dtype=torch.float64), torch.ones(2, 10, dtype=torch.bool)
+    run = trained(SMV())
+    has[:, run.draws("copies").permutation(10, torch.device("cpu"))[:2]] = False
+    assert not SMV("modality").redrawn(values, has, run.draws("copies")).any()
+
+
 def test_the_look_is_in_evaluation_mode_in_parts_and_without_a_graph(monkeypatch):
     class Dropping(nn.Sequential):
         def forward(self, x):
@@ -422,9 +430,31 @@ def test_a_step_by_hand_after_a_training_is_a_plain_one():
         net.zero_grad()
         some = batch()
         some.index = torch.arange(6)
-        next(one.step(Step(net, some)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            next(one.step(Step(net, some)))
         found.append([p.grad.clone() for p in net.encoders.parameters()])
     assert all(map(torch.equal, *found))
+
+
+def test_samples_that_it_has_not_chosen_are_said_to_be_joint_training():
+    net, samples, message = network(), batch(), r"joint training\. Call run = .* run\.batches\(\)"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(SMV(warmup=1).step(Step(net, samples)))  # the warm-up is joint training
+    with pytest.warns(UserWarning, match=message):
+        next(SMV(warmup=1).step(Step(net, samples, epoch=1)))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    balancer, tiny = SMV(warmup=0), data()
+    run = begin(net, tiny, balancer, optimizer, epochs=1, batch_size=8)
+    run.next_epoch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        s = Step(net, next(run.batches()), optimizer)
+        next(balancer.step(s))
+    assert "resampled" in s.losses.computed
+    with pytest.warns(UserWarning, match=message):
+        next(balancer.step(Step(net, tiny.train)))  # does not say which samples they are
 
 
 def test_a_stream_is_valued_as_the_same_samples_in_memory():
