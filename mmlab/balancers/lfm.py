@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from mmlab.checks import check_choice, check_number, check_shapes
 from mmlab.gradients import align_to, grams
+from mmlab.models.fusion import directions
 from mmlab.models.network import MultimodalNet, Output, masks_of
 from mmlab.training.balancer import Balancer, Training
 from mmlab.training.step import Step
@@ -38,7 +39,8 @@ def info_nce(
     temperature. The loss is the mean over samples of −log softmax_j(s)_ii and −log softmax_i(s)_ii.
 
     Args:
-        features: (…, M, B, D) with M ≥ 2; a feature of 0 has the cosine 0 with all others.
+        features: (…, M, B, D) with M ≥ 2; one shorter than 1e-6 counts as 0, which has the cosine 0
+            with all others, and gets no gradient: of a direction it grows as 1 / length [ours].
         temperature: above 0, no unit; a number, or (…, 1).
         present: (…, M, B), booleans, which modalities a sample has; None: all. A sample that lacks
             one of the two does not count, and is nothing that others could find.
@@ -53,8 +55,7 @@ def info_nce(
     Source: the paper's contrastive loss, read at second hand.
     """
     check_shapes(features=(features, "MBD"))
-    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    one, other = pairs(features / norm.masked_fill(norm == 0, 1), dim=-3)
+    one, other = pairs(directions(features), dim=-3)
     cosines = one @ other.mT
     similarity = cosines / align_to(cosines, temperature)
     both = None if present is None else torch.logical_and(*pairs(present, dim=-2))

@@ -176,6 +176,9 @@ def test_features_of_0_have_a_finite_gradient():
     info_nce(features, 0.1).backward()
     assert features.grad.isfinite().all()
     assert info_nce(torch.zeros(2, 3, 4), 0.1).item() == pytest.approx(math.log(3))
+    nearly = (1e-20 * random(2, 3, 4)).requires_grad_()
+    assert info_nce(nearly, 0.1).item() == pytest.approx(math.log(3))
+    assert torch.autograd.grad(info_nce(nearly, 0.1), nearly)[0].abs().max() < 1  # 1e20 by itself
 
 
 def test_each_network_may_have_its_own_temperature():
