@@ -78,8 +78,7 @@ def tree() -> Figure:
         ax.text(0.66, row + 0.2, branch.changes, va="center", fontsize=9, color=_GREY)
         right = 2.4
         for name in branch.methods:
-            if name in METHODS:
-                right = _leaf(ax, name, right, row)
+            right = _leaf(ax, name, right, row)
     return figure
 
 
