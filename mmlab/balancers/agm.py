@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmlab.balancers.ogm import check_labels, probabilities_of_truth
+from mmlab.balancers.ogm import check_labels, levelled, probabilities_of_truth
 from mmlab.checks import check_number, check_shapes, check_values
 from mmlab.models.fusion import shapley_weights
 from mmlab.training.balancer import Balancer, Training
@@ -207,16 +207,10 @@ class AGM(Balancer):
         losses = s.mean(-truth.log().mean(-1))
         if self.running is None or self.steps is None:
             self.running, self.steps = torch.zeros_like(losses), torch.zeros_like(losses)
-        ratios = lead_ratios(_level(losses, s.seen))
-        usual = lead_ratios(_level(self.running, s.seen & (self.steps > 0)))
+        ratios = lead_ratios(levelled(losses, s.seen))
+        usual = lead_ratios(levelled(self.running, s.seen & (self.steps > 0)))
         s.log(ratio=dict(s.each(ratios)), usual_ratio=dict(s.each(usual)))
         self.steps = self.steps + s.seen
         change = torch.where(s.seen, losses - self.running, 0)
         self.running = self.running + change / self.steps.clamp(min=1)
         return modulation_factors(ratios, usual, self.alpha, self.cap)
-
-
-def _level(losses: Tensor, known: Tensor) -> Tensor:
-    """The losses (…, M), those that are not known at the mean of the others; 0 where none is."""
-    total = torch.where(known, losses, 0).sum(-1, keepdim=True)
-    return torch.where(known, losses, total / known.sum(-1, keepdim=True).clamp(min=1))

@@ -88,18 +88,20 @@ class CML(Balancer):
     times the mean penalty of a sample.
 
     What is removed has features of 0, under every fusion [ours; the released code, which is for
-    models without encoders, fills in the mean input]. So each subset costs one more pass through
-    the fusion, and none through an encoder. A modality that a sample lacks counts as removed,
-    in training and in prediction: there it does not matter what the encoder says of an empty input.
+    models without an encoder per modality, fills in the mean input]. So each subset costs one more
+    pass through the fusion, and none through an encoder. A modality that a sample lacks counts as
+    removed, in training and in prediction: there it does not matter what the encoder says of an
+    empty input.
 
     Args:
         lam: λ ≥ 0, weight of the penalty. The default, 1, is ours, and mild: the paper's is not
             known here. The released example takes 0.1 times the sum over a batch of 200, which is
             20 times the mean.
 
-    The released code counts a pair only where the prediction from S is right, which is left out
-    here. With several labels per sample, each label has a confidence and a penalty of its own
-    [ours].
+    The released code leaves a pair out where the prediction from S is wrong and that from T is
+    right; where both are wrong, Conf(S) gets no gradient (file miwae/train.py). Here every pair
+    counts, as in the paper. With several labels per sample, each label has a confidence and a
+    penalty of its own [ours].
 
     The history has the mean "penalty", and "violation": the part of the samples (of the labels)
     that pay. `mmlab.evaluation.violation_share` measures the same after training.

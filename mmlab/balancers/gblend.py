@@ -19,7 +19,7 @@ from torch import Tensor
 from mmlab.balancers.joint import Unimodal
 from mmlab.checks import check_choice, check_number, check_shapes, check_whole
 from mmlab.models.network import Output, for_averaging
-from mmlab.training.balancer import Balancer, Joint, Training
+from mmlab.training.balancer import Balancer, Joint, Training, warn_without_run
 from mmlab.training.step import Step
 
 
@@ -262,12 +262,10 @@ class GradientBlending(Balancer):
     def step(self, s: Step) -> Iterator[None]:
         losses = s.losses.stack("joint", *s.modalities)
         if not self.weights:
-            warnings.warn(
-                "Gradient-Blending estimates its weights before an epoch, from the run of `fit`; "
-                "in your own loop it takes equal ones. Call run = mmlab.training.begin(net, data, "
-                "balancer, optimizer, epochs=...) and, before each epoch, run.next_epoch(); or set "
-                ".weights = {'joint': ..., m: ...}",
-                stacklevel=2,
+            warn_without_run(
+                "Gradient-Blending estimates its weights before an epoch",
+                "it takes equal ones",
+                "; or set .weights = {'joint': ..., m: ...}",
             )
             equal = torch.full_like(losses[..., 0].detach(), 1 / losses.shape[-1])
             self.weights = dict.fromkeys(("joint", *s.modalities), equal)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmlab.balancers.ogm import check_labels, mean_scores
 from mmlab.checks import check_number, check_shapes, check_values, check_whole
 from mmlab.gradients import grams
-from mmlab.training.balancer import Balancer, Training
+from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
 
 
@@ -91,16 +91,21 @@ class InfoReg(Balancer):
     Under plain SGD the pull alone is stable while lr · 2.1 β < 2; momentum allows more.
 
     Args:
-        beta: β ≥ 0, the strength; 0 is the uniform sum. The released code has 0.95, times e, in its
-            source; the paper's number is not known to us.
+        beta: β ≥ 0, the strength; 0 is the uniform sum. The released code has 0.95 for the audio
+            and 0.1 for the video; the paper's numbers are not known to us.
         threshold: which relative growth per epoch is still growth.
         window: w of `trace_growth`, in epochs.
 
-    The released code looks at the trace of the audio encoder alone, whoever is ahead, and can pull
-    the audio encoder alone (the branch of the other has the condition of none); its trace is that
-    of the weights of convolutions and linear layers, each with its mean in place of its sum, and
-    with the pull in it. Ours takes each modality's own trace, of all parameters, without the pull
-    [ours].
+    The released code looks at the trace of the audio encoder alone, whoever is ahead. Its trace is
+    that of the weights of convolutions and linear layers, each with its mean in place of its sum,
+    and with the pull in it. Ours takes each modality's own trace, of all parameters, without the
+    pull [ours]. We know two versions of the code. In that of commit ea7b9d5 the threshold is 0.05,
+    and the unimodal losses are those of each modality's part of the joint logits. In that of
+    41d887f it is 0.04, the unimodal losses have heads of their own, as here, and the video is
+    never pulled: the condition of that branch can never be true.
+
+    A loop of your own without `begin` knows no epochs: there it is the uniform sum, and a warning
+    says so.
 
     Missing modalities: a score is the mean over the samples that have the modality; one that the
     whole batch lacks is neither ahead nor behind [ours]. Where a sample has several labels, a score
@@ -110,8 +115,8 @@ class InfoReg(Balancer):
         ValueError: an argument out of range; in `step`: real-valued targets, because the score is
             the probability of a class.
 
-    Source: the released code, for the losses (joint and unimodal, heads of their own) and the rule;
-    the idea is the paper's. What is ours is marked.
+    Source: the released code, for the rule, and its version 41d887f for the losses; the idea is the
+    paper's. What is ours is marked.
 
     >>> from mmlab import InfoReg, MultimodalNet, fit, load
     >>> data = load("av-digits", seed=0)
@@ -148,6 +153,10 @@ class InfoReg(Balancer):
 
     def step(self, s: Step) -> Iterator[None]:
         check_labels(s, "InfoReg")
+        if not self.starts:
+            warn_without_run(
+                "InfoReg holds encoders near where an epoch began", "it is the uniform sum"
+            )
         s.backward(s.losses.stack())
         with torch.no_grad():
             traces = self.fisher_traces(s)

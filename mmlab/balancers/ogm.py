@@ -204,13 +204,20 @@ def mean_scores(s: Step, logits: Mapping[str, Tensor]) -> Tensor:
 
     The mean is over the samples that have the modality; where all have all, ratios of means are the
     paper's ratios of sums. A modality that the whole batch lacks is neither ahead nor behind: it
-    scores the mean of the others (which, for M ≥ 3, moves their ratios closer to 1).
+    scores the mean of the others (which, for M ≥ 3, moves their ratios closer to 1). Where the
+    batch lacks all, all score 0.
     """
     each = torch.stack([logits[m] for m in s.modalities], dim=-3)
     scores = s.mean(probabilities_of_truth(s, each).mean(-1))
     if s.batch.present is None:
         return scores
-    return torch.where(s.seen, scores, scores.nanmean(-1, keepdim=True))
+    return levelled(scores, s.seen)
+
+
+def levelled(values: Tensor, known: Tensor) -> Tensor:
+    """The values (…, M), those that are not known at the mean of the others; 0 where none is."""
+    total = torch.where(known, values, 0).sum(-1, keepdim=True)
+    return torch.where(known, values, total / known.sum(-1, keepdim=True).clamp(min=1))
 
 
 def check_labels(s: Step, who: str) -> None:
@@ -226,8 +233,11 @@ def check_labels(s: Step, who: str) -> None:
 def probabilities_of_truth(s: Step, logits: Tensor) -> Tensor:
     """What logits (…, M, B, C) of each modality give to the truth: (…, M, B, 1).
 
-    Where a sample has several labels, what they give to what is true of each, (…, M, B, C).
+    Where a sample has several labels, what they give to what is true of each, (…, M, B, C). In
+    float32 at least: under autocast a CPU leaves them in 16 bits, where a small lead, or what a
+    step adds to a running mean, is rounded away.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = s.batch.target.unsqueeze(s.batch.target.ndim - (s.batch.task == "multilabel") - 1)
     if s.batch.task == "multilabel":
         return probabilities_of_labels(logits, target)

@@ -97,8 +97,8 @@ class OPM(Balancer):
         q_base: see `drop_probabilities`; 0 trains on the joint loss.
         lam: λ of `drop_probabilities`.
         p_exe: with which probability a batch drops features at all, in [0, 1].
-        warmup: epochs at the start that drop nothing. The released code has at most 5; how many
-            the paper's runs had is not known to us, and 0 here is ours.
+        warmup: epochs at the start that drop nothing. The released code has six (epochs 0 to 5);
+            how many the paper's runs had is not known to us, and 0 here is ours.
 
     Missing modalities: a score is the mean over the samples that have the modality. What a sample
     lacks cannot be kept either: a sample whose every modality is absent or dropped leaves the mean

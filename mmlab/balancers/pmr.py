@@ -7,14 +7,14 @@ A modality's prototypes are the mean features of the classes. The distances to t
 classifier without a parameter, whose probability of the truth says how far the modality is.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from mmlab.balancers.ogm import levelled
 from mmlab.checks import check_number, check_shapes, check_whole
-from mmlab.training.balancer import Balancer, Training
+from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
 
 
@@ -237,6 +237,10 @@ class PMR(Balancer):
 
     def step(self, s: Step) -> Iterator[None]:
         joint = s.losses["joint"]
+        if not self.prototypes:
+            warn_without_run(
+                "PMR computes its prototypes before an epoch", "it takes those of each batch"
+            )
         prototypes = self.prototypes or self.of_batch(s)
         rows = [log_probabilities(s.out.features[m], prototypes[m]) for m in s.modalities]
         log_p = torch.stack(rows, dim=-4)  # (…, M, B, Q, A)
@@ -260,17 +264,10 @@ class PMR(Balancer):
         others.
         """
         right = torch.where(truth, log_p.exp(), 0).sum(-1).mean(-1)
-        scores = s.mean(right)
-        return torch.where(s.seen, scores, scores.nanmean(-1, keepdim=True))
+        return levelled(s.mean(right), s.seen)
 
     def of_batch(self, s: Step) -> Mapping[str, Tensor]:
         """The prototypes of the batch alone."""
-        warnings.warn(
-            "PMR computes its prototypes before an epoch, from the run of `fit`; in your own loop "
-            "it takes those of each batch. Call run = mmlab.training.begin(net, data, balancer, "
-            "optimizer, epochs=...) and, before each epoch, run.next_epoch()",
-            stacklevel=3,
-        )
         truth = truths(s.batch.target, s.out.joint.shape[-1], who="PMR")
         features = {m: s.out.features[m].detach() for m in s.modalities}
         return {m: class_means(h, truth, s.batch.has(m)) for m, h in features.items()}

@@ -7,6 +7,7 @@ Wei, Li, Feng, Hu, "Diagnosing and Re-learning for Balanced Multimodal Learning"
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from torch import Tensor
 from mmlab.balancers.pmr import refuse_numbers, truths
 from mmlab.checks import check_number, check_shapes, check_whole
 from mmlab.gradients import align_to
-from mmlab.training.balancer import Joint, Reading, Training
+from mmlab.training.balancer import Joint, Reading, Training, warn_without_run
+from mmlab.training.step import Step
 
 
 def clusters(features: Tensor, k: int) -> Tensor:
@@ -152,6 +154,8 @@ class Relearning(Joint):
     A purity counts samples: where rounding decides the cluster of one, as it may between a GPU and
     a CPU or between `fit` and `fit_seeds`, the encoder goes back by a little more or less.
 
+    A loop of your own without `begin` is joint training, and a warning says so.
+
     The released code counts epochs from 0 and diagnoses after the one that it calls 20: one epoch
     later.
 
@@ -181,6 +185,14 @@ class Relearning(Joint):
         check_whole("times", times, least=1)
         check_number("strength", strength, least=0)
         self.every, self.times, self.strength = every, times, strength
+        self.initial: dict[str, list[Tensor]] = {}
+
+    def step(self, s: Step) -> Iterator[None]:
+        if not self.initial:
+            warn_without_run(
+                "Relearning takes encoders back before some epochs", "it is joint training"
+            )
+        return super().step(s)
 
     def start(self, run: Training) -> None:
         parts = run.model.encoders

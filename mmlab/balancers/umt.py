@@ -7,7 +7,6 @@ arXiv 2106.11059. The authors released no code; λ is known at second hand alone
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator
 from itertools import chain
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from mmlab.balancers.joint import Unimodal
 from mmlab.checks import check_number, check_shapes
 from mmlab.models.network import MultimodalNet
-from mmlab.training.balancer import Balancer, Training
+from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step, features_by
 
 
@@ -117,11 +116,8 @@ class UMT(Balancer):
             s.log(distance=dict(s.each(distances)))
             loss = loss + (self.weight * distances).sum(-1)
         else:
-            warnings.warn(
-                "UMT trains its teachers before the first epoch, from the run of `fit`; in your "
-                "own loop it is joint training. Call run = mmlab.training.begin(net, data, "
-                "balancer, optimizer, epochs=...) and, before each epoch, run.next_epoch()",
-                stacklevel=2,
+            warn_without_run(
+                "UMT trains its teachers before the first epoch", "it is joint training"
             )
         s.backward(loss)
         yield

@@ -6,6 +6,7 @@ parameters.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -100,6 +101,19 @@ def build_options(balancer: Balancer, build: Mapping[str, Any] | None) -> dict[s
             f"{given['scale']}; give the product to one of them"
         )
     return asked | {name: one for name, one in given.items() if name != "scale" or one}
+
+
+def warn_without_run(acts: str, instead: str, fix: str = "") -> None:
+    """Say that a method which acts between epochs has been told of none.
+
+    acts: who does what there; instead: what it is in such a loop; fix: another way out.
+    """
+    warnings.warn(
+        f"{acts}, from the run of `fit`; in your own loop {instead}. Call run = mmlab.training."
+        "begin(net, data, balancer, optimizer, epochs=...) and, before each epoch, "
+        f"run.next_epoch(){fix}",
+        stacklevel=3,
+    )
 
 
 class Balancer:

@@ -399,6 +399,19 @@ def test_tokens_and_nested_inputs_are_zero_in_every_part():
     assert zeros["mask"].dtype == torch.bool and not zeros["mask"].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_running_mean_keeps_float32_under_autocast(dtype):
+    """In 16 bits what a late step adds to S is rounded away, and 1e-8 is 0."""
+    net, balancer = network(fusion="film").float(), AGM()
+    samples = Batch({m: x.float() for m, x in batch().inputs.items()}, batch().target)
+    with torch.no_grad():
+        net.fusion.linear.bias.copy_(torch.tensor([60.0, -60.0, 0.0]))
+    with torch.autocast("cpu", dtype):
+        step = take_step(balancer, net, samples)
+    assert step.out.joint.dtype == dtype
+    assert balancer.running.dtype == torch.float32 and balancer.running.isfinite().all()
+
+
 # --- missing modalities ---------------------------------------------------------------------------
 
 

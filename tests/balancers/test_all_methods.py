@@ -134,6 +134,15 @@ def test_a_batch_in_which_one_modality_is_all_there_is(name):
 
 
 @every_method
+def test_a_batch_of_which_nobody_has_anything_leaves_numbers(name):
+    net, samples = build(name), batch(present={"a": [0] * 6, "v": [0] * 6})
+    step = Step(net, samples, torch.optim.SGD(net.parameters(), lr=0.1), EPOCH.get(name, 0))
+    for _ in MAKERS[name]().step(step):  # MLA's has no turn, and so no update
+        assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+    assert all(torch.as_tensor(value).isfinite() for value in step.logged.values())
+
+
+@every_method
 def test_a_frozen_encoder_stays_and_the_other_learns(name):
     """A pretrained encoder is used as it is."""
     net = build(name)

@@ -152,9 +152,10 @@ def test_the_pull_is_to_where_the_epoch_began():
         assert (p - first).norm() < 0.1 * (old - first).norm()
 
 
-def test_without_a_run_there_is_no_start_to_be_pulled_to():
+def test_without_a_run_there_is_no_start_to_be_pulled_to_and_that_is_said():
     net, samples = network(), batch()
-    take_step(InfoReg(), net, samples)
+    with pytest.warns(UserWarning, match=r"loop it is the uniform sum\. Call run = mmlab"):
+        take_step(InfoReg(), net, samples)
     assert_gradients(net, ByHand(net, samples).total({"joint": 1.0, "a": 1.0, "v": 1.0}))
 
 

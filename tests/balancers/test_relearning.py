@@ -9,7 +9,7 @@ import torch
 from by_hand import CLASSES, batch, data, network, parameters
 from torch import nn
 
-from mmlab import Joint, MultimodalData, MultimodalNet, Relearning, fit
+from mmlab import Joint, MultimodalData, MultimodalNet, Relearning, Step, fit
 from mmlab.balancers import relearning
 from mmlab.balancers.pmr import truths
 from mmlab.balancers.relearning import (
@@ -287,6 +287,16 @@ def test_a_run_without_a_diagnosis_is_said_to_be_joint_training(every, told):
     assert len(said) == told and bool(values(run, "relearning")) == (not told)
     if told:
         assert f"every {every} epochs, and this run has 2" in said[0]
+
+
+def test_driven_by_hand_it_is_joint_training_and_that_is_said():
+    net, same, samples = network(), network(), batch()
+    with pytest.warns(UserWarning, match=r"loop it is joint training\. Call run = mmlab") as seen:
+        next(Relearning().step(Step(net, samples)))
+    assert seen[0].filename == __file__
+    next(Joint().step(Step(same, samples)))
+    for p, q in zip(net.parameters(), same.parameters(), strict=True):
+        assert p.grad is q.grad is None or torch.equal(p.grad, q.grad)
 
 
 def test_a_second_training_goes_back_to_its_own_start():
