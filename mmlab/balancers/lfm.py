@@ -7,6 +7,7 @@ Gap", NeurIPS 2024.
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -226,9 +227,10 @@ class LFM(Balancer):
         check_number("weight_rate", weight_rate, least=0)
         self.align, self.weight, self.weight_rate = align, weight, weight_rate
         self.temperature, self.decay, self.k = temperature, decay, torch.tensor(FIRST)
+        self.learnt = False
 
     def start(self, run: Training) -> None:
-        self.k = torch.tensor(FIRST)
+        self.k, self.learnt = torch.tensor(FIRST), False
 
     def epoch(self, run: Training) -> None:
         if self.weight == "learned":
@@ -250,7 +252,7 @@ class LFM(Balancer):
         ahead = gradient(self.losses(self.some(run, model, "holdout"))[0])
         slope = weight_gradient(grams([ahead, classify, align]).sum(-3), rate)
         run.record("holdout", "", "slope", slope)
-        self.k = (self.k - self.weight_rate * slope).clamp(LEAST, MOST)
+        self.k, self.learnt = (self.k - self.weight_rate * slope).clamp(LEAST, MOST), True
 
     def some(self, run: Training, model: MultimodalNet, split: str) -> Step:
         """Other samples of a split in every epoch, in front of a copy of the network."""
@@ -262,6 +264,13 @@ class LFM(Balancer):
     def step(self, s: Step) -> Iterator[None]:
         losses = torch.stack(self.losses(s), dim=-1)
         learned = self.weight == "learned"
+        if learned and not self.learnt:
+            warnings.warn(
+                "LFM learns its weight before an epoch, from the run of `fit`; in your own loop it "
+                "stays as it is. Call run = mmlab.training.begin(net, data, balancer, optimizer, "
+                "epochs=...) and, before each epoch, run.next_epoch()",
+                stacklevel=2,
+            )
         k = self.k.to(losses) if learned else alignment_weight(s.epoch, self.decay)
         weight = k.squeeze(-1).to(losses.dtype)  # Apple's GPUs have no float64
         s.log(alignment=losses[..., 1], weight={"classification": 1 - weight, "alignment": weight})

@@ -25,8 +25,8 @@ class MMCosine(Joint):
             larger it must be, see `Cosine`.
 
     A modality that a sample lacks has the features that its encoder makes of zeros, as in joint
-    training. Only their direction counts, so that they add the same logits to all such samples: a
-    learnt constant of any length up to s [ours].
+    training. Only their direction counts, so that they add the same logits to all such samples:
+    learnt constants between −s and s, however short the features are [ours].
 
     Raises:
         TypeError, ValueError: a scale out of range; at the start: another fusion or scale than this

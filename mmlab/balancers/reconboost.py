@@ -93,7 +93,7 @@ class ReconBoost(Balancer):
 
     A stage belongs to one modality k and has two phases. In the first, encoder k and the head learn
     from (1/C)(w₁ − w₂ p) CE_k + α GA, where p is what the other modalities' b Σ z_j gives to the
-    truth, and GA the gap to the prediction of the modality of the stage before; nothing else moves.
+    truth, and GA the gap to the prediction of the modality of the stage before; nothing else does.
     In the second, everything learns from CE(b Σ_m z_m). Each phase begins with a fresh optimiser.
 
     Args:
@@ -148,6 +148,7 @@ class ReconBoost(Balancer):
         self.alpha, self.own, self.others = alpha, own, others
         self.epochs_per_stage, self.pretrain = epochs_per_stage, pretrain
         self.phase = epochs_per_stage or 4  # epochs
+        self.begun = False
         self.boost = Boost()
 
     def modules(self, model: MultimodalNet) -> nn.Module:
@@ -155,11 +156,12 @@ class ReconBoost(Balancer):
         return self.boost
 
     def start(self, run: Training) -> None:
-        count = len(run.model.modalities)
+        count, self.begun = len(run.model.modalities), False
         self.phase = self.epochs_per_stage or min(4, max(1, run.epochs // (2 * count)))
         warn_if_short(run.epochs, count, self.phase)
 
     def epoch(self, run: Training) -> None:
+        self.begun = True
         if run.epoch == 0 and self.pretrain:
             alone = {m: run.branch(Unimodal(m), self.pretrain) for m in run.model.modalities}
             for m, copy in alone.items():
@@ -169,6 +171,14 @@ class ReconBoost(Balancer):
 
     def step(self, s: Step) -> Iterator[None]:
         check_labels(s, self.name)
+        if not self.begun:
+            warnings.warn(
+                "ReconBoost empties the momentum before each phase, and pretrains where it is "
+                "asked to, from the run of `fit`; in your own loop it does neither. Call run = "
+                "mmlab.training.begin(net, data, balancer, optimizer, epochs=...) and, before each "
+                "epoch, run.next_epoch()",
+                stacklevel=2,
+            )
         stage, place = divmod(s.epoch, 2 * self.phase)
         if place < self.phase:
             s.backward(self.turn(s, stage))

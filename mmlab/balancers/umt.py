@@ -67,7 +67,7 @@ class UMT(Balancer):
         TypeError, ValueError: an argument out of range.
         FloatingPointError: the training of a teacher fails.
 
-    The history gets each modality's distance.
+    The history gets each modality's distance; a batch in which nobody has it counts as 0.
 
     Source: the paper's abstract and loss; λ and its mean at second hand.
 

@@ -4,13 +4,16 @@ import pytest
 import torch
 from by_hand import batch, data, mlp, network, parameters
 
-from mmlab import GradientBlending, Joint, RefittedHead, Step, fit
+from mmlab import LFM, SMV, GradientBlending, Joint, ReconBoost, RefittedHead, Step, fit
 from mmlab.balancers import METHODS
 from mmlab.training import begin
 from mmlab.training.optimizers import unwrapped
 
 MAKERS = {name: method.make for name, method in METHODS.items()} | {
     "G-Blend, often": lambda: GradientBlending(warmup=1, super_epoch=1),
+    "LFM, learnt": lambda: LFM(weight="learned"),
+    "ReconBoost, pretrained": lambda: ReconBoost(epochs_per_stage=1, pretrain=1),
+    "SMV, at once": lambda: SMV(warmup=1),
     "refitted": lambda: RefittedHead(refit_epochs=1),
 }
 DATA = data()
@@ -55,7 +58,28 @@ def test_a_loop_of_ones_own_ends_where_fit_ends(name):
         assert torch.equal(value, parameters(other)[key]), key
     estimated = by_fit.history.query("split == 'holdout'")
     assert [row for row in run.rows if row[1] == "holdout"] == [*estimated.itertuples(False, None)]
-    assert bool(len(estimated)) == name.startswith(("G-Blend", "D&R"))
+    assert bool(len(estimated)) == name.startswith(("G-Blend", "D&R", "LFM,"))
+
+
+NEEDS_A_RUN = {
+    "G-Blend": "takes equal ones",
+    "LFM, learnt": "stays as it is",
+    "PMR": "takes those of each batch",
+    "ReconBoost": "does neither",
+    "SMV, at once": "is joint training",
+    "UMT": "is joint training",
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_A_RUN)
+def test_what_needs_a_run_says_so_without_one_and_only_then(name, recwarn):
+    balancer = MAKERS[name]()
+    net = network(**balancer.network, encoder=mlp)
+    trained(net, balancer, sgd(net.parameters()), epochs=4)
+    assert not [w for w in recwarn if "own loop" in str(w.message)]
+    balancer, net = MAKERS[name](), network(**balancer.network, encoder=mlp)
+    with pytest.warns(UserWarning, match=rf"in your own loop.* {NEEDS_A_RUN[name]}\..*begin\(net"):
+        next(balancer.step(Step(net, batch(), sgd(net.parameters()), epoch=1)))
 
 
 REFUSES = {
