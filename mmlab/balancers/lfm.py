@@ -7,7 +7,6 @@ Gap", NeurIPS 2024.
 import copy
 import itertools
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -18,7 +17,7 @@ from mmlab.checks import check_choice, check_number, check_shapes
 from mmlab.gradients import align_to, grams
 from mmlab.models.fusion import directions
 from mmlab.models.network import MultimodalNet, Output, masks_of
-from mmlab.training.balancer import Balancer, Training
+from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
 
 LEAST, MOST = 0.05, 0.95
@@ -265,12 +264,7 @@ class LFM(Balancer):
         losses = torch.stack(self.losses(s), dim=-1)
         learned = self.weight == "learned"
         if learned and not self.learnt:
-            warnings.warn(
-                "LFM learns its weight before an epoch, from the run of `fit`; in your own loop it "
-                "stays as it is. Call run = mmlab.training.begin(net, data, balancer, optimizer, "
-                "epochs=...) and, before each epoch, run.next_epoch()",
-                stacklevel=2,
-            )
+            warn_without_run("LFM learns its weight before an epoch", "it stays as it is")
         k = self.k.to(losses) if learned else alignment_weight(s.epoch, self.decay)
         weight = k.squeeze(-1).to(losses.dtype)  # Apple's GPUs have no float64
         s.log(alignment=losses[..., 1], weight={"classification": 1 - weight, "alignment": weight})

@@ -17,7 +17,7 @@ from mmlab.balancers.ogm import check_labels, probabilities_of_truth
 from mmlab.balancers.umt import take_values
 from mmlab.checks import check_number, check_shapes, check_whole
 from mmlab.models.network import MultimodalNet, Output, masks_of
-from mmlab.training.balancer import Balancer, Training
+from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
 
 
@@ -172,12 +172,9 @@ class ReconBoost(Balancer):
     def step(self, s: Step) -> Iterator[None]:
         check_labels(s, self.name)
         if not self.begun:
-            warnings.warn(
-                "ReconBoost empties the momentum before each phase, and pretrains where it is "
-                "asked to, from the run of `fit`; in your own loop it does neither. Call run = "
-                "mmlab.training.begin(net, data, balancer, optimizer, epochs=...) and, before each "
-                "epoch, run.next_epoch()",
-                stacklevel=2,
+            warn_without_run(
+                "ReconBoost empties the momentum before each phase, and pretrains if asked to",
+                "it does neither",
             )
         stage, place = divmod(s.epoch, 2 * self.phase)
         if place < self.phase:

@@ -62,6 +62,7 @@ def test_a_loop_of_ones_own_ends_where_fit_ends(name):
 
 
 NEEDS_A_RUN = {
+    "D&R": "is joint training",
     "G-Blend": "takes equal ones",
     "LFM, learnt": "stays as it is",
     "PMR": "takes those of each batch",
