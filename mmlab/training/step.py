@@ -596,10 +596,14 @@ class Step:
 def features_by(encoders: Mapping[str, nn.Module] | nn.ModuleDict, s: Step) -> dict[str, Tensor]:
     """What other encoders make of a step's batch, such as a teacher: (…, B, D), without a graph.
 
-    They run in the mode that they are in, training or evaluation.
+    They run in the mode that they are in, training or evaluation, and in the network's precision.
     """
-    inputs = inputs_of(s.batch)
-    found = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
+    inputs, kind = inputs_of(s.batch), s.model.autocast
+    if kind is None:  # perhaps under an autocast of one's own
+        found = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
+    else:
+        with torch.autocast(s.batch.target.device.type, kind):
+            found = {m: encoder(inputs[m]).float() for m, encoder in encoders.items()}
     if not isinstance(s.batch, Frames):
         return found
     return {m: as_rows(m, h, s.batch.rows) for m, h in found.items()}

@@ -11,7 +11,7 @@ from by_hand import ByHand, array, assert_gradients, batch, data, layer, mlp, ne
 from torch import nn
 from torch.nn import functional as F
 
-from mmlab import UMT, Joint, MultimodalData, MultimodalNet, Step, Stream, fit, fit_seeds
+from mmlab import UMT, Batch, Joint, MultimodalData, MultimodalNet, Step, Stream, fit, fit_seeds
 from mmlab.balancers.umt import feature_distances
 from mmlab.datasets.synthetic import synthetic
 from mmlab.training import Checkpoint, Run, begin
@@ -87,6 +87,20 @@ def test_a_modality_that_nobody_has_is_no_distance():
     joint = network()
     next(Joint().step(Step(joint, samples)))
     assert torch.equal(net.encoders["a"].weight.grad, joint.encoders["a"].weight.grad)
+
+
+def test_a_teacher_computes_in_the_precision_of_the_encoder():
+    """Else the distance would be that of rounding, and a GPU would wait for the teachers."""
+    net = MultimodalNet.build(synthetic(n=(8, 8, 8), dims=5), width=8)
+    net.autocast = torch.bfloat16
+    balancer = UMT()
+    balancer.modules(net)
+    balancer.taught = True
+    draw = torch.Generator().manual_seed(0)
+    inputs = {m: torch.randn(4, 5, generator=draw) for m in "ab"}
+    s = Step(net, Batch(inputs, torch.arange(4) % 2))
+    next(balancer.step(s))
+    assert s.logged["distance", "a"] == s.logged["distance", "b"] == 0
 
 
 # --- the teachers ---------------------------------------------------------------------------------
