@@ -11,7 +11,7 @@ from by_hand import ByHand, array, assert_gradients, batch, data, mlp, network, 
 from torch import nn
 from torch.nn import functional as F
 
-from mmlab import LFM, Joint, MultimodalNet, Step, fit, fit_seeds, load
+from mmlab import LFM, Batch, Joint, MultimodalNet, Step, fit, fit_seeds, load
 from mmlab.balancers import lfm
 from mmlab.balancers.lfm import (
     alignment_weight,
@@ -280,6 +280,25 @@ def test_the_slope_is_that_of_finite_differences(align, loss):
     assert all(p.grad is None for p in net.parameters()) and net.training
 
 
+def test_it_looks_in_evaluation_mode_at_other_samples_in_every_epoch(monkeypatch):
+    looks = []
+
+    class Noting(LFM):
+        def some(self, run, model, split):
+            step = super().some(run, model, split)
+            modes = {part.training for part in step.model.modules()}
+            looks.append((split, modes, step.batch.inputs["a"][:, 0].tolist()))
+            return step
+
+    monkeypatch.setattr(lfm, "SAMPLES", 10)
+    balancer = Noting(weight="learned")
+    fit(late(encoder=mlp), data(), balancer, epochs=2, batch_size=8, device="cpu")
+    assert [split for split, *_ in looks] == ["train", "holdout"] * 2
+    assert all(modes == {False} for _, modes, _ in looks)
+    first, second = looks[0][2], looks[2][2]
+    assert len(first) == len(second) == 10 and {*first} != {*second}
+
+
 def test_the_learnt_weight_stays_in_its_limits_and_begins_anew_with_each_training():
     tiny, ends = data(), []
     for rate in (1e6, 0.0):
@@ -453,6 +472,17 @@ def test_features_of_different_widths_can_only_be_compared_by_predictions():
     with pytest.raises(ValueError, match=message):
         take_step(LFM(), net, batch())
     take_step(LFM("js"), net, batch())
+
+
+def test_of_several_labels_each_has_a_probability_of_its_own():
+    net, samples = late(), batch()
+    samples = Batch(samples.inputs, torch.eye(3)[samples.target] > 0)
+    net.task = "multilabel"
+    step = take_step(LFM("js"), net, samples)
+    logits = torch.stack([*net(samples.inputs).unimodal.values()])
+    expected = js_divergence(logits, task="multilabel").item()
+    assert step.logged["alignment", ""].item() == pytest.approx(expected)
+    assert expected != pytest.approx(js_divergence(logits).item(), rel=1e-2)
 
 
 def test_numbers_have_no_probabilities_to_compare():
