@@ -180,7 +180,7 @@ class AGM(Balancer):
         self.running = self.steps = None
 
     def step(self, s: Step) -> Iterator[None]:
-        check_labels(s, "AGM")
+        check_labels(s.batch.target, "AGM")
         parts = shapley_parts(self.values(s))
         k = self.factors(s, parts)
         s.log(coefficient=dict(s.each(k)))

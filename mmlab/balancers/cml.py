@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from mmlab.balancers.ogm import check_labels
 from mmlab.checks import check_number, check_shapes
 from mmlab.models.network import Output
 from mmlab.training.balancer import Balancer
@@ -126,12 +127,7 @@ class CML(Balancer):
         self.lam = lam
 
     def step(self, s: Step) -> Iterator[None]:
-        if s.batch.task == "regression":
-            raise ValueError(
-                f"CML needs class labels, and the targets are {s.batch.target.dtype}: confidence "
-                "is the probability of a class. For regression use ATF, MMPareto or "
-                "GradientBlending"
-            )
+        check_labels(s.batch.target, "CML", "confidence is the probability of a class")
         logits = self.subset_logits(s)
         losses = [s.losses["joint"] if s.batch.present is None else s.losses.of("own", logits[0])]
         losses += [s.losses.of(f"without {k}", z) for k, z in enumerate(logits[1:], start=1)]

@@ -152,7 +152,7 @@ class InfoReg(Balancer):
         self.starts = {m: [p.detach().clone() for p in part.parameters()] for m, part in encoders}
 
     def step(self, s: Step) -> Iterator[None]:
-        check_labels(s, "InfoReg")
+        check_labels(s.batch.target, "InfoReg")
         if not self.starts:
             warn_without_run(
                 "InfoReg holds encoders near where an epoch began", "it is the uniform sum"

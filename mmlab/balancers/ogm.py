@@ -194,7 +194,7 @@ class OGM(Balancer):
     @torch.no_grad()
     def scores(self, s: Step) -> Tensor:
         """Mean probability of the truth from each modality's share of the joint logits, (…, M)."""
-        check_labels(s, "OGM")
+        check_labels(s.batch.target, "OGM")
         return mean_scores(s, s.out.contributions)
 
 
@@ -220,13 +220,17 @@ def levelled(values: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, values, total / known.sum(-1, keepdim=True).clamp(min=1))
 
 
-def check_labels(s: Step, who: str) -> None:
-    """Raise ValueError for real-valued targets: they have no class whose probability is a score."""
-    if s.batch.task == "regression":
+def check_labels(
+    target: Tensor, who: str, why: str = "its score is the probability of the true class"
+) -> None:
+    """Raise ValueError for real-valued targets, which are of no class.
+
+    who, why: what needs a class, and what for.
+    """
+    if target.is_floating_point():
         raise ValueError(
-            f"{who} needs class labels, and the targets are {s.batch.target.dtype}: its score is "
-            "the probability of the true class. For regression use ATF, MMPareto or "
-            "GradientBlending"
+            f"{who} needs class labels, and the targets are {target.dtype}: {why}. For regression "
+            "use ATF, MMPareto or GradientBlending"
         )
 
 

@@ -134,7 +134,7 @@ class OPM(Balancer):
         self.q_base, self.lam, self.p_exe, self.warmup = q_base, lam, p_exe, warmup
 
     def step(self, s: Step) -> Iterator[None]:
-        check_labels(s, "OPM")
+        check_labels(s.batch.target, "OPM")
         loss = s.losses["joint"]  # first: the fusion's mean features, which shares go by, see it
         if s.epoch >= self.warmup:
             with torch.no_grad():

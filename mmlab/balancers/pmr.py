@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from mmlab.balancers.ogm import levelled
+from mmlab.balancers.ogm import check_labels, levelled
 from mmlab.checks import check_number, check_shapes, check_whole
 from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
@@ -36,19 +36,10 @@ def truths(target: Tensor, classes: int, *, who: str = "a prototype") -> Tensor:
 
     Source: the paper, for classes; labels are ours.
     """
-    refuse_numbers(target, who)
+    check_labels(target, who, "a number is of no class")
     if target.dtype == torch.bool:
         return torch.stack([~target, target], dim=-1)
     return (target[..., None] == torch.arange(classes, device=target.device))[..., None, :]
-
-
-def refuse_numbers(target: Tensor, who: str) -> None:
-    """Raise ValueError for real-valued targets, which are of no class; who: what needs one."""
-    if target.is_floating_point():
-        raise ValueError(
-            f"{who} needs class labels, and the targets are {target.dtype}: a number is of no "
-            "class. For regression use ATF, MMPareto or GradientBlending"
-        )
 
 
 def class_means(features: Tensor, truth: Tensor, has: Tensor | None = None) -> Tensor:

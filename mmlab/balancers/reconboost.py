@@ -170,7 +170,7 @@ class ReconBoost(Balancer):
             run.reset_momentum()
 
     def step(self, s: Step) -> Iterator[None]:
-        check_labels(s, self.name)
+        check_labels(s.batch.target, self.name)
         if not self.begun:
             warn_without_run(
                 "ReconBoost empties the momentum before each phase, and pretrains if asked to",

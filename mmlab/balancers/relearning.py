@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmlab.balancers.pmr import refuse_numbers, truths
+from mmlab.balancers.ogm import check_labels
+from mmlab.balancers.pmr import truths
 from mmlab.checks import check_number, check_shapes, check_whole
 from mmlab.gradients import align_to
 from mmlab.training.balancer import Joint, Reading, Training, warn_without_run
@@ -102,7 +103,7 @@ def feature_purity(
 
 def number_of_classes(target: Tensor) -> Tensor:
     """C, (…), of classes (…, N), counted from 0 to the largest, or of labels (…, N, C)."""
-    refuse_numbers(target, "Relearning")
+    check_labels(target, "Relearning", "a number is of no class")
     if target.dtype == torch.bool:
         return torch.full(target.shape[:-2], target.shape[-1])
     return target.amax(-1).long().cpu() + 1

@@ -254,6 +254,24 @@ def test_a_modality_that_pulls_ahead_learns_less_than_in_joint_training():
     torch.testing.assert_close(grads["AGM"], k * grads["Joint"])
 
 
+@pytest.mark.parametrize("loud", [1, 1e4])
+def test_of_several_labels_the_loss_is_the_mean_over_them_of_at_most_18_nats(loud):
+    """Not the log of the mean probability; and −log 1e-8 where one is all but impossible."""
+    net, samples = network(), batch()
+    samples.target = draw(6, 3, seed=4) > 0
+    with torch.no_grad():
+        for p in net.fusion.parameters():
+            p *= loud
+    balancer = AGM()
+    step = take_step(balancer, net, samples)
+    parts = array(shapley_parts(balancer.values(step)))
+    right = 1 / (1 + np.exp(np.where(samples.target.numpy(), -parts, parts).clip(-700, 700)))
+    s = -np.log(right.clip(1e-8)).mean((1, 2))
+    assert balancer.running.tolist() == pytest.approx(s.tolist())
+    assert (right < 1e-8).any() == (loud > 1)
+    assert [*logged(step, "ratio").values()] == pytest.approx([*np.exp(s[::-1] - s)])
+
+
 # --- zero inputs, modes ---------------------------------------------------------------------------
 
 
@@ -308,6 +326,14 @@ def test_the_fusion_is_in_evaluation_mode_too():
     zeroed = batch().inputs | {"v": torch.zeros(6, 4).double()}
     torch.testing.assert_close(step.out.without("v"), net.eval()(zeroed).joint)
     assert not net.fusion.mean_a.any()  # its running means are left alone
+
+
+def test_the_loss_is_that_of_the_pass_in_training_mode():
+    """Of all coalitions, the one of everybody alone is not in evaluation mode."""
+    net = network(encoder=lambda a, b: nn.Sequential(mlp(a, b), Mode()))
+    step = take_step(AGM(), net, batch())
+    trained = nn.functional.cross_entropy(net(batch().inputs).joint, batch().target)
+    torch.testing.assert_close(step.losses.computed["modulated"], trained)
 
 
 def test_masked_passes_are_the_same_in_pieces():
