@@ -65,7 +65,7 @@ class MMCosine(Joint):
                 "with MultimodalNet.build(data, **balancer.network)"
             )
         own, asked = (
-            torch.as_tensor(s).double().flatten().cpu() for s in (fusion.scale, self.scale)
+            torch.as_tensor(s).cpu().double().flatten() for s in (fusion.scale, self.scale)
         )
         if not torch.allclose(own, asked):
             raise ValueError(

@@ -89,7 +89,7 @@ def modality_values(right: Tensor, present: Tensor | None = None) -> Tensor:
         present: which modalities the samples have, booleans (…, M, B); None: all. |S| counts these.
 
     Returns:
-        (…, M, B), in float64.
+        (…, M, B), in the type of `right`, but float32 at least.
 
     Raises:
         ValueError: the number of sets is not 2^M − 1.
@@ -102,9 +102,10 @@ def modality_values(right: Tensor, present: Tensor | None = None) -> Tensor:
             f"right has shape {tuple(right.shape)}; allowed is (…, 2^M − 1, B): every set of M "
             "modalities but the empty one"
         )
-    joined = members(count).to(right.device, torch.float64)
-    sizes = joined.sum(-1, keepdim=True) if present is None else joined @ present.double()
-    return shapley_weights(count)[:, 1:].to(right.device) @ (right * sizes)
+    kind = torch.promote_types(right.dtype, torch.float32)  # Apple's GPUs have no float64
+    joined = members(count).to(right.device, kind)
+    sizes = joined.sum(-1, keepdim=True) if present is None else joined @ present.to(kind)
+    return shapley_weights(count)[:, 1:].to(right.device, kind) @ (right * sizes)
 
 
 def further_copies(values: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def further_copies(values: Tensor) -> Tensor:
     Source: the released code, for two modalities, whose values are halves. For more the same
     bounds are ours.
     """
-    rounding = 1e-6  # of thirds, which sum to what is just below 1
+    rounding = 1e-5  # of thirds, which sum to what is just below 1; of 8, values are 1/840 apart
     below = torch.stack([values < bound - rounding for bound in BOUNDS])
     return below.sum(0)
 
@@ -243,17 +244,17 @@ class SMV(Balancer):
         if run.epoch < self.warmup:
             return None
         found, draws = run.reading("train", self.values_of(run.model)), run.draws("copies")
-        values = torch.stack([*found.values.values()])  # (M, N)
+        values = torch.stack([*found.values.values()]).cpu().double()  # (M, N)
         has = present_of(found, found.values)
-        has = torch.ones_like(values, dtype=torch.bool) if has is None else has
+        has = torch.ones_like(values, dtype=torch.bool) if has is None else has.cpu()
         by_sample = self.level == "sample"
         counts = further_copies(values) * has if by_sample else self.redrawn(values, has, draws)
         for m, own, copies, there in zip(found.values, values, counts, has, strict=True):
             run.record("train", m, "value", own.sum() / there.sum())
             run.record("train", m, "copies", copies.sum() / len(copies))
         samples, kept = resampled(counts)
-        shuffled = draws.permutation(len(samples), torch.device("cpu")).to(samples.device)
-        self.kept, self.place = kept[:, shuffled], 0
+        shuffled = draws.permutation(len(samples), samples.device)
+        self.kept, self.place = kept[:, shuffled].to(found.target.device), 0
         return samples[shuffled]
 
     def values_of(self, model: MultimodalNet) -> Callable[[Batch, Output], dict[str, Tensor]]:
@@ -270,8 +271,8 @@ class SMV(Balancer):
 
     def redrawn(self, values: Tensor, has: Tensor, draws: Draws) -> Tensor:
         """How often each sample is drawn to come again with each modality alone, (M, N)."""
-        size, like = values.shape[-1], torch.empty(0, dtype=torch.float64)
-        part = draws.permutation(size, like.device)[: max(1, int(PART * size))].to(values.device)
+        size = values.shape[-1]
+        part = draws.permutation(size, values.device)[: max(1, int(PART * size))]
         known = has[:, part].sum(-1)
         means = values[:, part].sum(-1) / known
         best = means[known > 0].amax() if known.any() else 0.0
@@ -280,7 +281,7 @@ class SMV(Balancer):
         shares = redrawn_shares(means, self.alpha).tolist()
         for own, share, mask in zip(counts, shares, has, strict=True):
             there = mask.nonzero().flatten()
-            drawn = draws.uniforms((int(share * len(there)),), like).to(values.device)
+            drawn = draws.uniforms((int(share * len(there)),), values)
             own += there[(drawn * len(there)).long()].bincount(minlength=size)
         return counts
 

@@ -82,6 +82,18 @@ def test_values_of_two_are_those_of_the_paper():
         assert copies[pair] == (4 if not said[2] else int(said[0] != said[1]))
 
 
+def test_values_are_in_the_type_of_the_answers():
+    """A device without float64 has values too; sums of eighths and sevenths meet the bounds."""
+    draw = np.random.default_rng(0)
+    right, has = draw.integers(0, 2, (2**8 - 1, 400)), torch.from_numpy(draw.random((8, 400)) < 0.9)
+    wide = modality_values(torch.from_numpy(right).double(), has)
+    for kind, found in ((torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
+        values = modality_values(torch.from_numpy(right).to(kind), has)
+        assert values.dtype == found
+        torch.testing.assert_close(values.double(), wide, rtol=0, atol=5e-6)
+        assert torch.equal(further_copies(values), further_copies(wide))
+
+
 @pytest.mark.parametrize("shape", [(2, 5), (4, 5), (5,), (0, 5)])
 def test_sets_that_are_not_all_of_them_are_refused(shape):
     with pytest.raises(ValueError, match=r"allowed is \(…, 2\^M − 1, B\): every set of M"):
