@@ -236,6 +236,17 @@ def test_a_run_that_is_too_short_for_4_epochs_takes_fewer(epochs, given, phase, 
     assert balancer.phase == phase and not recwarn.list
 
 
+def test_of_three_modalities_each_has_a_stage_too(recwarn):
+    balancer, net = ReconBoost(), net_of("avt")
+    begin(net, data("avt"), balancer, torch.optim.SGD(net.parameters(), 0.1), epochs=12)
+    assert balancer.phase == 2 and not recwarn.list
+
+
+def test_a_second_training_learns_its_rate_from_1_again():
+    balancer = boosted(3.0)
+    assert balancer.modules(net_of()).rate == 1 and balancer.boost.rate == 1
+
+
 @pytest.mark.parametrize(
     ("epochs", "given", "fix"),
     [(8, 4, r"give epochs_per_stage=2$"), (3, None, r"give epochs_per_stage=1 and epochs=4 or m")],
