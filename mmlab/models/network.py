@@ -192,6 +192,11 @@ class Output:
         """Whether the joint logits have been computed."""
         return self._joint is not None
 
+    @property
+    def fuses(self) -> bool:
+        """Whether there are joint logits, or can be; not in a second pass that left them out."""
+        return self.fused or self.fusion is not None
+
     def read_again(self, before: LazyFeatures) -> Output:
         """Run the parts that another pass has run, in its order; an Output of these alone."""
         for part, m in before.reads:

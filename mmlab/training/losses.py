@@ -133,13 +133,13 @@ class Losses(Mapping[str, Tensor]):
         return found
 
     def __contains__(self, key: object) -> bool:
-        return key == "joint" or key in self.out.features
+        return self.out.fuses if key == "joint" else key in self.out.features
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("joint", *self.out.features))
+        return iter((*(("joint",) if self.out.fuses else ()), *self.out.features))
 
     def __len__(self) -> int:
-        return 1 + len(self.out.features)
+        return self.out.fuses + len(self.out.features)
 
     def _check_logits(self, key: str) -> None:
         if key != "joint" and key not in list(self.out.unimodal):  # `in` itself would compute them

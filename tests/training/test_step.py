@@ -304,6 +304,9 @@ def test_a_step_may_run_one_encoder_alone():
     again = alone.losses_again()
     assert again["b"] == before  # the same masks
     assert list(again.out.features) == ["b"] and not again.out.fused
+    assert list(again) == ["b"] and len(again) == 1
+    with pytest.raises(KeyError, match="no loss 'joint'; allowed are 'b'"):
+        again["joint"]
     with pytest.raises(KeyError, match="no loss 'a'"):
         again["a"]
     alone.backward(before)
