@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -94,7 +95,7 @@ def _leaf(ax: Axes, name: str, left: float, row: int) -> float:
 def rules(
     weightings: Mapping[str, Callable[[Tensor], Tensor]], angles: tuple[float, ...], ratio: float
 ) -> Figure:
-    """One panel per angle: two gradients, and the step that each rule makes of them.
+    """One panel per angle: two gradients, their bisector, and the step that each rule makes.
 
     weightings: name -> rule from Gramians (…, 2, 2) to weights (…, 2).
     angles: between g and u, degrees. ratio: ‖u‖ / ‖g‖.
@@ -112,6 +113,8 @@ def rules(
             mark = Line2D(*tip[:, None].tolist(), color=look.color, marker=look.marker, label=name)
             mark.set(linestyle="none", markersize=9, markeredgewidth=2)
             ax.add_line(mark)
+        half = math.radians(angle / 2)
+        ax.plot([0, 2.2 * math.cos(half)], [0, 2.2 * math.sin(half)], "--", color=_GREY, lw=0.8)
         ax.set(aspect="equal", title=f"{angle:.0f}°: {'a' if angle > 90 else 'no'} conflict")
         ax.set(xlim=(-1.3, 2.3), ylim=(-0.2, 2.2))
         ax.axis("off")
@@ -133,11 +136,17 @@ def first(data: MultimodalData, count: int) -> MultimodalData:
     return MultimodalData(train, holdout, test, n_classes=data.n_classes)
 
 
-def encoders_after(balancer: Balancer, data: MultimodalData, epochs: int, seed: int) -> Tensor:
-    """All parameters of the encoders, as one vector, after a training in the type of the data."""
+def trained(balancer: Balancer, data: MultimodalData, epochs: int, seed: int) -> MultimodalNet:
+    """The network after a training in the type of the data."""
     net = MultimodalNet.build(data, **balancer.network, seed=seed).to(_type(data))
     fit(net, data, balancer, epochs=epochs, seed=seed, device="cpu")
-    return parameters_to_vector(net.encoders.parameters()).detach()
+    return net
+
+
+def apart(one: nn.Module, other: nn.Module) -> float:
+    """The largest difference of a parameter between two modules that are built alike."""
+    first, second = (parameters_to_vector(net.parameters()).detach() for net in (one, other))
+    return float((first - second).abs().max())
 
 
 def _type(data: MultimodalData) -> torch.dtype:
