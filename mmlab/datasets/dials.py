@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmlab.checks import check_mask
 from mmlab.datasets.base import Batch
 from mmlab.gradients import align_to
 from mmlab.nested import Nested, changed
@@ -178,6 +179,27 @@ def drop(batch: Batch, rate: float | Mapping[str, float], seed: int = 0) -> Batc
         draw = torch.rand(len(batch), generator=generator(seed, "missing", name))
         stays[name] = draw >= probability
     return _hide(batch, stays, derive(seed, "missing"))
+
+
+def hide(batch: Batch, missing: Mapping[str, Tensor], seed: int = 0) -> Batch:
+    """Take modalities away from the samples that masks name: a pattern of gaps that is not random.
+
+    missing: modality -> booleans (B,), True where the sample is to lack it. A sample that would be
+             left with nothing keeps one of its modalities, drawn by the seed.
+
+    What is absent is set to zero and marked, as by `drop`.
+    Raises TypeError for what is no Batch, ValueError for an unknown modality or a mask that does
+    not fit.
+    """
+    _check_batch(batch, "hide")
+    check_seed(seed)
+    for name, mask in missing.items():
+        if name not in batch.modalities:
+            raise ValueError(
+                f"missing names the unknown modality {name!r}{among(name, batch.modalities)}"
+            )
+        check_mask(f"missing[{name!r}]", mask, (len(batch),))
+    return _hide(batch, {name: ~mask.cpu() for name, mask in missing.items()}, seed)
 
 
 def realised_rates(batch: Batch) -> dict[str, float]:

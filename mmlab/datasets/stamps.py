@@ -16,6 +16,7 @@ from torch import Tensor
 from mmlab.datasets import dials, embedded
 from mmlab.datasets.base import MultimodalData
 from mmlab.datasets.recordings import RATE
+from mmlab.seeds import generator
 
 FILE = embedded.DATA / "stamps.npz"
 SHA256 = "85e29544441d925814738f305906831767d13c04f82b7f0286be77e0944575cb"
@@ -75,6 +76,18 @@ def load_stamps(
     settings = dials.check_dials(MODALITIES, noise, keep, missing)
     arrays = read()
     recordings = rows(seed, split, arrays)
+    card = f"{_describe_split(recordings, split, arrays)}\n{CARD}"
+    return _from_recordings(recordings, arrays, settings, seed, card)
+
+
+def _from_recordings(
+    recordings: Mapping[str, Tensor],
+    arrays: Mapping[str, np.ndarray],
+    settings: dials.Dials,
+    seed: int,
+    card: str = CARD,
+) -> MultimodalData:
+    """The data set of these rows of the file."""
     picture_of = arrays["picture_of"]
     views = {
         "picture": (arrays["picture"][picture_of], (0, 1, 2, 3)),
@@ -92,7 +105,7 @@ def load_stamps(
             "picture": "s.d. of the pixels (3 colours x 12 x 12)",
             "speech": "s.d. of each MFCC coefficient (13 coefficients x 24 frames)",
         },
-        card=f"{_describe_split(recordings, split, arrays)}\n{CARD}",
+        card=card,
     )
 
 
@@ -120,6 +133,64 @@ def rows(
     groups = {"stamp": arrays["group"][arrays["picture_of"]], "language": arrays["language"]}
     members = embedded.whole_groups(groups[split], SHARES, seed, "stamps")
     return embedded.shuffled(members, seed, "stamps")
+
+
+def load_gaps(
+    *, seed: int = 0, language: str = "ca", like: str | None = "da", at_random: bool = False
+) -> MultimodalData:
+    """The stamps with one recording per picture, which is missing where another language has none.
+
+    The gaps are real: volunteers of the language `like` did not describe these pictures. They are
+    not random: whole kinds lack a recording, so that a gap tells something of the target.
+
+    language:  whose recordings these are; a picture without one in it is left out.
+    like:      whose gaps; None: all recordings are there.
+    at_random: in each split as many gaps as `like` has, but of pictures drawn at random.
+
+    Splits by stamp, as those of `load_stamps` at the same seed. Both modalities are standardised
+    with the statistics of the training split, before any recording is hidden.
+    Raises ValueError for an unknown language.
+    """
+    arrays = read()
+    own = torch.from_numpy(arrays["language"] == _number(language, arrays))
+    recordings = {part: row[own[row]] for part, row in rows(seed, arrays=arrays).items()}
+    settings = dials.check_dials(MODALITIES, None, None, None)
+    data = _from_recordings(recordings, arrays, settings, seed)
+    if like is None:
+        return data
+    described = _described(like, arrays)
+    for part, row in recordings.items():
+        gap = torch.from_numpy(~described[arrays["picture_of"][row]])
+        if at_random:
+            gap = gap[torch.randperm(len(gap), generator=generator(seed, "gaps", part))]
+        setattr(data, part, dials.hide(getattr(data, part), {"speech": gap}, seed))
+    return data
+
+
+def coverage(language: str) -> dict[str, float]:
+    """Share of the pictures of each kind that a language describes: kind -> 0 to 1.
+
+    Raises ValueError for an unknown language.
+    """
+    arrays = read()
+    described = _described(language, arrays)
+    return {
+        str(kind): float(described[arrays["kind"] == number].mean())
+        for number, kind in enumerate(arrays["kinds"])
+    }
+
+
+def _described(language: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which pictures have a recording in a language, booleans (P,)."""
+    own = arrays["language"] == _number(language, arrays)
+    return np.isin(np.arange(len(arrays["kind"])), arrays["picture_of"][own])
+
+
+def _number(language: str, arrays: Mapping[str, np.ndarray]) -> int:
+    languages = arrays["languages"].tolist()
+    if language not in languages:
+        raise ValueError(f"unknown language {language!r}{dials.among(language, languages)}")
+    return languages.index(language)
 
 
 def listen() -> list[Described]:

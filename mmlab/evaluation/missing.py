@@ -12,7 +12,8 @@ from torch import Tensor
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch, Split
 from mmlab.evaluation.metrics import accuracy, check_labels, predicted
-from mmlab.nested import changed
+from mmlab.models.modes import evaluating
+from mmlab.nested import changed, is_real
 from mmlab.training import Run
 from mmlab.training.passes import Reading
 
@@ -64,6 +65,38 @@ def without(batch: Batch, *modalities: str) -> Batch:
         for m, mask in having(batch, batch.modalities).items()
     }
     return replace(batch, inputs=inputs, present=present)
+
+
+@torch.no_grad()
+def filled_in(run: Run, batch: Batch, modality: str) -> dict[str, Tensor]:
+    """Joint logits (B, C) if a mean stood in the place of one modality of all samples.
+
+    "mean input": the mean of its inputs over the training samples that have it, entry by entry, as
+    if it were an input; "mean feature": the mean of its features over the same samples. Of the
+    fusion, whatever the balancer predicts by.
+
+    Raises ValueError for an unknown modality, and for inputs that are no tensor of real numbers.
+    """
+    check_choice("modality", modality, batch.modalities)
+    train, seen = run.split("train"), run.reading("train")
+    if not isinstance(train, Batch) or not is_real(train.inputs[modality]):
+        raise ValueError(
+            f"the inputs of {modality!r} are no tensor of real numbers, so they have no mean; fill "
+            "them in yourself"
+        )
+    has, batch = seen.has(modality), batch.to(run.device)
+
+    def mean(values: Tensor) -> Tensor:
+        own = values if has is None else values[has]
+        return own.mean(0).expand(len(batch), *values.shape[1:])
+
+    inputs = {**batch.inputs, modality: mean(train.inputs[modality])}
+    with evaluating(run.model):
+        features = dict(run.model(batch.inputs).features)
+        return {
+            "mean input": run.model(inputs).joint,
+            "mean feature": run.model.fusion({**features, modality: mean(seen.values[modality])}),
+        }
 
 
 def having(samples: Batch | Reading, modalities: Sequence[str]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmlab.datasets import Batch, drop, realised_rates
-from mmlab.datasets.dials import add_noise, check_dial, keep, occlude
+from mmlab.datasets.dials import add_noise, check_dial, hide, keep, occlude
 from mmlab.seeds import generator
 
 
@@ -159,3 +159,25 @@ def test_bad_rates_are_refused():
         drop(make_batch(5), 1.2)
     with pytest.raises(ValueError, match="unknown modality 'c'"):
         drop(make_batch(5), {"c": 0.2})
+
+
+def test_hide_follows_its_masks_and_leaves_no_sample_bare():
+    batch = make_batch(4)
+    gaps = {"a": torch.tensor([True, True, False, False]), "b": torch.tensor([False, True] * 2)}
+    hidden = hide(batch, gaps)
+    assert bare(hidden) == 0
+    assert hidden.present["a"][[0, 2, 3]].tolist() == [False, True, True]
+    assert hidden.present["b"][[0, 2, 3]].tolist() == [True, True, False]
+    assert hidden.present["a"][1] != hidden.present["b"][1], "one of the two is kept"
+    for m, mask in hidden.present.items():
+        assert (hidden.inputs[m] != 0).flatten(1).all(1).tolist() == mask.tolist()
+    assert batch.present is None and batch.inputs["a"].all()
+
+
+def test_hide_refuses_what_is_no_mask():
+    with pytest.raises(ValueError, match="unknown modality 'c'"):
+        hide(make_batch(4), {"c": torch.ones(4).bool()})
+    with pytest.raises(ValueError, match=r"missing\['a'\] is torch.bool of shape \(3,\)"):
+        hide(make_batch(4), {"a": torch.ones(3).bool()})
+    with pytest.raises(TypeError, match="hide takes a Batch"):
+        hide({}, {})

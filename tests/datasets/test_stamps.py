@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmlab.datasets import load, realised_rates
 from mmlab.datasets.recordings import RATE, mfcc
-from mmlab.datasets.stamps import FILE, MODALITIES, listen, read, rows
+from mmlab.datasets.stamps import FILE, MODALITIES, coverage, listen, load_gaps, read, rows
 
 SIZES = {"stamp": 0.02, "language": 0.08}  # how far a split may be from its share
 RECORDINGS, PICTURES = 5716, 759
@@ -229,3 +229,36 @@ def test_a_picture_lies_on_white_in_the_middle_of_a_square(builder):
     red = np.full((3, 12, 12), 255)
     red[1:, 3:9, 6:] = 0
     assert np.array_equal(found, red)
+
+
+def test_gaps_are_those_of_the_other_language(arrays):
+    data = load_gaps(seed=3, language="ca", like="da")
+    languages = arrays["languages"].tolist()
+    catalan, danish = (arrays["language"] == languages.index(name) for name in ("ca", "da"))
+    described = set(arrays["picture_of"][danish].tolist())
+    for part, recordings in rows(3).items():
+        batch, own = data.splits[part], recordings[torch.from_numpy(catalan)[recordings]]
+        pictures = arrays["picture_of"][own].tolist()
+        assert len(set(pictures)) == len(pictures) == len(batch), "one row per picture"
+        assert batch.has("speech").tolist() == [p in described for p in pictures]
+        assert batch.has("picture").all() and not batch.inputs["speech"][~batch.has("speech")].any()
+        assert batch.target.tolist() == arrays["kind"][pictures].tolist()
+
+
+def test_random_gaps_are_as_many_and_complete_ones_none():
+    real, chance = load_gaps(seed=0), load_gaps(seed=0, at_random=True)
+    for part, batch in real.splits.items():
+        other = chance.splits[part]
+        assert realised_rates(batch) == realised_rates(other)
+        assert not torch.equal(batch.has("speech"), other.has("speech"))
+        assert torch.equal(batch.target, other.target)
+    assert load_gaps(seed=0, like=None).test.present is None
+
+
+def test_a_gap_tells_the_kind():
+    """Some kinds have no Danish recording at all; this is what makes these gaps of use."""
+    danish = coverage("da")
+    assert danish["letter"] == danish["season"] == 0 and danish["town"] == 1
+    assert min(coverage("ca").values()) > 0.85
+    with pytest.raises(ValueError, match="unknown language 'dk'"):
+        coverage("dk")

@@ -9,6 +9,7 @@ from known import make_known, untrained
 from mmlab import Unimodal, evaluation
 from mmlab.datasets import Batch
 from mmlab.datasets.dials import drop
+from mmlab.evaluation.missing import filled_in
 
 
 def patchy():
@@ -65,3 +66,29 @@ def test_without_a_modality():
     assert batch.inputs["a"].any() and batch.present["a"].any()
     with pytest.raises(ValueError, match="modality is 'c'; allowed are 'a', 'b'"):
         evaluation.without(batch, "c")
+
+
+def test_means_of_the_training_samples_that_have_the_modality_fill_it_in():
+    net, data = make_known()
+    run = untrained(net)
+    _, run.data.train = patchy()
+    has = run.data.train.has("a")
+    found = filled_in(run, data.test, "a")
+    x = run.data.train.inputs["a"][has].mean(0).expand_as(data.test.inputs["a"])
+    with torch.no_grad():
+        own = net({**data.test.inputs, "a": x}).joint
+        h = net(run.data.train.inputs).features["a"][has].mean(0)
+        features = net(data.test.inputs).features
+        by_feature = net.fusion({**features, "a": h.expand_as(features["a"])})
+    torch.testing.assert_close(found["mean input"], own)
+    torch.testing.assert_close(found["mean feature"], by_feature)
+
+
+def test_of_complete_training_samples_the_mean_is_of_all():
+    net, data = make_known()
+    run = untrained(net)
+    x = run.data.train.inputs["b"].mean(0).expand_as(data.test.inputs["b"])
+    own = net({**data.test.inputs, "b": x}).joint
+    torch.testing.assert_close(filled_in(run, data.test, "b")["mean input"], own)
+    with pytest.raises(ValueError, match="modality is 'c'"):
+        filled_in(run, data.test, "c")
