@@ -7,7 +7,7 @@ import torch
 from known import make_known, untrained
 
 from mmlab import Unimodal, evaluation
-from mmlab.datasets import Batch
+from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.dials import drop
 from mmlab.evaluation.missing import filled_in
 
@@ -70,8 +70,8 @@ def test_without_a_modality():
 
 def test_means_of_the_training_samples_that_have_the_modality_fill_it_in():
     net, data = make_known()
-    run = untrained(net)
-    _, run.data.train = patchy()
+    _, train = patchy()
+    run = untrained(net, MultimodalData(train, data.holdout, data.test))
     has = run.data.train.has("a")
     found = filled_in(run, data.test, "a")
     x = run.data.train.inputs["a"][has].mean(0).expand_as(data.test.inputs["a"])
@@ -86,7 +86,7 @@ def test_means_of_the_training_samples_that_have_the_modality_fill_it_in():
 
 def test_of_complete_training_samples_the_mean_is_of_all():
     net, data = make_known()
-    run = untrained(net)
+    run = untrained(net, data)
     x = run.data.train.inputs["b"].mean(0).expand_as(data.test.inputs["b"])
     own = net({**data.test.inputs, "b": x}).joint
     torch.testing.assert_close(filled_in(run, data.test, "b")["mean input"], own)
