@@ -208,7 +208,8 @@ def mean_scores(s: Step, logits: Mapping[str, Tensor]) -> Tensor:
     batch lacks all, all score 0.
     """
     each = torch.stack([logits[m] for m in s.modalities], dim=-3)
-    scores = s.mean(probabilities_of_truth(s, each).mean(-1))
+    truth = probabilities_of_truth(s, each)
+    scores = s.mean(truth.mean(-1) if truth.shape[-1] > 1 else truth[..., 0])
     if s.batch.present is None:
         return scores
     return levelled(scores, s.seen)
@@ -241,7 +242,7 @@ def probabilities_of_truth(s: Step, logits: Tensor) -> Tensor:
     float32 at least: under autocast a CPU leaves them in 16 bits, where a small lead, or what a
     step adds to a running mean, is rounded away.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.float() if logits.element_size() < 4 else logits
     target = s.batch.target.unsqueeze(s.batch.target.ndim - (s.batch.task == "multilabel") - 1)
     if s.batch.task == "multilabel":
         return probabilities_of_labels(logits, target)

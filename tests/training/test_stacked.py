@@ -491,7 +491,8 @@ def test_what_cannot_be_stacked_is_refused():
     with pytest.raises(UnstackableError, match="Unknown is not known to treat every entry"):
         train(Joint, data, optimizer=Unknown, lr=None)
     short = synthetic(n=(80, 20, 30), dims=5)
-    with pytest.raises(UnstackableError, match=r"splits of \[\(80, 20, 30\), \(90, 20, 30\)\] sa"):
+    told = r"epochs and splits of \[\(80, 80, 20, 30\), \(90, 90, 20, 30\)\] samples"
+    with pytest.raises(UnstackableError, match=told):
         train(Joint, [*data[:2], short])
     runs = train(Joint, [*data[:2], short], at_once=None)
     assert [len(run.data.train) for run in runs] == [90, 90, 80]
