@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmlab import Batch, MultimodalData, MultimodalNet
+from mmlab import Balancer, Batch, MultimodalData, MultimodalNet, Step
 from mmlab.models.network import make_fusion
 
 SIZES = {"a": 3, "v": 4, "t": 2}
@@ -48,6 +48,18 @@ class Counter(nn.Module):
 def counted(size: int, width: int) -> nn.Module:
     """A linear encoder whose last layer logs every "forward" and "backward" pass in `.log`."""
     return nn.Sequential(nn.Linear(size, width), Counter())
+
+
+class Watched(nn.Module):
+    """A linear encoder with dropout that notes in `.modes` who calls it: (training, graph)."""
+
+    def __init__(self, size, width):
+        super().__init__()
+        self.linear, self.modes = nn.Linear(size, width), []
+
+    def forward(self, x):
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        return nn.functional.dropout(self.linear(x), 0.5, self.training)
 
 
 def network(modalities="av", *, fusion="concat", heads="own", encoder=linear, seed=0, outputs=None):
@@ -207,3 +219,21 @@ def flat(net: MultimodalNet, m: str, grads: dict[nn.Parameter, Tensor]) -> np.nd
 
 def parameters(net: MultimodalNet) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers in float64."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+
+def take_step(balancer: Balancer, net: MultimodalNet, samples: Batch, **options) -> Step:
+    """A step up to its first `yield`: the gradients are there, no parameter has moved."""
+    step = Step(net, samples, **options)
+    next(balancer.step(step))
+    return step
+
+
+def logged(step: Step, metric: str) -> dict[str, float]:
+    """What a step has logged of each modality."""
+    return {m: step.logged[metric, m].item() for m in step.modalities}

@@ -6,7 +6,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from by_hand import ByHand, array, assert_gradients, batch, data, mlp, network, softmax
+from by_hand import (
+    ByHand,
+    array,
+    assert_gradients,
+    batch,
+    data,
+    logged,
+    mlp,
+    network,
+    normal,
+    softmax,
+    take_step,
+)
 from torch import nn
 
 from mmlab import AGM, Batch, Joint, MultimodalNet, Step, fit
@@ -19,33 +31,18 @@ from mmlab.balancers.agm import (
 from mmlab.models import Fusion
 from mmlab.models.modes import differs_in_training
 
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def take_step(balancer, net, samples, **options):
-    step = Step(net, samples, **options)
-    next(balancer.step(step))
-    return step
-
-
-def logged(step, metric):
-    return {m: step.logged[metric, m].item() for m in step.modalities}
-
-
 # --- the pure functions ---------------------------------------------------------------------------
 
 
 def test_two_modalities_share_as_the_paper_says():
-    only_a, only_v, both = values = draw(3, 5, 4)
+    only_a, only_v, both = values = normal(3, 5, 4)
     parts = shapley_parts(values)
     torch.testing.assert_close(parts[0], 0.5 * (both - only_v + only_a))
     torch.testing.assert_close(parts[1], 0.5 * (both - only_a + only_v))
 
 
 def test_three_modalities_share_with_a_third_and_two_sixths():
-    a, v, av, t, at, vt, avt = values = draw(7, 5, 4)
+    a, v, av, t, at, vt, avt = values = normal(7, 5, 4)
     parts = shapley_parts(values)
     torch.testing.assert_close(parts[0], (avt - vt) / 3 + (av - v) / 6 + (at - t) / 6 + a / 3)
     torch.testing.assert_close(parts[2], (avt - av) / 3 + (at - a) / 6 + (vt - v) / 6 + t / 3)
@@ -53,7 +50,7 @@ def test_three_modalities_share_with_a_third_and_two_sixths():
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_parts_are_means_over_all_orders_and_add_up(count):
-    values = draw(2, 2**count - 1, 3, 4)
+    values = normal(2, 2**count - 1, 3, 4)
     known = np.zeros((2, count, 3, 4))
     of = {0: np.zeros((2, 3, 4))} | {s + 1: values[:, s].numpy() for s in range(2**count - 1)}
     for order in itertools.permutations(range(count)):
@@ -70,12 +67,12 @@ def test_parts_are_means_over_all_orders_and_add_up(count):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_coalitions_that_no_modalities_have_are_refused(count):
     with pytest.raises(ValueError, match=rf"values has {count} coalitions; allowed are 2\^M − 1"):
-        shapley_parts(draw(count, 5, 4))
+        shapley_parts(normal(count, 5, 4))
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_ratio_compares_with_the_mean_of_the_others(count):
-    losses = draw(4, count).abs()
+    losses = normal(4, count).abs()
     s = losses.numpy()
     known = np.exp([[np.delete(row, m).mean() - row[m] for m in range(count)] for row in s])
     np.testing.assert_allclose(lead_ratios(losses).numpy(), known)
@@ -110,7 +107,7 @@ def test_the_cap_holds_what_is_behind_and_not_what_is_ahead():
 
 
 def test_the_gradient_of_each_part_is_multiplied_and_the_value_stays():
-    parts = draw(2, 5, 4).requires_grad_()
+    parts = normal(2, 5, 4).requires_grad_()
     k, target = torch.tensor([0.3, 4.0]).double(), torch.arange(5) % 4
     mixed, plain = modulated_logits(parts, k), parts.sum(0)
     torch.testing.assert_close(mixed, plain)
@@ -258,7 +255,7 @@ def test_a_modality_that_pulls_ahead_learns_less_than_in_joint_training():
 def test_of_several_labels_the_loss_is_the_mean_over_them_of_at_most_18_nats(loud):
     """Not the log of the mean probability; and −log 1e-8 where one is all but impossible."""
     net, samples = network(), batch()
-    samples.target = draw(6, 3, seed=4) > 0
+    samples.target = normal(6, 3, seed=4) > 0
     with torch.no_grad():
         for p in net.fusion.parameters():
             p *= loud
@@ -412,7 +409,7 @@ def test_tokens_and_nested_inputs_are_zero_in_every_part():
 
     seen, mask = [], torch.ones(6, 3, dtype=torch.bool)
     text = {"ids": torch.arange(18).view(6, 3) % 5, "mask": mask}
-    samples = Batch({"text": text, "a": draw(6, 3).float()}, torch.arange(6) % 3)
+    samples = Batch({"text": text, "a": normal(6, 3).float()}, torch.arange(6) % 3)
     net = MultimodalNet(
         {"text": Reads(), "a": nn.Linear(3, 4)},
         network().float().fusion.__class__({"text": 4, "a": 4}, 3),

@@ -5,24 +5,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from by_hand import ByHand, assert_gradients, batch, data, flat, mlp, network, parameters, softmax
+from by_hand import (
+    ByHand,
+    assert_gradients,
+    batch,
+    data,
+    flat,
+    logged,
+    mlp,
+    network,
+    parameters,
+    softmax,
+    take_step,
+)
 
-from mmlab import InfoReg, Step, Uniform, fit
+from mmlab import InfoReg, Uniform, fit
 from mmlab.balancers.inforeg import pull_strengths, trace_growth
 
 
 def double(*values):
     return torch.tensor(values, dtype=torch.float64)
-
-
-def take_step(balancer, net, samples, **options):
-    step = Step(net, samples, **options)
-    next(balancer.step(step))
-    return step
-
-
-def logged(step, metric):
-    return {m: step.logged[metric, m].item() for m in step.modalities}
 
 
 class Beginning:

@@ -7,7 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from by_hand import ByHand, array, assert_gradients, batch, data, mlp, network, softmax
+from by_hand import (
+    ByHand,
+    array,
+    assert_gradients,
+    batch,
+    data,
+    mlp,
+    network,
+    normal,
+    softmax,
+    take_step,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,22 +36,12 @@ from mmlab.models import UnstackableError
 GAPS = {"a": [1, 1, 1, 0, 1, 0], "v": [1, 0, 1, 1, 1, 1], "t": [0, 0, 1, 1, 1, 1]}
 
 
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def gaps(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < 0.6
 
 
 def late(modalities="av", **options):
     return network(modalities, fusion="late", **options)
-
-
-def take_step(balancer, net, samples, **options):
-    step = Step(net, samples, **options)
-    next(balancer.step(step))
-    return step
 
 
 # --- alignments -----------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def contrast(features, temperature, present):
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("missing", [False, True])
 def test_the_contrastive_loss_is_that_of_every_pair_of_modalities(count, missing):
-    features = random(count, 7, 5, seed=count)
+    features = normal(count, 7, 5, seed=count)
     present = gaps(count, 7, seed=count) if missing else None
     have = np.ones((count, 7), bool) if present is None else present.numpy()
     found = info_nce(features, 0.3, present)
@@ -80,14 +81,14 @@ def test_the_contrastive_loss_is_that_of_every_pair_of_modalities(count, missing
 
 
 def test_features_that_agree_cost_less_than_those_of_other_samples():
-    features = random(6, 5)
+    features = normal(6, 5)
     agree = info_nce(torch.stack([features, 3 * features]), 0.1)
     other = info_nce(torch.stack([features, features.roll(1, 0)]), 0.1)
     assert agree < 0.2 < 3 < other  # lengths do not count
 
 
 def test_a_sample_that_lacks_a_modality_is_no_candidate():
-    features = random(2, 6, 5)
+    features = normal(2, 6, 5)
     present = torch.ones(2, 6, dtype=torch.bool)
     present[0, 4] = present[1, 5] = False
     altered = features.clone().requires_grad_()
@@ -105,7 +106,7 @@ def divergence(p, q):
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
 @pytest.mark.parametrize("missing", [False, True])
 def test_the_divergence_is_that_of_every_pair_of_predictions(task, missing):
-    logits = 2 * random(3, 8, 4)
+    logits = 2 * normal(3, 8, 4)
     present = gaps(3, 8, seed=1) if missing else None
     z = logits.numpy()
     if task == "multilabel":
@@ -122,7 +123,7 @@ def test_the_divergence_is_that_of_every_pair_of_predictions(task, missing):
 
 
 def test_the_divergence_is_symmetric_bounded_and_0_between_equals():
-    a, v = random(5, 4), random(5, 4, seed=1)
+    a, v = normal(5, 4), normal(5, 4, seed=1)
     one, other = js_divergence(torch.stack([a, v])), js_divergence(torch.stack([v, a]))
     torch.testing.assert_close(one, other, rtol=1e-13, atol=0)
     assert 0 < one < math.log(2)
@@ -152,7 +153,7 @@ def test_the_arguments_are_not_reversed():
 
 @pytest.mark.parametrize("align", [lambda x, p: info_nce(x, 0.3, p), js_divergence])
 def test_alignments_broadcast_over_leading_axes(align):
-    values, present = random(2, 2, 3, 6, 4), gaps(2, 2, 3, 6)
+    values, present = normal(2, 2, 3, 6, 4), gaps(2, 2, 3, 6)
     found = align(values, present)
     assert found.shape == (2, 2)
     for i, j in itertools.product(range(2), range(2)):
@@ -161,7 +162,7 @@ def test_alignments_broadcast_over_leading_axes(align):
 
 @pytest.mark.parametrize("align", [lambda x, p: info_nce(x, 0.3, p), js_divergence])
 def test_a_pair_that_no_sample_has_counts_as_0(align):
-    values = random(2, 4, 3).requires_grad_()
+    values = normal(2, 4, 3).requires_grad_()
     present = torch.tensor([[True] * 4, [False] * 4])
     found = align(values, present)
     assert found.item() == 0
@@ -176,13 +177,13 @@ def test_features_of_0_have_a_finite_gradient():
     info_nce(features, 0.1).backward()
     assert features.grad.isfinite().all()
     assert info_nce(torch.zeros(2, 3, 4), 0.1).item() == pytest.approx(math.log(3))
-    nearly = (1e-20 * random(2, 3, 4)).requires_grad_()
+    nearly = (1e-20 * normal(2, 3, 4)).requires_grad_()
     assert info_nce(nearly, 0.1).item() == pytest.approx(math.log(3))
     assert torch.autograd.grad(info_nce(nearly, 0.1), nearly)[0].abs().max() < 1  # 1e20 by itself
 
 
 def test_each_network_may_have_its_own_temperature():
-    features = random(2, 2, 6, 4)
+    features = normal(2, 2, 6, 4)
     found = info_nce(features, torch.tensor([[0.1], [0.7]], dtype=torch.float64))
     for row, features_of, temperature in zip(found, features, (0.1, 0.7), strict=True):
         torch.testing.assert_close(row, info_nce(features_of, temperature))
@@ -220,7 +221,7 @@ def test_the_schedule_falls_from_95_to_5_hundredths():
 
 def test_the_derivative_of_a_step_is_what_the_gramian_says():
     """Two quadratic losses, in closed form."""
-    ahead, classify, align = random(3, 5)
+    ahead, classify, align = normal(3, 5)
     gram = torch.stack([ahead, classify, align])
     gram = gram @ gram.mT
     expected = -0.3 * ahead @ (align - classify)
@@ -436,7 +437,7 @@ def test_aligned_training_finds_the_partner_of_a_sample_and_joint_training_does_
 
 
 def test_the_mean_is_over_the_modalities_that_a_sample_has():
-    logits, present = random(3, 6, 4), gaps(3, 6)
+    logits, present = normal(3, 6, 4), gaps(3, 6)
     present[0] |= ~present.any(0)
     expected = (logits * present[..., None]).sum(0) / present.sum(0)[:, None]
     torch.testing.assert_close(mean_logits(logits, present), expected)

@@ -16,6 +16,7 @@ from by_hand import (
     mlp,
     network,
     parameters,
+    take_step,
 )
 from scipy.optimize import minimize_scalar
 from torch import nn
@@ -63,12 +64,6 @@ def two_gradients(net, samples):
 
 def encoder_gradient(net, m):
     return torch.cat([p.grad.reshape(-1) for p in net.encoders[m].parameters()]).numpy()
-
-
-def take_step(balancer, net, samples):
-    step = Step(net, samples)
-    next(balancer.step(step))
-    return step
 
 
 @pytest.mark.parametrize("gamma_on_aligned", [True, False])

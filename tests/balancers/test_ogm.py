@@ -18,6 +18,7 @@ from by_hand import (
     network,
     parameters,
     softmax,
+    take_step,
 )
 from torch import nn
 
@@ -53,12 +54,6 @@ def expected_gradients(net, samples, **options):
 
 def draws_of(generator):
     return Draws(lambda kind: generator)
-
-
-def take_step(balancer, net, samples, **options):
-    step = Step(net, samples, **options)
-    next(balancer.step(step))
-    return step
 
 
 @pytest.mark.parametrize("continuous", [False, True])

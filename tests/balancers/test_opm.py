@@ -15,6 +15,7 @@ from by_hand import (
     network,
     parameters,
     softmax,
+    take_step,
 )
 from torch.nn import functional as F
 
@@ -30,12 +31,6 @@ def double(*values):
 
 def seeded_draws(seed):
     return Draws(lambda kind: torch.Generator().manual_seed(seed))
-
-
-def take_step(balancer, net, samples, **options):
-    step = Step(net, samples, **options)
-    next(balancer.step(step))
-    return step
 
 
 # --- the pure functions ---------------------------------------------------------------------------

@@ -8,16 +8,17 @@ import torch
 from by_hand import (
     CLASSES,
     ByHand,
+    Watched,
     array,
     assert_gradients,
     batch,
     data,
     layer,
     network,
+    normal,
     parameters,
     softmax,
 )
-from torch import nn
 
 from mmlab import PMR, Batch, Joint, MultimodalData, Step, fit
 from mmlab.balancers import pmr
@@ -36,10 +37,6 @@ GAPS = {
     "v": [0, 1, 1, 1, 1, 1],
     "t": [1, 1, 0, 1, 1, 1],
 }
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -409,19 +406,9 @@ def test_training_follows_the_loop_by_hand(missing):
         torch.testing.assert_close(balancer.prototypes[m], c)
 
 
-class Noisy(nn.Module):
-    def __init__(self, size, width):
-        super().__init__()
-        self.linear, self.modes = nn.Linear(size, width), []
-
-    def forward(self, x):
-        self.modes.append((self.training, torch.is_grad_enabled()))
-        return nn.functional.dropout(self.linear(x), 0.5, self.training)
-
-
 def test_prototypes_are_made_in_evaluation_mode_once_per_epoch():
     tiny, balancer = data(), PMR()
-    net = network(encoder=Noisy)
+    net = network(encoder=Watched)
     trained(balancer, tiny, net, epochs=2)
     passes = [(False, False), *[(True, True)] * 3] * 2
     assert all(encoder.modes == passes for encoder in net.encoders.values())

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from by_hand import CLASSES, batch, data, network, parameters
+from by_hand import CLASSES, Watched, batch, data, network, normal, parameters
 from torch import nn
 
 from mmlab import Joint, MultimodalData, MultimodalNet, Relearning, Step, fit
@@ -21,10 +21,6 @@ from mmlab.balancers.relearning import (
 )
 from mmlab.datasets import Stream
 from mmlab.training import fit_seeds
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def rate(p):
@@ -386,18 +382,8 @@ def test_a_stream_is_diagnosed_as_the_same_samples_in_memory():
     assert found[0] == found[1] and len(found[0]) == 2
 
 
-class Noisy(nn.Module):
-    def __init__(self, size, width):
-        super().__init__()
-        self.linear, self.modes = nn.Linear(size, width), []
-
-    def forward(self, x):
-        self.modes.append((self.training, torch.is_grad_enabled()))
-        return nn.functional.dropout(self.linear(x), 0.5, self.training)
-
-
 def test_it_looks_in_evaluation_mode_at_the_start_and_at_each_diagnosis():
-    net = network(encoder=Noisy)
+    net = network(encoder=Watched)
     trained(Relearning(every=1), data(), net, epochs=2)
     looks, steps = [(False, False)] * 2, [(True, True)] * 3
     assert net.encoders["a"].modes == [*looks, *steps, *looks, *steps]
