@@ -6,8 +6,9 @@ data/README.md tells where the file comes from and how it is rebuilt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,12 +160,13 @@ def load_gaps(
     if like is None:
         return data
     described = _described(like, arrays)
+    hidden: dict[str, Any] = {}
     for part, row in recordings.items():
         gap = torch.from_numpy(~described[arrays["picture_of"][row]])
         if at_random:
             gap = gap[torch.randperm(len(gap), generator=generator(seed, "gaps", part))]
-        setattr(data, part, dials.hide(getattr(data, part), {"speech": gap}, seed))
-    return data
+        hidden[part] = dials.hide(getattr(data, part), {"speech": gap}, seed)
+    return replace(data, **hidden)
 
 
 def coverage(language: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch, Split
 from mmlab.evaluation.metrics import accuracy, check_labels, predicted
+from mmlab.evaluation.passes import forward
 from mmlab.models.modes import evaluating
 from mmlab.nested import changed, is_real
 from mmlab.training import Run
@@ -75,28 +76,27 @@ def filled_in(run: Run, batch: Batch, modality: str) -> dict[str, Tensor]:
     if it were an input; "mean feature": the mean of its features over the same samples. Of the
     fusion, whatever the balancer predicts by.
 
-    Raises ValueError for an unknown modality, and for inputs that are no tensor of real numbers.
+    Raises ValueError for an unknown modality, and for training inputs that are no tensor of real
+    numbers, or a Stream's.
     """
     check_choice("modality", modality, batch.modalities)
-    train, seen = run.split("train"), run.reading("train")
+    train, seen, batch = run.split("train"), run.reading("train"), batch.to(run.device)
     if not isinstance(train, Batch) or not is_real(train.inputs[modality]):
         raise ValueError(
-            f"the inputs of {modality!r} are no tensor of real numbers, so they have no mean; fill "
-            "them in yourself"
+            f"the training inputs of {modality!r} are no tensor of real numbers in memory, so "
+            "their mean is not known; fill them in yourself"
         )
-    has, batch = seen.has(modality), batch.to(run.device)
+    x, features = batch.inputs[modality], forward(run.model, batch).features
+    mean_x = _mean(train.inputs[modality], train.has(modality)).expand_as(x)
+    mean_h = _mean(seen.values[modality], seen.has(modality)).expand_as(features[modality])
+    filled = replace(batch, inputs={**batch.inputs, modality: mean_x})
+    with evaluating(run.model.fusion):
+        by_feature = run.model.fusion({**features, modality: mean_h})
+    return {"mean input": forward(run.model, filled).joint, "mean feature": by_feature}
 
-    def mean(values: Tensor) -> Tensor:
-        own = values if has is None else values[has]
-        return own.mean(0).expand(len(batch), *values.shape[1:])
 
-    inputs = {**batch.inputs, modality: mean(train.inputs[modality])}
-    with evaluating(run.model):
-        features = dict(run.model(batch.inputs).features)
-        return {
-            "mean input": run.model(inputs).joint,
-            "mean feature": run.model.fusion({**features, modality: mean(seen.values[modality])}),
-        }
+def _mean(values: Tensor, has: Tensor | None) -> Tensor:
+    return (values if has is None else values[has]).mean(0)
 
 
 def having(samples: Batch | Reading, modalities: Sequence[str]) -> dict[str, Tensor]:

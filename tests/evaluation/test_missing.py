@@ -7,9 +7,10 @@ import torch
 from known import make_known, untrained
 
 from mmlab import Unimodal, evaluation
-from mmlab.datasets import Batch, MultimodalData
+from mmlab.datasets import Batch, MultimodalData, Stream
 from mmlab.datasets.dials import drop
 from mmlab.evaluation.missing import filled_in
+from mmlab.models import MultimodalNet
 
 
 def patchy():
@@ -92,3 +93,34 @@ def test_of_complete_training_samples_the_mean_is_of_all():
     torch.testing.assert_close(filled_in(run, data.test, "b")["mean input"], own)
     with pytest.raises(ValueError, match="modality is 'c'"):
         filled_in(run, data.test, "c")
+
+
+def test_a_mean_of_frames_is_over_those_that_count():
+    draw = torch.Generator().manual_seed(0)
+
+    def split(n):
+        present = {"a": torch.arange(n) % 3 != 0, "b": torch.ones(n).bool()}
+        x = {m: torch.randn(n, 4, 3, generator=draw) * present[m][:, None, None] for m in "ab"}
+        target = torch.randint(2, (n, 4), generator=draw)
+        target[:, 3] = -100
+        return Batch(x, target, present)
+
+    data = MultimodalData(split(12), split(6), split(6), n_classes=2, frames=True)
+    net = MultimodalNet.build(data, width=8)
+    found = filled_in(untrained(net, data), data.test, "a")["mean feature"]
+    with torch.no_grad():
+        own, other = (net(part.inputs).features for part in (data.train, data.test))
+        counts, has = torch.arange(48) % 4 < 3, data.train.present["a"].repeat_interleave(4)
+        h = own["a"][counts & has].mean(0)
+        rows = {m: x[counts[:24]] for m, x in other.items()}
+        known = net.fusion({**rows, "a": h.expand_as(rows["a"])})
+    torch.testing.assert_close(found, known)
+
+
+def test_a_stream_has_no_mean_input():
+    net, data = make_known()
+    rows = zip(data.train.inputs["a"], data.train.inputs["b"], data.train.target, strict=True)
+    stream = Stream([({"a": a, "b": b}, y) for a, b, y in rows])
+    read = MultimodalData(stream, data.holdout, data.test, n_classes=data.n_classes)
+    with pytest.raises(ValueError, match=r"the training inputs of 'a' are no tensor .* in memory"):
+        filled_in(untrained(net, read), data.test, "a")
