@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 RATED = (nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)
 """Parts of torch that draw random numbers in training, at a rate that may be 0."""
-BY_BATCH = (nn.modules.batchnorm._NormBase,)
-"""Parts of torch that may normalise by the batch in training, and by running means elsewhere."""
+UNRATED = (nn.modules.batchnorm._NormBase, nn.RReLU)
+"""Parts of torch that may normalise by the batch in training, or draw slopes there."""
 
 
 @contextmanager
@@ -35,8 +35,8 @@ def differs_in_training(module: nn.Module) -> bool:
 def _differs(part: nn.Module) -> bool:
     if isinstance(part, RATED):
         return bool(part.p if hasattr(part, "p") else part.dropout)
-    if isinstance(part, BY_BATCH) or type(part).__module__.startswith("torch."):
-        return isinstance(part, BY_BATCH)
+    if isinstance(part, UNRATED) or type(part).__module__.startswith("torch."):
+        return isinstance(part, UNRATED)
     own = [kind for kind in type(part).__mro__ if not kind.__module__.startswith("torch.")]
     code = [f.__code__ for kind in own for f in vars(kind).values() if isinstance(f, FunctionType)]
     return any("training" in one.co_names for one in code)

@@ -357,6 +357,7 @@ class Mode(nn.Module):
         (nn.Dropout(0.0), False),
         (nn.Dropout(0.1).eval(), False),
         (nn.BatchNorm1d(2), True),
+        (nn.RReLU(), True),
         (nn.LayerNorm(2), False),
         (nn.GRU(2, 2), False),
         (nn.GRU(2, 2, 2, dropout=0.1), True),
