@@ -1,6 +1,6 @@
 """InfoReg: while the modality ahead still gathers information, hold its encoder back.
 
-Huang, Wei, Zhou, Hu, "Adaptive Unimodal Regulation for Balanced Multimodal Information
+Huang, Wei, Yang, Hu, "Adaptive Unimodal Regulation for Balanced Multimodal Information
 Acquisition", CVPR 2025.
 """
 
