@@ -457,7 +457,7 @@ def is_held(file) -> bool:
 # --- handing over ------------------------------------------------------------------------------
 
 
-ON_ALL_CORES = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
+IN_PARALLEL = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
 """How pytest-xdist shares out the tests; worth its start where all of them run."""
 
 
@@ -465,7 +465,7 @@ def command_line(command: str, python: str, rest: list[str], root: Path) -> list
     """What a command runs; `rest` goes to it."""
     words = {
         "run": ["mmlab.notebooks", "run"],
-        "test": ["pytest", *(() if rest else ON_ALL_CORES)],
+        "test": ["pytest", *(() if rest else IN_PARALLEL)],
         "lab": [
             "jupyterlab",
             "--LabApp.default_url=/lab/tree/notebooks",

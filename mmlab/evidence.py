@@ -17,7 +17,7 @@ from typing import Any
 from mmlab.datasets import DATASETS, MultimodalData
 from mmlab.diagnosis import setting
 from mmlab.experiments import caption, compare, report
-from mmlab.experiments.standing import RATES, Named, drawn, keep, standing_rows
+from mmlab.experiments.standing import RATES, EncoderNames, drawn, keep, standing_rows
 from mmlab.experiments.tuning import Tuned, tune
 from mmlab.files import write_atomically
 from mmlab.models.encoders import BUILDERS
@@ -95,7 +95,7 @@ def _keep(
     )
 
 
-def _encoders(text: str) -> Named:
+def _encoders(text: str) -> EncoderNames:
     """'cnn', or 'name=normalised,picture=cnn' as a dict."""
     pairs = [part.partition("=") for part in text.split(",")]
     for name, equals, encoder in pairs:

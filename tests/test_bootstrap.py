@@ -765,7 +765,7 @@ def test_further_arguments_go_to_the_command_line(root):
 
 def test_all_tests_run_on_all_cores_and_chosen_ones_start_at_once(root):
     whole = bootstrap.command_line("test", "py", [], root)
-    assert whole == ["py", "-m", "pytest", *bootstrap.ON_ALL_CORES]
+    assert whole == ["py", "-m", "pytest", *bootstrap.IN_PARALLEL]
     assert "-n" not in bootstrap.command_line("test", "py", ["tests/test_seeds.py"], root)
 
 

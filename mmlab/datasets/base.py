@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from mmlab.checks import check_choice, check_flag
-from mmlab.datasets.loaders import instead_of
-from mmlab.datasets.sampling import check_sampler, epoch_size
+from mmlab.datasets.dataloaders import instead_of
+from mmlab.datasets.sampling import check_sampler
 from mmlab.models.network import TASKS
 from mmlab.nested import Nested, changed, joined, shapes, tensors
 
@@ -773,7 +773,7 @@ class MultimodalData:
     @property
     def epoch_size(self) -> int:
         """Samples of a training epoch."""
-        return epoch_size(self.sampler, len(self.train))
+        return len(self.train) if self.sampler is None else self.sampler.num_samples
 
     @property
     def n_outputs(self) -> int:

@@ -42,11 +42,6 @@ def check_sampler(sampler: object, size: int) -> None:
         )
 
 
-def epoch_size(sampler: WeightedRandomSampler | None, size: int) -> int:
-    """How many samples an epoch has."""
-    return size if sampler is None else sampler.num_samples
-
-
 def epoch_order(
     sampler: WeightedRandomSampler | None, size: int, source: torch.Generator
 ) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, defa
 
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch
-from mmlab.datasets.loaders import instead_of
+from mmlab.datasets.dataloaders import instead_of
 from mmlab.identity import UnknownIdentityError
 from mmlab.seeds import derive
 

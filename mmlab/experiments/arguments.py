@@ -111,7 +111,7 @@ def options_of(
     return options
 
 
-def check_methods_apart(
+def check_paths_apart(
     methods: Mapping[str, MakeBalancer], options: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Refuse one path of an observer for several methods, of which the later would be errors."""

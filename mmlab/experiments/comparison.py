@@ -12,7 +12,7 @@ from mmlab.experiments.arguments import (
     MakeBalancer,
     check_measure,
     check_methods,
-    check_methods_apart,
+    check_paths_apart,
     check_source,
     dataset_of,
     options_of,
@@ -112,7 +112,7 @@ def compare(
     first = dataset_of(source, numbers[0])
     for name, make in methods.items():
         try_before(name, make, first, numbers, options[name])
-    check_methods_apart(methods, options)
+    check_paths_apart(methods, options)
     jobs = [
         job
         for name, make in methods.items()

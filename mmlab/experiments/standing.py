@@ -54,11 +54,11 @@ FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 FILE = Path(__file__).with_name("standing.json")
 
 
-Named = str | Mapping[str, str]
+EncoderNames = str | Mapping[str, str]
 """Encoders by a name of `MultimodalNet.build`: one for all modalities, or one for each."""
 
 
-def standing_rows(modalities: Sequence[str], encoders: Named = "mlp") -> Rows:
+def standing_rows(modalities: Sequence[str], encoders: EncoderNames = "mlp") -> Rows:
     """Name -> maker, and the one number that is tuned with its five values.
 
     The constant is one on an input of an "mlp", and one on the rate of an encoder of any other
@@ -102,7 +102,7 @@ def standing_rows(modalities: Sequence[str], encoders: Named = "mlp") -> Rows:
 
 
 def standing(
-    name: str, *methods: str, encoders: Named = "mlp", **settings: object
+    name: str, *methods: str, encoders: EncoderNames = "mlp", **settings: object
 ) -> dict[str, Any]:
     """Arguments for `compare`: the standing controls and some methods, as the holdout chose them.
 
@@ -162,7 +162,7 @@ def standing(
 
 def keep(
     name: str,
-    encoders: Named,
+    encoders: EncoderNames,
     settings: Mapping[str, object],
     *,
     modalities: Sequence[str],
@@ -183,7 +183,7 @@ def keep(
     write_atomically(FILE, json.dumps(everything, indent=1, sort_keys=True) + "\n")
 
 
-def key_of(name: str, encoders: Named, settings: Mapping[str, object]) -> str:
+def key_of(name: str, encoders: EncoderNames, settings: Mapping[str, object]) -> str:
     """Such as "watch split='arm', mlp"."""
     dials = "".join(f" {key}={value!r}" for key, value in sorted(settings.items()))
     if isinstance(encoders, Mapping):
@@ -208,12 +208,12 @@ def _best(rows: Sequence[str], chosen: Mapping[str, Mapping[str, Any]]) -> str:
     return max(rows, key=lambda row: chosen[row]["score"])
 
 
-def _kind(m: str, encoders: Named) -> type[ScaledInputs] | type[EncoderRates]:
+def _kind(m: str, encoders: EncoderNames) -> type[ScaledInputs] | type[EncoderRates]:
     own = encoders if isinstance(encoders, str) else encoders.get(m)
     return ScaledInputs if own == "mlp" else EncoderRates
 
 
-def _constant(m: str, encoders: Named) -> str:
+def _constant(m: str, encoders: EncoderNames) -> str:
     return f"joint, {'input' if _kind(m, encoders) is ScaledInputs else 'rate'} of {m}"
 
 

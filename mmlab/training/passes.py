@@ -48,7 +48,6 @@ def read(
     what: (piece, Output) -> tensors (B, ...). A part of the network of which it reads nothing does
         not run.
     modules: beside the network, which `what` calls: those of a method that predicts by them.
-
     every: where each frame has a label: whether to read all frames, (B, T, ...) per piece, in place
         of those that count, a piece being its `Frames`.
     """

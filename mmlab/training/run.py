@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmlab.checks import check_mask
-from mmlab.datasets.augment import Augment, augmented
-from mmlab.datasets.base import Batch, MultimodalData, Split
+from mmlab.datasets.augment import augmented
+from mmlab.datasets.base import Augment, Batch, MultimodalData, Split
 from mmlab.datasets.frames import rows_of
 from mmlab.datasets.sampling import epoch_order
 from mmlab.datasets.splits import pieces
@@ -162,8 +162,7 @@ class Course(ABC):
         Args:
             what: (batch, its Output) -> tensors (B, …) by name; by default the features.
         """
-        features = what or (lambda _, out: dict(out.features))
-        return read(self.model, self.pieces(split), features)
+        return read(self.model, self.pieces(split), what or (lambda _, out: dict(out.features)))
 
     def draws(self, name: str) -> Draws:
         """Random numbers of the run's seed for the coming epoch, a stream called `name`.
