@@ -131,6 +131,16 @@ def check_shapes(**tensors: tuple[Tensor, str]) -> None:
         )
 
 
+def check_several(name: str, tensor: Tensor) -> None:
+    """Check that the last axis of a tensor (…, M) holds at least two modalities.
+
+    Raises:
+        ValueError: there is no axis, or it is shorter.
+    """
+    if not tensor.ndim or tensor.shape[-1] < 2:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; allowed is (…, M) with M ≥ 2.")
+
+
 def _broadcast(shapes: list[torch.Size]) -> bool:
     try:
         torch.broadcast_shapes(*shapes)

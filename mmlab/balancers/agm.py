@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmlab.balancers.ogm import check_labels, levelled, probabilities_of_truth
-from mmlab.checks import check_number, check_shapes, check_values
+from mmlab.checks import check_number, check_several, check_shapes, check_values
 from mmlab.models.fusion import shapley_weights
 from mmlab.training.balancer import Balancer, Training
 from mmlab.training.step import Step
@@ -73,10 +73,8 @@ def lead_ratios(losses: Tensor) -> Tensor:
 
     Source: the paper.
     """
-    check_shapes(losses=(losses, "M"))
+    check_several("losses", losses)
     count = losses.shape[-1]
-    if count < 2:
-        raise ValueError(f"losses has shape {tuple(losses.shape)}; allowed is (…, M) with M ≥ 2.")
     return (count / (count - 1) * (losses.mean(-1, keepdim=True) - losses)).exp()
 
 

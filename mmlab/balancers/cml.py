@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmlab.balancers.ogm import check_labels
 from mmlab.checks import check_number, check_shapes
-from mmlab.models.network import Output
+from mmlab.models.network import Output, joined_masks
 from mmlab.training.balancer import Balancer
 from mmlab.training.step import Step
 
@@ -143,8 +143,7 @@ class CML(Balancer):
         shape = len(features), whole.shape[-2]
         # places in one permutation of all are in a random order within each sample, without ties
         order = s.permutation(shape[0] * shape[1]).unflatten(-1, shape)
-        given = s.batch.present
-        present = None if given is None else torch.stack([given[m] for m in features], dim=-2)
+        present = joined_masks(s.batch.present, features)
         masks = nested_subsets(order, present).unbind(-3)
         first = whole if present is None else s.fuse(features, masks[0])
         return [first, *(s.fuse(features, mask) for mask in masks[1:])]

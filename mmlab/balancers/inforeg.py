@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmlab.balancers.ogm import check_labels, mean_scores
-from mmlab.checks import check_number, check_shapes, check_values, check_whole
+from mmlab.checks import check_number, check_several, check_shapes, check_values, check_whole
 from mmlab.gradients import grams
 from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
@@ -66,11 +66,10 @@ def pull_strengths(
     Source: the form is the released code's, which takes sums of scores over the batch, so that the
     tanh is 1 in nearly every batch: means are ours, and so are more than two modalities.
     """
+    check_several("scores", scores)
     check_shapes(scores=(scores, "M"), growth=(growth, "M"))
     check_values("beta", beta, least=0)
     count = scores.shape[-1]
-    if count < 2:
-        raise ValueError(f"scores has shape {tuple(scores.shape)}; allowed is (…, M) with M ≥ 2.")
     gap = count / (count - 1) * (scores - scores.mean(-1, keepdim=True))
     return torch.where((gap > 0) & (growth > threshold), beta * gap.tanh().exp(), 0)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mmlab.checks import check_choice, check_number, check_shapes
 from mmlab.gradients import align_to, grams
 from mmlab.models.fusion import directions
-from mmlab.models.network import MultimodalNet, Output, masks_of
+from mmlab.models.network import MultimodalNet, Output, joined_masks, masks_of
 from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
 
@@ -273,8 +273,7 @@ class LFM(Balancer):
 
     def losses(self, s: Step) -> tuple[Tensor, Tensor]:
         """L_cls and L_align of a batch, (…) each."""
-        given = s.batch.present
-        present = None if given is None else torch.stack([given[m] for m in s.modalities], dim=-2)
+        present = joined_masks(s.batch.present, s.modalities)
         logits = torch.stack([s.out.unimodal[m] for m in s.modalities], dim=-3)
         classify = s.losses.of("mean of the modalities", mean_logits(logits, present))
         if self.align == "contrastive":

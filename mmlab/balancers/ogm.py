@@ -15,6 +15,7 @@ from mmlab.checks import (
     check_choice,
     check_flag,
     check_number,
+    check_several,
     check_shapes,
     check_values,
 )
@@ -40,10 +41,8 @@ def discrepancy_ratios(scores: Tensor) -> Tensor:
 
     Source: the paper, for M = 2; the mean of the others for more modalities is ours.
     """
-    check_shapes(scores=(scores, "M"))
+    check_several("scores", scores)
     modalities = scores.shape[-1]
-    if modalities < 2:
-        raise ValueError(f"scores has shape {tuple(scores.shape)}; allowed is (…, M) with M ≥ 2.")
     if modalities == 2:
         other = scores.flip(-1)
         return (scores / other).masked_fill(scores == other, 1)

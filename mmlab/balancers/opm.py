@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmlab.balancers.ogm import check_labels, discrepancy_ratios, mean_scores
 from mmlab.checks import check_number, check_shapes, check_values, check_whole
+from mmlab.models.network import joined_masks
 from mmlab.training.balancer import Balancer
 from mmlab.training.step import Step
 
@@ -154,6 +155,7 @@ class OPM(Balancer):
         factors = kept / (1 - dropped_share(q, widths))[..., None, None]
         rows = dict(zip(s.modalities, factors.unbind(-2), strict=True))
         logits = s.fuse({m: h * rows[m].unsqueeze(-1) for m, h in features.items()})
-        if s.batch.present is not None:
-            kept = kept & torch.stack([s.batch.present[m] for m in s.modalities], dim=-2)
+        has = joined_masks(s.batch.present, s.modalities)
+        if has is not None:
+            kept = kept & has
         return mean_of_kept(s.losses.samples(logits), kept.any(-2))

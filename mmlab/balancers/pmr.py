@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmlab.balancers.ogm import check_labels, levelled
-from mmlab.checks import check_number, check_shapes, check_whole
+from mmlab.checks import check_number, check_several, check_shapes, check_whole
 from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
 
@@ -144,8 +144,7 @@ def lag_and_lead(scores: Tensor) -> tuple[Tensor, Tensor]:
     Source: the paper, for M = 2; more modalities are ours: one between the others has a lag and a
     lead.
     """
-    if not scores.ndim or scores.shape[-1] < 2:
-        raise ValueError(f"scores has shape {tuple(scores.shape)}; allowed is (…, M) with M ≥ 2.")
+    check_several("scores", scores)
     most, least = scores.amax(-1, keepdim=True), scores.amin(-1, keepdim=True)
     lag = (most / scores).masked_fill(scores == most, 1)  # not 0/0
     lead = (scores / least).masked_fill(scores == least, 1)

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmlab.balancers.joint import Unimodal
 from mmlab.balancers.ogm import check_labels, probabilities_of_truth
-from mmlab.balancers.umt import take_values
+from mmlab.balancers.umt import take_values, trained_alone
 from mmlab.checks import check_number, check_shapes, check_whole
-from mmlab.models.network import MultimodalNet, Output, masks_of
+from mmlab.models.network import MultimodalNet, Output, joined_masks, masks_of
 from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
 
@@ -114,6 +113,7 @@ class ReconBoost(Balancer):
     Raises:
         TypeError, ValueError: an argument out of range; in `step`: real-valued targets, because the
             weight is made of the probability of a class.
+        FloatingPointError: the training of a modality alone fails.
 
     The history gets "weight" and "gap" of the modality whose turn it is, and the loss "boosted".
 
@@ -163,9 +163,8 @@ class ReconBoost(Balancer):
     def epoch(self, run: Training) -> None:
         self.begun = True
         if run.epoch == 0 and self.pretrain:
-            alone = {m: run.branch(Unimodal(m), self.pretrain) for m in run.model.modalities}
-            for m, copy in alone.items():
-                take_values(run.model.encoders[m], copy.encoders[m])
+            for m, encoder in trained_alone(run, self.pretrain).items():
+                take_values(run.model.encoders[m], encoder)
         if run.epoch % self.phase == 0:
             run.reset_momentum()
 
@@ -208,9 +207,8 @@ class ReconBoost(Balancer):
 
 def sum_of(s: Step, modalities: Sequence[str]) -> Tensor:
     """The sum of some modalities' logits over those that a sample has, (…, B, C)."""
-    given = s.batch.present
-    masks = None if given is None else torch.stack([given[m] for m in modalities], dim=-2)
-    return added(torch.stack([s.out.unimodal[m] for m in modalities], dim=-3), masks)
+    logits = torch.stack([s.out.unimodal[m] for m in modalities], dim=-3)
+    return added(logits, joined_masks(s.batch.present, modalities))
 
 
 def warn_if_short(epochs: int, count: int, phase: int) -> None:

@@ -8,15 +8,16 @@ it has members if the prediction from their features is right, and none if it is
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mmlab.checks import check_choice, check_number, check_whole
 from mmlab.models.fusion import shapley_weights
-from mmlab.models.network import MultimodalNet, Output
-from mmlab.training.balancer import Balancer, Batch, Draws, Reading, Training
+from mmlab.models.network import Output, joined_masks
+from mmlab.training.balancer import Balancer, Batch, Draws, Training
 from mmlab.training.step import Step
 
 LEVELS = ("sample", "modality")
@@ -108,6 +109,16 @@ def modality_values(right: Tensor, present: Tensor | None = None) -> Tensor:
     return shapley_weights(count)[:, 1:].to(right.device, kind) @ (right * sizes)
 
 
+def sample_values(
+    fusion: Callable[[Mapping[str, Tensor]], Tensor], batch: Batch, out: Output
+) -> dict[str, Tensor]:
+    """φ of each modality, (…, B), on the samples of a batch, from the features of one pass."""
+    has = joined_masks(batch.present, out.features)
+    answers = map(fusion, coalitions(out.features, has))
+    right = torch.stack([rightness(z, batch.target) for z in answers], dim=-2)
+    return dict(zip(out.features, modality_values(right, has).unbind(-2), strict=True))
+
+
 def further_copies(values: Tensor) -> Tensor:
     """How often a sample comes again with a modality alone: the lower its value, the more often.
 
@@ -157,13 +168,6 @@ def resampled(counts: Tensor) -> tuple[Tensor, Tensor]:
     whole = torch.ones_like(counts, dtype=torch.bool)
     kept = torch.cat([whole, alone.repeat_interleave(counts.sum(-1), dim=-1)], dim=-1)
     return torch.cat([everything, *copies]), kept
-
-
-def present_of(samples: Batch | Reading, modalities: Iterable[str]) -> Tensor | None:
-    """Which modalities the samples have, booleans (…, M, B); None: all."""
-    if samples.present is None:
-        return None
-    return torch.stack([samples.present[m] for m in modalities], dim=-2)
 
 
 class SMV(Balancer):
@@ -243,9 +247,10 @@ class SMV(Balancer):
         self.kept = None
         if run.epoch < self.warmup:
             return None
-        found, draws = run.reading("train", self.values_of(run.model)), run.draws("copies")
+        found = run.reading("train", partial(sample_values, run.model.fusion))
+        draws = run.draws("copies")
         values = torch.stack([*found.values.values()]).cpu().double()  # (M, N)
-        has = present_of(found, found.values)
+        has = joined_masks(found.present, found.values)
         has = torch.ones_like(values, dtype=torch.bool) if has is None else has.cpu()
         by_sample = self.level == "sample"
         counts = further_copies(values) * has if by_sample else self.redrawn(values, has, draws)
@@ -256,18 +261,6 @@ class SMV(Balancer):
         shuffled = draws.permutation(len(samples), samples.device)
         self.kept, self.place = kept[:, shuffled].to(found.target.device), 0
         return samples[shuffled]
-
-    def values_of(self, model: MultimodalNet) -> Callable[[Batch, Output], dict[str, Tensor]]:
-        """What reads the values of samples, (B,) per modality."""
-
-        def read(batch: Batch, out: Output) -> dict[str, Tensor]:
-            has = present_of(batch, model.modalities)
-            answers = map(model.fusion, coalitions(out.features, has))
-            right = torch.stack([rightness(z, batch.target) for z in answers], dim=-2)
-            values = modality_values(right, has)
-            return dict(zip(model.modalities, values.unbind(-2), strict=True))
-
-        return read
 
     def redrawn(self, values: Tensor, has: Tensor, draws: Draws) -> Tensor:
         """How often each sample is drawn to come again with each modality alone, (M, N)."""

@@ -101,12 +101,8 @@ class UMT(Balancer):
     def epoch(self, run: Training) -> None:
         if run.epoch > 0:
             return
-        for m, teacher in self.teachers.items():
-            try:
-                alone = run.branch(Unimodal(m), run.epochs)
-            except FloatingPointError as error:
-                raise FloatingPointError(f"in the teacher of {m!r}: {error}") from error
-            take_values(teacher, alone.encoders[m])
+        for m, encoder in trained_alone(run, run.epochs).items():
+            take_values(self.teachers[m], encoder)
         self.taught = True
 
     def step(self, s: Step) -> Iterator[None]:
@@ -127,6 +123,21 @@ class UMT(Balancer):
         taught = features_by(self.teachers, s)
         rows = [feature_distances(s.out.features[m], taught[m]) for m in s.modalities]
         return torch.where(s.seen, s.mean(torch.stack(rows, dim=-2)), 0)
+
+
+def trained_alone(run: Training, epochs: int) -> dict[str, nn.Module]:
+    """The encoder of each modality, trained alone from where the run is, with a head of its own.
+
+    Raises:
+        FloatingPointError: a training fails; the message names the modality.
+    """
+    found = {}
+    for m in run.model.modalities:
+        try:
+            found[m] = run.branch(Unimodal(m), epochs).encoders[m]
+        except FloatingPointError as error:
+            raise FloatingPointError(f"in the training of {m!r} alone: {error}") from error
+    return found
 
 
 @torch.no_grad()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from mmlab.balancers.smv import coalitions, modality_values, present_of, rightness
+from mmlab.balancers.smv import sample_values
 from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.metrics import check_finite, check_labels
@@ -72,10 +74,9 @@ def modality_valuation(model: MultimodalNet, batch: Split) -> dict[str, Tensor]:
 
 
 def _valued(model: MultimodalNet, batch: Batch, out: Output) -> dict[str, Tensor]:
-    has, right = present_of(batch, out.features), []
-    for some in coalitions(out.features, has):
-        logits = model.fusion(some)
+    def fusion(features: Mapping[str, Tensor]) -> Tensor:
+        logits = model.fusion(features)
         check_finite("the joint logits", logits)
-        right.append(rightness(logits, batch.target))
-    values = modality_values(torch.stack(right, dim=-2), has)
-    return dict(zip(out.features, values, strict=True))
+        return logits
+
+    return sample_values(fusion, batch, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -265,15 +265,22 @@ def for_averaging(logits: Tensor, task: str) -> Tensor:
     return logits.log_softmax(-1) if classes else logits
 
 
+def joined_masks(present: Mapping[str, Tensor] | None, modalities: Iterable[str]) -> Tensor | None:
+    """The masks of some modalities, (…, M, B) in their order; None: all samples have all."""
+    if present is None:
+        return None
+    return torch.stack([present[m] for m in modalities], dim=-2)
+
+
 def masks_of(out: Output, present: Mapping[str, Tensor] | None) -> Tensor | None:
     """Which modalities a prediction may read, (…, M, B) in the order of `out`; None: all.
 
     Raises ValueError for a sample that has none.
     """
-    if present is None:
-        return None
     names = list(out.unimodal)
-    masks = torch.stack([present[m] for m in names], dim=-2)
+    masks = joined_masks(present, names)
+    if masks is None:
+        return None
     some = masks.any(-2)
     if torch.compiler.is_exporting():  # a program has no samples yet: it looks where it runs
         torch._assert_async(some.all(), "a sample has no modality at all")

@@ -142,7 +142,7 @@ def test_no_value_is_read_by_the_host():
 def test_what_is_not_allowed_is_named():
     with pytest.raises(ValueError, match=r"\(4, 1\); allowed is \(…, M\) with M ≥ 2"):
         discrepancy_ratios(torch.rand(4, 1))
-    with pytest.raises(ValueError, match=r"scores \(\)"):
+    with pytest.raises(ValueError, match=r"scores has shape \(\); allowed is \(…, M\) with M ≥ 2"):
         discrepancy_ratios(torch.tensor(1.0))
     with pytest.raises(ValueError, match="alpha is -1; allowed"):
         modulation_coefficients(torch.rand(4, 2), -1)

@@ -312,7 +312,7 @@ def test_a_second_training_makes_teachers_anew():
 
 
 def test_a_teacher_whose_training_fails_is_named():
-    with pytest.raises(FloatingPointError, match=r"in the teacher of 'a': .*lower lr"):
+    with pytest.raises(FloatingPointError, match=r"in the training of 'a' alone: .*lower lr"):
         trained(UMT(), network(), lr=1e200)
 
 
