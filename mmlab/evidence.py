@@ -2,6 +2,7 @@
 
 The holdout chooses joint training's learning rate; every other row gets five values of its own
 number, at that rate or of that rate; and then the same seeds. Nothing is chosen on the test.
+The file of --csv has the same rows untuned, too: with the defaults of the library.
 Finished runs are kept in --cache: the same command goes on after a stop.
 """
 
@@ -14,9 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mmlab.datasets import DATASETS, MultimodalData
 from mmlab.diagnosis import setting
 from mmlab.experiments import caption, compare, report
+from mmlab.experiments.results import EpochScores, measured
 from mmlab.experiments.standing import RATES, EncoderNames, drawn, keep, standing_rows
 from mmlab.experiments.tuning import Tuned, tune
 from mmlab.files import write_atomically
@@ -40,13 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tuned = _tuned(data, options, sweep)
         if options.keep:
             _keep(options, settings, data(0).modalities, tuned)
-        table = compare(data=data, seeds=range(options.seeds), **tuned.chosen, **sweep)
+        measures = {"measure": measured, "observers": [EpochScores()]} if options.csv else {}
+        common = {"data": data, "seeds": range(options.seeds), **measures, **sweep}
+        table = compare(**tuned.chosen, **common)
+        if options.csv:
+            plain = compare(**_untuned(data, options), **common)
+            _save(options.csv, shlex.join(given), table, plain, tuned)
     except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
         parser.error(str(error))
-    if options.csv:
-        chosen = tuned.optima.set_index("method")["chosen"]
-        rows = table.assign(chosen=table["method"].map(chosen)).to_csv(index=False)
-        write_atomically(options.csv, f"# python -m mmlab.evidence {shlex.join(given)}\n{rows}")
     shown = report(table, folds=options.folds)
     print(shown.to_string(), caption(shown), tuned.optima.to_string(), sep="\n\n")
 
@@ -70,6 +75,28 @@ def _tuned(
         lr=joint.chosen["settings"]["joint"]["lr"],
         **common,
     )
+
+
+def _untuned(data: Callable[[int], MultimodalData], options: argparse.Namespace) -> dict[str, Any]:
+    """The rows that have defaults, with these; a constant on an input has none."""
+    rows = standing_rows(data(0).modalities, options.encoders)
+    methods = {name: make for name, (make, values) in rows.items() if "factor" not in values}
+    return {
+        "methods": methods,
+        "epochs": options.epochs,
+        "build": {"encoders": options.encoders},
+    }
+
+
+def _save(path: Path, given: str, table: pd.DataFrame, plain: pd.DataFrame, tuned: Tuned) -> None:
+    """One row per run, tuned and not, under the command that makes them."""
+    chosen = tuned.optima.set_index("method")["chosen"]
+    runs = pd.concat(
+        [table.assign(tuned=True, chosen=table["method"].map(chosen)), plain.assign(tuned=False)],
+        ignore_index=True,
+    )
+    text = runs.to_csv(index=False, float_format="%.6g")
+    write_atomically(path, f"# python -m mmlab.evidence {given}\n{text}")
 
 
 def _keep(

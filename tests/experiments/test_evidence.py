@@ -7,7 +7,7 @@ import pytest
 
 from mmlab import evidence
 from mmlab.datasets.synthetic import synthetic
-from mmlab.experiments import jobs, standing
+from mmlab.experiments import jobs, results, standing
 
 
 @pytest.fixture
@@ -58,14 +58,49 @@ def test_what_was_chosen_is_kept(quick):
     assert 0 < found["rows"]["joint"]["score"] <= 1
 
 
-def test_every_run_is_saved_under_the_command_that_made_it(quick, tmp_path):
-    place = tmp_path / "results.csv"
-    quick("--csv", str(place))
-    assert place.read_text().startswith("# python -m mmlab.evidence synthetic --epochs 1 --trials")
-    runs = pd.read_csv(place, comment="#")
-    assert list(runs["method"].value_counts()) == [3] * 5 and {*runs["seed"]} == {0, 1, 2}
-    assert runs["accuracy"].between(0, 1).all()
-    assert runs.query("method == 'uniform'")["chosen"].str.startswith("encoder_scale=").all()
+def test_every_run_is_saved_under_the_command_that_made_it(quick, tmp_path, monkeypatch):
+    quick("--csv", str(tmp_path / "made.csv"))
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    runs = results.read_results("made")
+    assert runs.attrs["command"].startswith("python -m mmlab.evidence synthetic --epochs 1 --tri")
+    tuned, plain = runs[runs["tuned"]], runs[~runs["tuned"]]
+    assert list(tuned["method"].value_counts()) == [3] * 5 and {*runs["seed"]} == {0, 1, 2}
+    assert {*plain["method"]} == {*tuned["method"]} - {"joint, input of a"}
+    assert tuned.query("method == 'uniform'")["chosen"].str.startswith("encoder_scale=").all()
+    assert plain["chosen"].isna().all()
+    shares = ["accuracy", "macro-F1", "calibration error", "probe a", "probe b"]
+    assert runs[shares].stack().between(0, 1).all()
+
+
+def test_results_that_are_not_there_are_named_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    (tmp_path / "watch-arm.csv").write_text("")
+    with pytest.raises(FileNotFoundError, match="'watch'; there are watch-arm"):
+        results.read_results("watch")
+
+
+def test_a_choice_of_epoch_by_the_test_is_told_from_one_by_the_holdout():
+    class Scripted:
+        """Scores by epoch; epoch 0 is the untrained network."""
+
+        history = pd.DataFrame(
+            [
+                (epoch, split, "prediction", "accuracy", score)
+                for split, scores in {"holdout": (0.5, 0.7, 0.7), "test": (0.9, 0.4, 0.6)}.items()
+                for epoch, score in enumerate(scores, 1)
+            ],
+            columns=["epoch", "split", "output", "metric", "value"],
+        )
+
+    assert results.by_epoch(Scripted()) == {"best on holdout": 0.4, "best on test": 0.9}
+
+
+def test_the_scores_of_the_last_epoch_are_those_of_the_table(quick, tmp_path, monkeypatch):
+    quick("--csv", str(tmp_path / "made.csv"))
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    runs = results.read_results("made")  # of one epoch: no choice
+    assert runs["best on test"].tolist() == runs["accuracy"].tolist()
+    assert runs["best on holdout"].tolist() == runs["accuracy"].tolist()
 
 
 def test_each_modality_may_have_an_encoder_of_its_own(quick):
