@@ -6,11 +6,11 @@ first line, and then a table of one row per run.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
 
+from mmlab.datasets.embedded import DATA
 from mmlab.evaluation import calibration_error, macro_f1, probe_accuracy, test_accuracy
 from mmlab.evaluation.metrics import predicted
 from mmlab.training import Run
@@ -18,7 +18,7 @@ from mmlab.training import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "results"
+FOLDER = DATA / "results"
 
 PREDICTION = "prediction"
 """Name in the history of what the method answers, whatever it makes its answer of."""

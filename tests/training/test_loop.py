@@ -25,7 +25,7 @@ from mmlab.balancers import (
 )
 from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
-from mmlab.evaluation import Curves
+from mmlab.evaluation import Curves, accuracy
 from mmlab.models import Concat, MultimodalNet
 from mmlab.seeds import drawing, generator
 from mmlab.training import Step, find_device, fit, fit_seeds
@@ -470,10 +470,9 @@ def test_fit_on_cuda_keeps_everything_there_and_learns(method):
     assert torch.equal(torch.cuda.get_rng_state(), state)
     assert run.history["value"].notna().all()
     assert not same(weights(run.model), first)
-    losses = run.history.query("metric == 'loss'").pivot(columns="output", index="epoch")["value"]
-    assert (losses.iloc[-1] < 0.8 * losses.iloc[0]).any()  # blending may starve the joint one
-    prediction = run.predict(DATA.test)
+    prediction = run.predict(DATA.train)
     assert prediction.is_cuda and prediction.isfinite().all()
+    assert accuracy(prediction.cpu(), DATA.train.target) > 0.7  # chance is .5
 
 
 @on_cuda
