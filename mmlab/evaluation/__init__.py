@@ -3,6 +3,7 @@
 Of the three unimodal accuracies, which are not comparable, see `mmlab.evaluation.unimodal`.
 """
 
+from mmlab.evaluation.audit import audit
 from mmlab.evaluation.confidence import calibration_error, violation_share
 from mmlab.evaluation.conflict import GradientWatch, gradient_conflict, gradient_norms
 from mmlab.evaluation.curves import Curves, overfitting
@@ -34,6 +35,7 @@ __all__ = [
     "accuracy",
     "accuracy_by_pattern",
     "answered_share",
+    "audit",
     "average_precision",
     "calibration_error",
     "forward",
