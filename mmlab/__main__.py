@@ -1,4 +1,4 @@
-"""Set-up in one step: ``python3 -m mmlab run|test|lab|bench|diagnose`` on a bare Python.
+"""Set-up in one step: ``python3 -m mmlab run|test|lab|bench|diagnose|data`` on a bare Python.
 
 The first call makes ``.venv`` beside this package and installs the project into it; later calls
 see from a stamp that nothing has changed and start at once. An activated environment that already
@@ -37,6 +37,7 @@ COMMANDS = {
     "lab": "open JupyterLab on the notebooks",
     "bench": "time steps, runs and stacks, as ratios",
     "diagnose": "say which drop a data set has: scale, competition or shift",
+    "data": "check the files of a data set and print its card",
 }
 RESTORE = (
     "It says what to install: restore it (with git: `git checkout -- pyproject.toml "
@@ -473,6 +474,7 @@ def command_line(command: str, python: str, rest: list[str], root: Path) -> list
         ],
         "bench": ["mmlab.bench"],
         "diagnose": ["mmlab.diagnosis"],
+        "data": ["mmlab.data_card"],
     }[command]
     return [python, "-m", *words, *rest]
 

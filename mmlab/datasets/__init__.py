@@ -10,6 +10,7 @@ from mmlab.datasets.av_digits import load_av_digits
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.collate import Padded, pad
 from mmlab.datasets.dials import among, drop, realised_rates
+from mmlab.datasets.disk import DISK_SETS
 from mmlab.datasets.icons import load_icons
 from mmlab.datasets.items import load_items
 from mmlab.datasets.phone_watch import load_phone_watch
@@ -30,6 +31,7 @@ DATASETS: dict[str, Callable[..., MultimodalData]] = {
     "items": load_items,
     "phone-watch": load_phone_watch,
     "synthetic": synthetic,
+    **DISK_SETS,
 }
 
 __all__ = [
