@@ -24,15 +24,24 @@ SHA256 = "85e29544441d925814738f305906831767d13c04f82b7f0286be77e0944575cb"
 MODALITIES = ("picture", "speech")
 SPLITS = ("stamp", "language")
 SHARES = (0.6, 0.15, 0.25)  # of the recordings in train, holdout and test
-CARD = """\
+SOURCE = """\
 Pictures and spoken descriptions: Tux Paint's stamps, Debian package tuxpaint-stamps-default
-2022.06.04 (GPL-2, by many volunteers).
+2022.06.04 (GPL-2, by many volunteers)."""
+TUNED = "The settings were looked at on the test splits: tune anything new on the holdout alone."
+CARD = f"""\
+{SOURCE}
 A recording describes its picture in one of 13 languages: the pairs are natural. One row is one
 recording, so a picture has up to 11 rows, and languages cover different pictures.
 Stamps of one kind whose names begin with the same word never cross a split in split="stamp".
 Few people speak each language, and they are in all splits there; the file does not name them.
 In split="language" the test has the pictures of training, so picture alone is nearly perfect.
-The settings were looked at on the test splits: tune anything new on the holdout alone."""
+{TUNED}"""
+GAPS_CARD = f"""\
+{SOURCE}
+One row is one picture, with its description in one language: the pairs are natural.
+Stamps of one kind whose names begin with the same word never cross a split.
+Few people speak the language, and they are in all splits; the file does not name them.
+{TUNED}"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def _from_recordings(
     arrays: Mapping[str, np.ndarray],
     settings: dials.Dials,
     seed: int,
-    card: str = CARD,
+    card: str,
 ) -> MultimodalData:
     """The data set of these rows of the file."""
     picture_of = arrays["picture_of"]
@@ -156,7 +165,8 @@ def load_gaps(
     own = torch.from_numpy(arrays["language"] == _number(language, arrays))
     recordings = {part: row[own[row]] for part, row in rows(seed, arrays=arrays).items()}
     settings = dials.check_dials(MODALITIES, None, None, None)
-    data = _from_recordings(recordings, arrays, settings, seed)
+    card = f"{_describe_gaps(language, like, at_random)}\n{GAPS_CARD}"
+    data = _from_recordings(recordings, arrays, settings, seed, card)
     if like is None:
         return data
     described = _described(like, arrays)
@@ -213,6 +223,15 @@ def listen() -> list[Described]:
         )
         for row, sound, seen in zip(arrays["heard"], sounds, arrays["seen"], strict=True)
     ]
+
+
+def _describe_gaps(language: str, like: str | None, at_random: bool) -> str:
+    said = f"Tested on new stamps, described in {language!r}."
+    if like is None:
+        return f"{said} No recording is missing."
+    if at_random:
+        return f"{said} In each split as many recordings are missing as {like!r} lacks, at random."
+    return f"{said} A recording is missing where {like!r} has none: real gaps, not random ones."
 
 
 def _describe_split(

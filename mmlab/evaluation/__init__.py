@@ -17,7 +17,7 @@ from mmlab.evaluation.metrics import (
     test_accuracy,
     test_scores,
 )
-from mmlab.evaluation.missing import accuracy_by_pattern, without
+from mmlab.evaluation.missing import accuracy_by_pattern, filled_in, without
 from mmlab.evaluation.passes import forward
 from mmlab.evaluation.shares import modality_gap, modality_valuation, shapley_shares
 from mmlab.evaluation.speed import LearningSpeed
@@ -38,6 +38,7 @@ __all__ = [
     "audit",
     "average_precision",
     "calibration_error",
+    "filled_in",
     "forward",
     "gradient_conflict",
     "gradient_norms",

@@ -255,6 +255,17 @@ def test_random_gaps_are_as_many_and_complete_ones_none():
     assert load_gaps(seed=0, like=None).test.present is None
 
 
+def test_the_card_tells_the_gaps():
+    ways: dict[str, dict] = {"real": {}, "random": {"at_random": True}, "none": {"like": None}}
+    cards = {name: load_gaps(**how).card for name, how in ways.items()}
+    assert len({*cards.values()}) == len(cards)
+    assert "missing where 'da' has none: real gaps, not random ones" in cards["real"]
+    assert "as many recordings are missing as 'da' lacks, at random" in cards["random"]
+    assert "No recording is missing" in cards["none"]
+    for card in cards.values():
+        assert "described in 'ca'" in card and "up to 11 rows" not in card
+
+
 def test_a_gap_tells_the_kind():
     """Some kinds have no Danish recording at all; this is what makes these gaps of use."""
     danish = coverage("da")

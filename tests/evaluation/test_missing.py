@@ -9,7 +9,7 @@ from known import make_known, untrained
 from mmlab import Unimodal, evaluation
 from mmlab.datasets import Batch, MultimodalData, Stream
 from mmlab.datasets.dials import drop
-from mmlab.evaluation.missing import filled_in
+from mmlab.evaluation import filled_in
 from mmlab.models import MultimodalNet
 
 
