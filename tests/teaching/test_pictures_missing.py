@@ -1,5 +1,7 @@
 """Pictures of missing modalities: what they name and choose is what the tables say."""
 
+import math
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -58,15 +60,30 @@ def test_lines_end_where_the_patterns_are(one):
 
 
 def test_the_holdout_chooses_and_the_test_is_shown(one):
-    name, gain, sure = pictures.chosen(one, expected, 0.0, "ensemble")
-    assert name == "joint" and sure and gain == pytest.approx(0.1)
+    name, gain, p = pictures.chosen(one, expected, 0.0, "ensemble")
+    assert name == "joint" and p < 0.05 and gain == pytest.approx(0.1)
     other = one.assign(**{"test both": 0.8})  # the test has another opinion
-    name, gain, sure = pictures.chosen(other, expected, 0.0, "ensemble")
-    assert name == "joint" and gain == pytest.approx(0) and not sure
-    name, gain, sure = pictures.chosen(one, expected, 1.0, "ensemble")
-    assert name == "ensemble" and not sure
+    name, gain, p = pictures.chosen(other, expected, 0.0, "ensemble")
+    assert name == "joint" and gain == pytest.approx(0) and p > 0.05
+    name, gain, p = pictures.chosen(one, expected, 1.0, "ensemble")
+    assert name == "ensemble" and math.isnan(p)
+    few = one[one["seed"] < 2]
+    assert math.isnan(pictures.chosen(few, expected, 0.0, "ensemble")[2])
     found = texts(pictures.winners({0: one}, expected, "ensemble", rates=(0, 100)))
     assert found == ["joint\n+10.0", "ensemble"]
+
+
+def test_a_frame_is_thick_where_the_gain_counts_among_all_cells(one):
+    def widths(shaken, rates):
+        figure = pictures.winners({0: shaken}, expected, "ensemble", rates)
+        return [frame.get_linewidth() for frame in figure.axes[0].patches]
+
+    joint = (one["method"] == "joint").to_numpy()
+    luck = np.where(joint, np.tile(np.repeat([-0.08, -0.04, 0, 0.04, 0.09], 1), 3), 0)
+    shaken = one.assign(**{"test both": one["test both"] + luck})
+    p = pictures.chosen(shaken, expected, 0.0, "ensemble")[2]
+    assert 0.025 < p < 0.05
+    assert widths(shaken, (0,)) == [3] and widths(shaken, (0, 0)) == [0, 0]
 
 
 def test_fillings_and_the_ensemble_stand_side_by_side(one):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmlab import plotting
-from mmlab.experiments import difference, share_interval, verdict
+from mmlab.experiments import difference, holm, p_value, share_interval
 from mmlab.plotting import Arrow, Box
 
 Expected = Callable[..., pd.Series]
@@ -99,7 +100,7 @@ def filled(table: pd.DataFrame, left: str) -> pd.DataFrame:
 
 def fillings(table: pd.DataFrame) -> Figure:
     """`filled` for the audio alone and for the image alone."""
-    figure, axes = plotting.canvas(2)
+    figure, axes = plotting.canvas(2, sharex=True)
     for ax, left in zip(axes, ("audio", "image"), strict=True):
         plotting.comparison(filled(table, left), column="value", label="test accuracy, %", ax=ax)
         ax.set_title(f"{left} alone")
@@ -146,16 +147,19 @@ def _names_once(axes: Sequence[Axes]) -> None:
         ax.set_yticklabels([])
 
 
-def chosen(table: pd.DataFrame, expected: Expected, rate: float, control: str) -> tuple:
-    """The method that the holdout prefers at a rate, its gain over a control on the test, and
-    whether the interval of the gain leaves out 0.
+def chosen(
+    table: pd.DataFrame, expected: Expected, rate: float, control: str
+) -> tuple[str, float, float]:
+    """The method that the holdout prefers at a rate, its mean gain over a control on the test, and
+    the p value of this gain; NaN of the control itself, and of too few seeds.
     """
     rows = table.assign(
         holdout=expected(table, rate, rate, "holdout"), test=expected(table, rate, rate)
     )
     best = rows.groupby("method", sort=False)["holdout"].mean().idxmax()
     gain = difference(rows, best, control, "test")
-    return best, gain.mean(), best != control and verdict(gain) != "cannot tell here"
+    tested = best != control and plotting.enough(gain)
+    return best, gain.mean(), p_value(gain) if tested else math.nan
 
 
 def winners(
@@ -166,8 +170,9 @@ def winners(
 ) -> Figure:
     """Which method for which rate: rows are rates in training, columns rates in the test, in %.
 
-    A cell names the method that the holdout prefers, and its gain over the control on the test, in
-    points; it has the colour of the method where the gain is beyond doubt, else it is grey.
+    A cell has the colour and name of the method that the holdout prefers, and its gain over the
+    control on the test, in points. A thick frame and bold letters: the gain is not 0 by a paired
+    test at 5 %, corrected by Holm for the number of cells.
     """
     cells = {
         (i, j): chosen(table, expected, rate / 100, control)
@@ -175,15 +180,17 @@ def winners(
         for j, rate in enumerate(rates)
     }
     of = plotting.looks(name for name, *_ in cells.values())
+    sure = holm([p for *_, p in cells.values()]) < 0.05
     figure, (ax,) = plotting.canvas()
-    for (i, j), (name, gain, sure) in cells.items():
-        color = of[name].color if sure else "#999999"
-        frame = plotting.plt.Rectangle((j - 0.47, i - 0.45), 0.94, 0.9)
-        frame.set(facecolor=color, alpha=0.3, edgecolor=color)
+    for ((i, j), (name, gain, _)), bold in zip(cells.items(), sure, strict=True):
+        color = of[name].color
+        frame = plotting.plt.Rectangle((j - 0.45, i - 0.43), 0.9, 0.86)
+        frame.set(facecolor=(color, 0.2), edgecolor=color, linewidth=3 if bold else 0)
         ax.add_patch(frame)
         points = "" if name == control else f"\n{100 * gain:+.1f}".replace("-", "−")
         text = name.replace(", ", ",\n", 1) + points
-        ax.text(j, i, text, ha="center", va="center", fontsize=10)
+        weight = "bold" if bold else "normal"
+        ax.text(j, i, text, ha="center", va="center", fontsize=10, weight=weight)
     ax.set_xticks(range(len(rates)), [*map(str, rates)])
     ax.set_yticks(range(len(tables)), [*map(str, tables)])
     ax.set(xlim=(-0.5, len(rates) - 0.5), ylim=(len(tables) - 0.5, -0.5))
@@ -198,6 +205,7 @@ def gaps(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     for ax, (language, own) in zip(axes, shares.items(), strict=True):
         ax.barh(list(own), [100 * share for share in own.values()], color="#56B4E9")
         ax.set(title=language, xlabel="pictures with a recording, %", xlim=(0, 100))
+        ax.set_xticks(range(0, 100, 20))  # a label at 100 would meet the next panel's
         ax.grid(axis="y", visible=False)
     axes[0].invert_yaxis()
     return figure
