@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,8 @@ def compare(
             at_once=False one run.
         parallel: None: all runs in this process, one after the other. A number: so many processes
             of this machine. "config": what `joblib.parallel_config` says around the call, "loky"
-            or "dask". Each worker trains a part of a method's seeds, as one program where it can,
-            with its share of the cores. A worker that is killed costs what it was at; what has cost
+            or "dask". A worker trains the seeds of a method, as one program where it can, with its
+            share of the cores; a part of them, where there are fewer methods than workers. A worker that is killed costs what it was at; what has cost
             three workers becomes an error of its rows. Makers, data, observers and `measure` are
             sent to the workers, and what these change in objects of yours does not come back.
         tuned: a note on how arguments were chosen, such as `tune` gives, for `attrs["tuned"]`.
@@ -113,10 +114,11 @@ def compare(
     for name, make in methods.items():
         try_before(name, make, first, numbers, options[name])
     check_paths_apart(methods, options)
+    each = ceil(pool.size / len(methods))  # a program of few seeds costs about what one of all does
     jobs = [
         job
         for name, make in methods.items()
-        for job in jobs_of(name, make, source, numbers, options[name], measure, pool.size)
+        for job in jobs_of(name, make, source, numbers, options[name], measure, each)
     ]
     outcomes = run_jobs(jobs, pool, _cache(cache, jobs, source))
     rows = _rows(jobs, outcomes)

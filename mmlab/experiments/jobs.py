@@ -82,7 +82,7 @@ def jobs_of(
     measure: Measure | None,
     workers: int,
 ) -> list[Job]:
-    """The jobs of one method: even parts of its seeds, so that every worker has some."""
+    """The jobs of one method: its seeds in even parts, one for each of some workers."""
     whole = Job(name, make, data, tuple(seeds), options, measure)
     return [whole.only(part) for part in parts(seeds, workers, options.get("at_once"))]
 

@@ -10,7 +10,7 @@ from mmlab.datasets import Batch, MultimodalData
 from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves, GradientWatch, share_accuracy
 from mmlab.evaluation import test_accuracy as accuracy_of
-from mmlab.experiments import compare, train_once
+from mmlab.experiments import compare, comparison, train_once
 from mmlab.models import LazyLogits, MultimodalNet, Output
 from mmlab.training import stacked
 
@@ -147,6 +147,20 @@ def test_at_once_or_one_by_one_the_table_is_the_same():
     for row in alone.itertuples():
         once = train_once(methods[row.method](), data[row.seed], seed=row.seed, epochs=2)
         assert row.accuracy == accuracy_of(once)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [2, 2]), (2, [4, 4]), (3, [4, 4, 4])])
+def test_workers_share_the_methods_and_only_then_the_seeds(monkeypatch, count, sizes):
+    found = []
+
+    def noted(jobs, *_):
+        found.extend(len(job.seeds) for job in jobs)
+        raise RuntimeError("that is all")
+
+    monkeypatch.setattr(comparison, "run_jobs", noted)
+    with pytest.raises(RuntimeError, match="that is all"):
+        compared(dict([*METHODS.items()][:count]), seeds=range(4), parallel=2)
+    assert found == sizes
 
 
 def test_the_table_says_how_many_went_at_once_at_most(monkeypatch):
