@@ -72,9 +72,10 @@ def compare(
         parallel: None: all runs in this process, one after the other. A number: so many processes
             of this machine. "config": what `joblib.parallel_config` says around the call, "loky"
             or "dask". A worker trains the seeds of a method, as one program where it can, with its
-            share of the cores; a part of them, where there are fewer methods than workers. A worker that is killed costs what it was at; what has cost
-            three workers becomes an error of its rows. Makers, data, observers and `measure` are
-            sent to the workers, and what these change in objects of yours does not come back.
+            share of the cores; a part of them, where there are fewer methods than workers. A worker
+            that is killed costs what it was at; what has cost three workers becomes an error of its
+            rows. Makers, data, observers and `measure` are sent to the workers, and what these
+            change in objects of yours does not come back.
         tuned: a note on how arguments were chosen, such as `tune` gives, for `attrs["tuned"]`.
         training: further arguments for `fit_seeds` and `fit` (lr, optimizer, batch_size, device,
             observers, loss ...). Each run has its own observers.
