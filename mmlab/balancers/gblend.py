@@ -231,7 +231,7 @@ class GradientBlending(Balancer):
             rows.append(torch.stack([losses[key] for losses in (*before, *after)]))
         overfit, gain = overfit_and_gain(*torch.stack(rows, dim=-1))
         previous = self.stacked_weights(trials) if self.weights else None
-        w = blend_weights(overfit, gain, floor=self.floor, previous=previous)
+        w = self.rule(overfit, gain, previous)
         self.weights = dict(zip(trials, w.unbind(-1), strict=True))
         if self.predictor == "joint":
             self._warn_if_starved(run.epoch)
@@ -245,6 +245,10 @@ class GradientBlending(Balancer):
         ):
             for key, value in zip(trials, values.unbind(-1), strict=True):
                 run.record("holdout", key, metric, value)
+
+    def rule(self, overfit: Tensor, gain: Tensor, previous: Tensor | None) -> Tensor:
+        """The weights (…, K) from what the trials found; a subclass may have another rule."""
+        return blend_weights(overfit, gain, floor=self.floor, previous=previous)
 
     def _warn_if_starved(self, epoch: int) -> None:
         """Say so where the loss of what predicts has next to no weight."""

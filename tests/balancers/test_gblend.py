@@ -526,3 +526,12 @@ def test_weights_are_found_by_name_and_must_be_all_there():
         balancer.weights = wrong
         with pytest.raises(ValueError, match=r"weights has .*; give one for each of \['joint"):
             next(balancer.step(Step(network(), samples)))
+
+
+def test_a_subclass_may_have_another_rule():
+    class Third(GradientBlending):
+        def rule(self, overfit, gain, previous):
+            return torch.stack([gain[..., 0] * 0, gain[..., 1] * 0, gain[..., 2] * 0 + 1], dim=-1)
+
+    run = train(Third("offline"), data(), epochs=2)
+    assert [weight.item() for weight in run.balancer.weights.values()] == [0, 0, 1]
