@@ -4,13 +4,14 @@ The holdout chooses joint training's learning rate; every other row gets five va
 number, at that rate or of that rate; and then the same seeds. Nothing is chosen on the test.
 The file of --csv has the same rows untuned, too: with the defaults of the library.
 Finished runs are kept in --cache: the same command goes on after a stop.
+``python -m mmlab.evidence --all`` makes every file of data/results so, one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pandas as pd
 from mmlab.datasets import DATASETS, MultimodalData
 from mmlab.diagnosis import setting
 from mmlab.experiments import caption, compare, report
-from mmlab.experiments.results import EpochScores, measured
+from mmlab.experiments.leaderboard import EPOCHS, FILES, MLP, encoders_text
+from mmlab.experiments.results import FOLDER, EpochScores, measured
 from mmlab.experiments.standing import RATES, EncoderNames, drawn, keep, standing_rows
 from mmlab.experiments.tuning import Tuned, tune
 from mmlab.files import write_atomically
@@ -33,8 +35,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Tune and compare; print the table with its caption, and what was chosen."""
     parser = _parser()
-    given = sys.argv[1:] if arguments is None else arguments
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
+    if options.all:
+        return _all(options, parser)
+    if options.name is None:
+        parser.error("give the NAME of a data set, or --all for every file of data/results")
     if options.keep and not (CHECKOUT / "pyproject.toml").is_file():
         parser.error("--keep changes a file of the library: use it in a checkout of the project")
     try:
@@ -49,11 +54,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table = compare(**tuned.chosen, **common)
         if options.csv:
             plain = compare(**_untuned(data, options), **common)
-            _save(options.csv, shlex.join(given), table, plain, tuned)
+            _save(options.csv, _command(options, parser), table, plain, tuned)
     except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
         parser.error(str(error))
     shown = report(table, folds=options.folds)
     print(shown.to_string(), caption(shown), tuned.optima.to_string(), sep="\n\n")
+
+
+def _all(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Every file of data/results, with the cache and the processes that are asked for."""
+    if options.name or options.csv or options.keep:
+        parser.error("--all makes its own files: give it --cache and --parallel alone")
+    sweep = ["--cache", str(options.cache)]
+    sweep += ["--parallel", str(options.parallel)] if options.parallel else []
+    for name, file in FILES.items():
+        main([*file.arguments, "--csv", os.path.relpath(FOLDER / f"{name}.csv"), *sweep])
+
+
+def _command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """What makes the table again, without what does not change it."""
+    words = [options.name, *options.settings]
+    for key in ("encoders", "epochs", "trials", "seeds"):
+        value = getattr(options, key)
+        if value != parser.get_default(key):
+            words += [f"--{key}", encoders_text(value) if key == "encoders" else str(value)]
+    return shlex.join([*words, "--csv", options.csv.as_posix()])
 
 
 def _tuned(
@@ -88,7 +113,7 @@ def _untuned(data: Callable[[int], MultimodalData], options: argparse.Namespace)
     }
 
 
-def _save(path: Path, given: str, table: pd.DataFrame, plain: pd.DataFrame, tuned: Tuned) -> None:
+def _save(path: Path, command: str, table: pd.DataFrame, plain: pd.DataFrame, tuned: Tuned) -> None:
     """One row per run, tuned and not, under the command that makes them."""
     chosen = tuned.optima.set_index("method")["chosen"]
     runs = pd.concat(
@@ -96,7 +121,7 @@ def _save(path: Path, given: str, table: pd.DataFrame, plain: pd.DataFrame, tune
         ignore_index=True,
     )
     text = runs.to_csv(index=False, float_format="%.6g")
-    write_atomically(path, f"# python -m mmlab.evidence {given}\n{text}")
+    write_atomically(path, f"# python -m mmlab.evidence {command}\n{text}")
 
 
 def _keep(
@@ -136,18 +161,19 @@ def _encoders(text: str) -> EncoderNames:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mmlab.evidence", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help=f"of {', '.join(DATASETS)}")
+    parser.add_argument("name", metavar="NAME", nargs="?", help=f"of {', '.join(DATASETS)}")
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="of the data set, such as split=arm"
     )
     parser.add_argument(
         "--encoders",
         type=_encoders,
-        default="mlp",
+        default=MLP,
         metavar="NAME",
         help=f"of {', '.join(BUILDERS)}; or one per modality: name=normalised,picture=cnn (mlp)",
     )
-    parser.add_argument("--epochs", type=int, default=15, help="of each training (15)")
+    parser.add_argument("--all", action="store_true", help="make every file of data/results")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training (%(default)s)")
     parser.add_argument("--trials", type=int, default=5, help="seeds of each trial (5)")
     parser.add_argument("--seeds", type=int, default=8, help="seeds of the comparison (8)")
     parser.add_argument("--folds", type=int, help="show intervals over so many folds, too")

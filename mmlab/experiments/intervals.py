@@ -31,15 +31,23 @@ def enough(values: ArrayLike) -> bool:
     return len(one_per_run(values)) >= ENOUGH["fold" if unit == "fold" else "seed"]
 
 
-def interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+def interval(
+    values: ArrayLike, confidence: float = 0.95, overlap: float = 0.0
+) -> tuple[float, float, float]:
     """Mean and ends of Student's t interval over independent runs: (mean, low, high).
 
+    Args:
+        overlap: test samples over training samples, where each run draws its split anew from one
+            pool. Such runs share samples, so the variance s² / n of their mean becomes
+            s² (1 / n + overlap) (Nadeau and Bengio 2003, Machine Learning 52, 239-281).
+
     Raises ValueError for fewer than two values (one run has no interval), for values that are not
-    one number per run, or a confidence that is not between 0 and 1.
+    one number per run, a confidence that is not between 0 and 1, or an overlap below 0.
     """
     runs = one_per_run(values)
     check_part("confidence", confidence)
-    mean, half = runs.mean(), _half(runs, confidence)
+    check_number("overlap", overlap, least=0)
+    mean, half = runs.mean(), _half(runs, confidence, overlap)
     return float(mean), float(mean - half), float(mean + half)
 
 
@@ -105,16 +113,16 @@ def check_part(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value!r}; allowed is a number above 0 and below 1")
 
 
-def standard_error(runs: np.ndarray) -> np.ndarray:
-    """Of the mean over the last axis, (…, n) to (…)."""
-    return runs.std(-1, ddof=1) / np.sqrt(runs.shape[-1])
+def standard_error(runs: np.ndarray, overlap: float = 0.0) -> np.ndarray:
+    """Of the mean over the last axis, (…, n) to (…); overlap: as in `interval`."""
+    return runs.std(-1, ddof=1) * np.sqrt(1 / runs.shape[-1] + overlap)
 
 
-def _half(runs: np.ndarray, confidence: float) -> np.ndarray:
+def _half(runs: np.ndarray, confidence: float, overlap: float = 0.0) -> np.ndarray:
     """Half the width of Student's interval, (…, n) to (…)."""
     from scipy import stats
 
-    return stats.t.ppf((1 + confidence) / 2, runs.shape[-1] - 1) * standard_error(runs)
+    return stats.t.ppf((1 + confidence) / 2, runs.shape[-1] - 1) * standard_error(runs, overlap)
 
 
 def _logit_ends(runs: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:

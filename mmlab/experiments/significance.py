@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-def p_value(values: ArrayLike) -> float:
+def p_value(values: ArrayLike, overlap: float = 0.0) -> float:
     """Of the paired t test, two-sided: below 0.05 where the 95 % `interval` leaves out 0.
 
     Of values that are all the same it is 0 (but for rounding), of zeros 1.
 
+    Args:
+        overlap: as in `mmlab.experiments.interval`, for runs whose splits share samples.
+
     Raises ValueError as `mmlab.experiments.interval`.
     """
-    return float(_two_sided(one_per_run(values)))
+    check_number("overlap", overlap, least=0)
+    return float(_two_sided(one_per_run(values), overlap))
 
 
 def equivalence(values: ArrayLike, margin: float) -> float:
@@ -62,11 +66,11 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def _two_sided(runs: np.ndarray) -> np.ndarray:
+def _two_sided(runs: np.ndarray, overlap: float = 0.0) -> np.ndarray:
     """p values of tests over the last axis, (…, n) to (…)."""
     from scipy import stats
 
-    return 2 * stats.t.sf(np.abs(_ratio(runs)), runs.shape[-1] - 1)
+    return 2 * stats.t.sf(np.abs(_ratio(runs, overlap)), runs.shape[-1] - 1)
 
 
 def _equivalence(runs: np.ndarray, margin: float) -> np.ndarray:
@@ -77,8 +81,8 @@ def _equivalence(runs: np.ndarray, margin: float) -> np.ndarray:
     return stats.t.sf(nearer, runs.shape[-1] - 1)
 
 
-def _ratio(runs: np.ndarray) -> np.ndarray:
+def _ratio(runs: np.ndarray, overlap: float = 0.0) -> np.ndarray:
     """Student's t, mean over standard error: (…, n) to (…); 0 where all values are 0."""
-    mean, error = runs.mean(-1), standard_error(runs)
+    mean, error = runs.mean(-1), standard_error(runs, overlap)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((mean == 0) & (error == 0), 0, mean / error)
