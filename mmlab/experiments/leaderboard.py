@@ -8,11 +8,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmlab.checks import check_choice
 from mmlab.experiments.comparison import compare
-from mmlab.experiments.results import read_results
+from mmlab.experiments.results import FOLDER, read_results
 from mmlab.experiments.standing import EncoderNames, drawn, standing_rows
 from mmlab.experiments.statistics import fold_means
 
@@ -75,6 +75,45 @@ def values_of(file: str, differences: pd.Series) -> tuple[pd.Series, float]:
     return (fold_means(differences, own.folds) if own.folds else differences), own.overlap
 
 
+def available() -> list[str]:
+    """The files of the list that are there."""
+    return [file for file in FILES if (FOLDER / f"{file}.csv").is_file()]
+
+
+BEST_ALONE, CONSTANT = "best alone", "joint, constant"
+
+
+def common_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The tuned rows under names that all data sets have, for tables over several of them.
+
+    Of the modalities alone the one that is best on the holdout is "best alone"; of the constants on
+    an input or an encoder's rate the one that is best there is "joint, constant".
+    """
+    tuned = table[table["tuned"]]
+    held = tuned.groupby("method")["holdout accuracy"].mean()
+    alone = [m for m in held.index if m.endswith(" alone")]
+    constants = [m for m in held.index if m.startswith(("joint, input of", "joint, rate of"))]
+    kept = {held[alone].idxmax(): BEST_ALONE, held[constants].idxmax(): CONSTANT}
+    left = tuned[~tuned["method"].isin({*alone, *constants} - {*kept})]
+    return left.assign(method=left["method"].replace(kept))
+
+
+def shortfall(table: pd.DataFrame) -> pd.Series:
+    """How far each tuned run's worst encoder is behind the one trained alone: a share per row.
+
+    The probe of an encoder minus that of the row "m alone" at the same seed, the smallest over the
+    modalities: 0 where no encoder is worse than alone.
+    """
+    import pandas as pd
+
+    tuned = table[table["tuned"]]
+    gaps = {}
+    for column in [name for name in table if name.startswith("probe ")]:
+        own = tuned[tuned["method"] == f"{column.removeprefix('probe ')} alone"]
+        gaps[column] = tuned[column] - tuned["seed"].map(own.set_index("seed")[column])
+    return pd.DataFrame(gaps).min(axis=1)
+
+
 def encoders_text(encoders: EncoderNames) -> str:
     """'cnn', or 'name=normalised,picture=cnn'."""
     if isinstance(encoders, str):
@@ -94,7 +133,8 @@ def rerun(file: str, method: str, seed: int, *, tuned: bool = True) -> pd.Series
     data = drawn(name, settings)
     rows = standing_rows(data(seed).modalities, encoders)
     check_choice("method", method, rows)
-    make, training = rows[method][0], {}
+    make = rows[method][0]
+    training: dict[str, Any] = {}
     if tuned:
         own, value = _number(chosen[method])
         training["lr"] = value if own == "lr" else _number(chosen["joint"])[1]
