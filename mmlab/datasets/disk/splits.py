@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmlab.datasets.disk.found import Sample
 from mmlab.datasets.embedded import whole_groups
+from mmlab.seeds import generator
 
 PUBLISHED = "published"
 HELD_OUT = 0.1  # of the published training samples, where the lists have no holdout
@@ -54,12 +55,17 @@ def _published(
     }
     if len(rows["holdout"]) or not len(rows["train"]):
         return rows
-    drawn = whole_groups(groups[rows["train"]], (1 - HELD_OUT, HELD_OUT, 0.0), seed, name)
-    return {
-        "train": rows["train"][drawn["train"]],
-        "holdout": rows["train"][drawn["holdout"]],
-        "test": rows["test"],
-    }
+    own = groups[rows["train"]]
+    held = torch.from_numpy(np.isin(own, _held_out(own, seed, name)))
+    return {"train": rows["train"][~held], "holdout": rows["train"][held], "test": rows["test"]}
+
+
+def _held_out(groups: np.ndarray, seed: int, name: str) -> np.ndarray:
+    """Groups drawn by the seed until they have a tenth of the samples; at least one."""
+    names, sizes = np.unique(groups, return_counts=True)
+    order = torch.randperm(len(names), generator=generator(seed, name, "holdout")).numpy()
+    before = np.cumsum(sizes[order]) - sizes[order]
+    return names[order[before < HELD_OUT * len(groups)]]
 
 
 def overlap(samples: Sequence[Sample], rows: Mapping[str, Tensor]) -> tuple[int, int]:

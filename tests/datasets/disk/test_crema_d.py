@@ -6,14 +6,11 @@ import shutil
 import pytest
 import torch
 from making import POINTER, make_array, make_picture, make_video, make_wav, write
-from torch import nn
+from training import FIVE, apart, groups, spectrograms, trains, videos
 
-from mmlab import ATF, MLA, OGM, GradientBlending, MMPareto, compare
 from mmlab.datasets import load
 from mmlab.datasets.disk.crema_d import EMOTIONS
 from mmlab.datasets.disk.files import DamagedError
-from mmlab.models import FrameMean
-from mmlab.models.encoders import mlp
 
 CLIPS = [f"{actor}_DFA_{emotion}_XX" for actor in range(1001, 1011) for emotion in EMOTIONS]
 TEST = CLIPS[::4]
@@ -60,18 +57,13 @@ def test_voice_and_face_are_decoded(made):
     assert torch.equal(pitch.argsort(), batch.target.argsort())
 
 
-def actors(split):
-    return {sample.group for sample in split.dataset.samples}
-
-
 def test_the_clean_split_parts_the_actors_and_the_published_one_says_that_it_does_not(made):
     clean = load("crema-d", root=made)
-    train, holdout, test = map(actors, clean.splits.values())
-    assert not (train & holdout or train & test or holdout & test)
+    assert apart(clean)
     assert "0 of 2 actors of the test are also in train or holdout" in clean.card
     published = load("crema-d", root=made, split="published", seed=1)
     assert {sample.name for sample in published.test.dataset.samples} == set(TEST)
-    assert not actors(published.train) & actors(published.holdout)
+    assert not groups(published.train) & groups(published.holdout)
     assert "10 of 10 actors of the test are also in train or holdout" in published.card
 
 
@@ -169,17 +161,6 @@ def test_a_list_with_a_strange_clip_is_refused(root):
         load("crema-d", root=root)
 
 
-def faces():
-    return FrameMean(mlp((3, 8, 8), 64))
-
-
-def voices():
-    return nn.Sequential(nn.AvgPool1d(47), mlp((257, 4), 64))
-
-
 def test_all_five_methods_train_on_it(made, tmp_path):
     data = load("crema-d", root=made, cache=tmp_path, **SMALL)
-    methods = {make.__name__: make for make in (GradientBlending, ATF, OGM, MMPareto, MLA)}
-    build = {"encoders": {"audio": voices, "visual": faces}}
-    table = compare(methods, data, seeds=[0], epochs=1, build=build, batch_size=16, device="cpu")
-    assert "error" not in table and len(table) == 5 and table.accuracy.between(0, 1).all()
+    trains(data, {"audio": spectrograms, "visual": videos}, FIVE)
