@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from mmlab.datasets.base import IGNORED, Batch
+from mmlab.datasets.parts import Part
 from mmlab.models.rows import Rows
 
 
@@ -65,5 +66,14 @@ def rows_of(batch: Batch) -> Batch:
 
 
 def inputs_of(batch: Batch) -> dict[str, Any]:
-    """What the network reads for it."""
+    """What the network reads for it, in this process."""
+    part = part_of(batch)
+    if part is not None:
+        return part.own
     return batch.whole.inputs if isinstance(batch, Frames) else batch.inputs
+
+
+def part_of(batch: Batch) -> Part | None:
+    """The part of several processes that a batch, or its frames, is; None for a whole one."""
+    whole = batch.whole if isinstance(batch, Frames) else batch
+    return whole if isinstance(whole, Part) else None

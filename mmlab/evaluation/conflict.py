@@ -12,6 +12,7 @@ from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet
 from mmlab.training import Run, Step
 from mmlab.training.losses import Loss
+from mmlab.training.ranks import alike
 
 
 class GradientWatch:
@@ -45,7 +46,8 @@ def gradient_conflict(
 
     Raises FloatingPointError for gradients that are not finite.
     """
-    s = Step(model, batch.to(next(model.parameters()).device), loss=loss)
+    with alike():  # of several processes each measures the same batch
+        s = Step(model, batch.to(next(model.parameters()).device), loss=loss)
     rows: dict[str, Mapping[str, float]] = {}
     with evaluating(model):
         for m in model.modalities:

@@ -13,10 +13,17 @@ from mmlab.experiments.cache import Cache
 from mmlab.experiments.jobs import Job, Outcome, failed_outcome
 from mmlab.experiments.workers import Pool
 from mmlab.training.progress import someone_looks
+from mmlab.training.ranks import check_one_process
 
 
 def run_jobs(jobs: Sequence[Job], pool: Pool, cache: Cache | None = None) -> list[list[Outcome]]:
-    """The outcomes of each job, one per seed, in order."""
+    """The outcomes of each job, one per seed, in order.
+
+    Raises RuntimeError in one of several processes that train together.
+    """
+    check_one_process(
+        "a comparison of methods", "start it without torchrun; parallel= gives it workers"
+    )
     known = [cache.find(job) if cache else {} for job in jobs]
     places = [i for i, job in enumerate(jobs) if len(known[i]) < len(job.seeds)]
     left = [jobs[i].only([s for s in jobs[i].seeds if s not in known[i]]) for i in places]

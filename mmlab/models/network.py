@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,17 @@ TASKS = ("classification", "multilabel", "regression")
 """What a network is trained for: one class per sample, several labels, or real numbers."""
 
 
+class Exchange(Protocol):
+    """What several processes share, of which each encodes a part of the samples."""
+
+    @property
+    def size(self) -> int:
+        """All samples, B."""
+
+    def gather(self, m: str, encoder: nn.Module, encode: Callable[[], Tensor]) -> Tensor:
+        """Features (B, …) of all samples, from those that `encode` gives of this process's own."""
+
+
 class LazyFeatures(Mapping[str, Tensor]):
     """The features of each modality, computed when they are first read and then kept.
 
@@ -38,8 +49,10 @@ class LazyFeatures(Mapping[str, Tensor]):
         inputs: Mapping[str, Nested],
         piece: int | None = None,
         rows: Rows | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self._network, self._inputs, self._piece, self._rows = network, inputs, piece, rows
+        self._exchange = exchange
         self._graph = torch.is_grad_enabled()
         self.computed: dict[str, Tensor] = {}
         self._evaluated: dict[tuple[str, bool], Tensor] = {}
@@ -61,10 +74,15 @@ class LazyFeatures(Mapping[str, Tensor]):
 
     def _encoded(self, m: str, evaluate: bool = False) -> Tensor:
         network, inputs = self._network, self._inputs[m]
+        encoder = network.encoders[m]
         encode = functools.partial(self._evaluate if evaluate else network.encoded, m)
-        if self._piece is None:
+        if self._piece is not None:
+            encode = functools.partial(
+                in_pieces, encode, encoder, size=self._piece, axis=self._axis
+            )
+        if self._exchange is None:
             return encode(inputs)
-        return in_pieces(encode, network.encoders[m], inputs, self._piece, self._axis)
+        return self._exchange.gather(m, encoder, functools.partial(encode, inputs))
 
     def _evaluate(self, m: str, x: Nested) -> Tensor:
         with evaluating(self._network.encoders[m]):
@@ -74,6 +92,14 @@ class LazyFeatures(Mapping[str, Tensor]):
     def _axis(self) -> int:
         """That of the samples."""
         return 0 if self._network.replicas is None else 1
+
+    @property
+    def _size(self) -> int:
+        """Samples."""
+        if self._exchange is not None:
+            return self._exchange.size
+        first = next(iter(self._inputs.values()))
+        return next(iter(tensors(first).values())).shape[self._axis]
 
     def evaluated(self, m: str, *, of_zeros: bool = False) -> Tensor:
         """The features (B, D) of modality m in evaluation mode, or those of an input of zeros.
@@ -100,7 +126,7 @@ class LazyFeatures(Mapping[str, Tensor]):
                     found = self._encoded(m, evaluate=True)
             self._evaluated[m, of_zeros] = found
         found = self._evaluated[m, of_zeros]
-        size = next(iter(tensors(inputs).values())).shape[self._axis]
+        size = self._size
         if self._framed:
             with torch.set_grad_enabled(self._graph):
                 return as_rows(m, found.expand(size, *found.shape[1:]), self._rows)
@@ -341,6 +367,7 @@ class MultimodalNet(nn.Module):
         self._lazy = False
         self._piece: int | None = None
         self._rows: Rows | None = None
+        self._exchange: Exchange | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -373,7 +400,11 @@ class MultimodalNet(nn.Module):
         return self.encoders[m](x)
 
     def lazily(
-        self, inputs: Mapping[str, Nested], piece: int | None = None, rows: Rows | None = None
+        self,
+        inputs: Mapping[str, Nested],
+        piece: int | None = None,
+        rows: Rows | None = None,
+        exchange: Exchange | None = None,
     ) -> Output:
         """A forward pass that leaves each encoder and the fusion to who reads them first.
 
@@ -381,6 +412,7 @@ class MultimodalNet(nn.Module):
 
         piece: how many samples an encoder sees at a time (`mmlab.models.pieces`); None: all.
         rows: where each frame has a label: the frames that are the rows of the Output.
+        exchange: where the inputs are a part of the samples: how to come by the features of all.
         """
         if rows is not None and type(self).forward is not MultimodalNet.forward:
             raise ValueError(
@@ -390,10 +422,12 @@ class MultimodalNet(nn.Module):
             )
         flags = vars(self)  # nn.Module's own way to set an attribute takes microseconds
         flags["_lazy"], flags["_piece"], flags["_rows"] = True, piece, rows
+        flags["_exchange"] = exchange
         try:
             out = self(inputs)
         finally:
             flags["_lazy"], flags["_piece"], flags["_rows"] = False, None, None
+            flags["_exchange"] = None
         if not isinstance(out, Output):
             raise TypeError(
                 f"{type(self).__name__}.forward gives a {type(out).__name__}; it must give an "
@@ -414,7 +448,9 @@ class MultimodalNet(nn.Module):
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        features: Mapping[str, Tensor] = LazyFeatures(self, inputs, self._piece, self._rows)
+        features: Mapping[str, Tensor] = LazyFeatures(
+            self, inputs, self._piece, self._rows, self._exchange
+        )
         if not self._lazy:
             features = dict(features)  # computes them all
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)

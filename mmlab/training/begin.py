@@ -10,6 +10,7 @@ from mmlab.training.balancer import Balancer
 from mmlab.training.loop import check_arguments, train
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import unwrapped
+from mmlab.training.ranks import check_one_process
 from mmlab.training.run import Run
 
 
@@ -36,8 +37,10 @@ def begin(
         epochs, batch_size, seed, loss: as in `fit`.
 
     Raises:
+        RuntimeError: it is one of several processes.
         TypeError, ValueError: arguments of the wrong kind or out of range.
     """
+    check_one_process("a loop of your own", "train with fit, which shares the samples out")
     check_arguments(
         model,
         data,

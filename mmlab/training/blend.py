@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge
 
 from mmlab.gradients import align_to, grams, laid_out
 from mmlab.training.factors import Layer, blended, gram
+from mmlab.training.ranks import Slices
 
 Rule = Callable[[Tensor], Tensor]
 """Gramians (…, K, K) -> weights (…, K)."""
@@ -71,6 +72,7 @@ def blend(
     layers: Mapping[str, Sequence[Layer]],
     apart: bool,
     lead: int,
+    several: bool = False,
 ) -> dict[str, Tensor]:
     """Add Σ_k w_k ∇L_k to `.grad` of each encoder, and the plain sum of all losses elsewhere.
 
@@ -84,6 +86,7 @@ def blend(
         layers: the linear layers of encoders whose gradients stay in factors.
         apart: whether a loss that is one encoder's own depends on no other encoder.
         lead: axes that lead every parameter: 1 in a stack of networks, else 0.
+        several: whether the gradients are those of this process's part of the batch.
 
     Returns:
         The Gramian (…, K, K) of each encoder that is trained.
@@ -109,10 +112,18 @@ def blend(
         if m != whole[0]:
             found.of_shared_losses([m])
         gradients = found.pop(m)
+        slices = Slices(gradients) if several else None
+        if slices is not None:
+            gradients = slices.own
         by_tensor = grams(gradients, lead)
+        if slices is not None:
+            by_tensor = slices.sum(by_tensor)
         grams_of[m] = by_tensor.sum(-3)
         weights = _weights(rule, by_tensor if by == "tensor" else grams_of[m].unsqueeze(-3))
-        _add(dict(zip(encoders[m], _combined(gradients, weights), strict=True)))
+        mixed = _combined(gradients, weights)
+        if slices is not None:
+            mixed = slices.whole(mixed)
+        _add(dict(zip(encoders[m], mixed, strict=True)))
         del gradients  # before those of the next encoder are made
     return {m: grams_of[m] for m in trained}
 

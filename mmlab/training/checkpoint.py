@@ -24,6 +24,7 @@ from torch import nn
 from mmlab.checks import check_whole
 from mmlab.files import write_atomically
 from mmlab.identity import PLAIN, code_version, digest
+from mmlab.training.ranks import first_says, is_first
 from mmlab.training.run import Run
 from mmlab.training.state import State, keeps_something, put_back, snapshot, state_of
 
@@ -83,7 +84,7 @@ class Checkpoint:
         self._file = path_of(self.path, run, self._settings)
         for left in self._file.parent.glob(f".{glob.escape(self._file.name)}.*.partial"):
             left.unlink(missing_ok=True)  # by a process that was killed while it saved
-        if self._file.exists():
+        if first_says(self._file.exists()):
             self._go_on(run)
         else:
             self._save(run)  # what cannot be saved shows now, and not after an epoch
@@ -95,6 +96,8 @@ class Checkpoint:
     def _save(self, run: Run) -> None:
         content = io.BytesIO()
         parts = {name: state_of(one, self._before[name], name) for name, one in _parts(run).items()}
+        if not is_first():
+            return
         progress = {"epoch": run.epoch, "stopped": run.stopped, "rows": run.rows}
         torch.save({"format": FORMAT, "run": self._settings, **progress, "parts": parts}, content)
         write_atomically(self._file, content.getbuffer())

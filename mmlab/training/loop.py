@@ -14,10 +14,12 @@ from torch import Tensor, nn, optim
 
 from mmlab.checks import check_choice, check_flag, check_number, check_whole
 from mmlab.datasets.base import MultimodalData
+from mmlab.identity import digest
 from mmlab.models.modes import training_mode
 from mmlab.models.network import MultimodalNet
 from mmlab.nested import tensors
-from mmlab.seeds import AHEAD, Draws, seeded
+from mmlab.seeds import AHEAD, Draws, random_state, seeded
+from mmlab.training import ranks
 from mmlab.training.balancer import Balancer, Joint
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import SGD
@@ -58,6 +60,9 @@ def fit(
 ) -> Run:
     """Train `model` in place on `data.train`.
 
+    In a script that torchrun starts, all its processes train one network, and each ends where one
+    process would: a step has `batch_size` samples, which they share out.
+
     Args:
         balancer: the method; Joint() by default.
         optimizer: a callable parameters -> torch.optim.Optimizer; default SGD(lr, momentum=0.9).
@@ -95,7 +100,7 @@ def fit(
 
     Raises:
         FloatingPointError: a loss or a parameter that is not finite.
-        RuntimeError: a step that never yields.
+        RuntimeError: a step that never yields; one of several processes has ended, or disagrees.
         TypeError, ValueError: arguments of the wrong kind or out of range.
     """
     balancer = Joint() if balancer is None else balancer
@@ -107,7 +112,10 @@ def fit(
     if model.replicas is not None:
         raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
     model.task, model.frames = data.task, data.frames
+    ranks.join()
     where, modules = prepare(model, device, precision, compile), own_modules(balancer, model, seed)
+    if ranks.count() > 1:
+        ranks.share_out(model, where, accumulate)
     parameters = trained_parameters(model, modules, where)
     check_trainable(parameters.values())
     made = make_optimizer(optimizer, lr, parameters)
@@ -131,8 +139,9 @@ def fit(
         observers=with_progress(observers),
     )
     plan(run, schedule)
-    run.start()
-    train(run)
+    with ranks.alike():
+        run.start()
+        train(run)
     return run
 
 
@@ -301,18 +310,34 @@ def plan(run: Course, schedule: MakeSchedule | None) -> None:
 def train(run: Course) -> None:
     """Train a run to its last epoch."""
     run.tell("on_start")  # where a checkpoint may go on from a later epoch
+    _check_alike(run, "before the training")
     if run.epoch == 0:
         run.observe()
     while not run.over:
         run.next_epoch()
         with run.drawing("dropout", run.epoch):
             logged = _train_epoch(run)
+            drawn = [state for _, state in random_state(run.device)]
         run.epoch += 1
         _record(run, logged)
         run.after_epoch()
         check_finite(run)
         run.observe()
+        _check_alike(run, f"after epoch {run.epoch}", drawn)
     run.finish()
+
+
+def _check_alike(run: Course, when: str, drawn: Sequence[Tensor] = ()) -> None:
+    """Refuse to go on where processes that train one network do not have one network any more."""
+    if ranks.count() > 1:
+        own = [] if run.modules is None else [*run.modules.state_dict().values()]
+        values = {
+            "the epoch": (run.epoch, run.stopped),
+            "the settings": [(run.seed, run.epochs, run.step_size, run.steps, run.balancer.name)],
+            "the random numbers of dropout": digest([*drawn], "drawn"),
+            "the parameters": digest([*run.model.state_dict().values(), *own], "network"),
+        }
+        ranks.check_same(when, values)
 
 
 def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | None]]]:
@@ -383,6 +408,7 @@ def _take(run: Course, s: Step, first: bool, left: Sequence[nn.Parameter]) -> No
                 f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
                 "would be trained; call s.backward(loss) before the `yield`"
             )
+        s._merge()
         run.before_update()
         try:
             run.optimizer.step()
@@ -460,15 +486,20 @@ def _mean(values: Tensor, seen: Sequence[Tensor | None]) -> Tensor:
 def find_device(device: str | torch.device = "auto") -> torch.device:
     """The device to train on; "auto" takes cuda, then mps, then cpu.
 
+    Each of several processes takes a GPU of its own, the one of its LOCAL_RANK.
+
     Raises ValueError for a device that this machine or this build of torch does not have.
     """
     available = ["cpu"]
-    if torch.backends.mps.is_available():
+    several = ranks.count() > 1
+    if torch.backends.mps.is_available() and not several:
         available.insert(0, "mps")
     if torch.cuda.is_available():
         available.insert(0, "cuda")
     if device == "auto":
-        return torch.device(available[0])
+        device = available[0]
+    if several and str(device) == "cuda":
+        device = f"cuda:{ranks.local_rank()}"
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -501,6 +532,7 @@ def check_arguments(
             f"fit(model, data, ...) got a {type(model).__name__} and a {type(data).__name__}; "
             "it takes a MultimodalNet and a MultimodalData, in this order"
         )
+    ranks.check_unwrapped(model)
     if set(model.modalities) != set(data.modalities):
         raise ValueError(
             f"the model has the modalities {model.modalities}, the data {data.modalities}; build "

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Self
 
 from mmlab.checks import check_number
+from mmlab.training.ranks import is_first
 from mmlab.training.run import Observer, Run
 
 SECONDS = 3.0
@@ -108,7 +109,11 @@ def someone_looks() -> bool:
 
 
 def _silent() -> bool:
-    return os.environ.get("MMLAB_STRICT") == "1" or "PYTEST_CURRENT_TEST" in os.environ
+    return (
+        not is_first()
+        or os.environ.get("MMLAB_STRICT") == "1"
+        or "PYTEST_CURRENT_TEST" in os.environ
+    )
 
 
 def _name(run: Run) -> str:

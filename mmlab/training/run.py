@@ -23,6 +23,7 @@ from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.models.rows import of_every_frame
 from mmlab.seeds import Draws, Source, derive, drawing, drawing_all, generator
+from mmlab.training import ranks
 from mmlab.training.balancer import Balancer
 from mmlab.training.clip import clip_gradients
 from mmlab.training.losses import Loss, Losses, default_loss, read_losses
@@ -400,9 +401,9 @@ class Run(Course):
         order = self._order()
         draws = derive(self.seed, *self.stream, "samples", self.epoch)
         batches = self._train.batches(self.step_size, order[: self.kept(len(order))], draws)
-        if (augment := self.data.augment) is None:
-            return batches
-        return (self._augmented(augment, batch, i) for i, batch in enumerate(batches))
+        if (augment := self.data.augment) is not None:
+            batches = (self._augmented(augment, batch, i) for i, batch in enumerate(batches))
+        return map(ranks.own_part, batches) if ranks.count() > 1 else batches
 
     def _augmented(self, augment: Augment, batch: Batch, i: int) -> Batch:
         with drawing_all(self.seed, *self.stream, "augment", self.epoch, i, device=self.device):

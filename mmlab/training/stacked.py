@@ -31,6 +31,7 @@ from mmlab.datasets.splits import piece_size
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
 from mmlab.seeds import Source, drawing, drawing_all, generator
+from mmlab.training import ranks
 from mmlab.training.balancer import Balancer, build_options
 from mmlab.training.checkpoint import check_own_paths
 from mmlab.training.exact import check_exact, check_prepared
@@ -275,6 +276,11 @@ def _one_program(
     if at_once is False or (at_once is None and (len(jobs) < 2 or not looking)):
         return None
     try:
+        if ranks.count() > 1:
+            raise UnstackableError(
+                f"this is one of {ranks.count()} processes, which share the samples of one "
+                "network; train the seeds one by one (at_once=False), or in one process"
+            )
         _check_only_looking(options.get("observers", ()))
         balancers = [job.make() for job in jobs]
         if type(balancers[0]).order.__module__.startswith("mmlab."):  # documented, so no news

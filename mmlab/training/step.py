@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
 from itertools import chain
 from numbers import Real
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn, optim
 
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch
-from mmlab.datasets.frames import Frames, inputs_of, rows_of
+from mmlab.datasets.frames import Frames, inputs_of, part_of, rows_of
 from mmlab.gradients import align_to, entry_std, laid_out
 from mmlab.models.modes import sparing_buffers
 from mmlab.models.network import LazyFeatures, MultimodalNet, Output
@@ -29,6 +30,7 @@ from mmlab.training.blend import Rule, blend, filled, gradients_of, owned
 from mmlab.training.factors import Layer, linear_layers
 from mmlab.training.losses import Loss, Losses, default_loss
 from mmlab.training.optimizers import unwrapped
+from mmlab.training.ranks import OTHERS, Exchange, average, check_whole_batch
 from mmlab.training.updates import forget_scaling, scale_next_update
 
 Only = Callable[[tuple[int, ...]], bool]
@@ -118,9 +120,12 @@ class Step:
                 f"model is a {type(model).__name__}; give the MultimodalNet itself, without a "
                 "wrapper: a step runs its parts one by one"
             )
-        check_one_process()
         self.model = model
         self.batch = batch if self._lead else rows_of(batch)
+        part = part_of(self.batch)
+        self._exchange = None if part is None else Exchange(part, watched=progress == 0)
+        if part is None:
+            check_whole_batch()
         self.optimizer = None if optimizer is None else unwrapped(optimizer)
         self.epoch, self.progress = epoch, progress
         self.logged: dict[tuple[str, str], object] = {}
@@ -150,7 +155,7 @@ class Step:
 
     def _lazily(self) -> Output:
         rows = self.batch.rows if isinstance(self.batch, Frames) else None
-        return self.model.lazily(inputs_of(self.batch), self._piece, rows)
+        return self.model.lazily(inputs_of(self.batch), self._piece, rows, self._exchange)
 
     @cached_property
     def losses(self) -> Losses:
@@ -337,24 +342,28 @@ class Step:
         known = self.model.plain_forward and {id(x) for row in rows for x in row} <= {
             id(x) for x in own.values()
         }
-        return blend(
-            losses,
-            rule,
-            by,
-            encoders=encoders,
-            others=self._parameters.others,
-            layers=self._layers(encoders) if known and by == "encoder" else {},
-            apart=known
-            and all(
-                loss is own.get(m) or all(other[k] is loss for other in rows)
-                for m, row in losses.items()
-                for k, loss in enumerate(row)
-            ),
-            lead=self._lead,
-        )
+        with self._not_stored():
+            return blend(
+                losses,
+                rule,
+                by,
+                encoders=encoders,
+                others=self._parameters.others,
+                layers=self._layers(encoders) if known and by == "encoder" else {},
+                apart=known
+                and all(
+                    loss is own.get(m) or all(other[k] is loss for other in rows)
+                    for m, row in losses.items()
+                    for k, loss in enumerate(row)
+                ),
+                lead=self._lead,
+                several=self._exchange is not None,
+            )
 
     def _layers(self, encoders: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, list[Layer]]:
         if self._piece is not None:  # what the factors are read from is not kept
+            return {}
+        if self._exchange is not None:  # each process has those of its own samples
             return {}
         return linear_layers(self.out.features, encoders, self._lead)
 
@@ -364,10 +373,15 @@ class Step:
         Parameters that `loss` does not depend on get zeros; a frozen encoder gives an empty list.
         """
         parameters = self._encoder(m)
-        return filled(gradients_of(loss, parameters, []), parameters)
+        with self._not_stored():
+            found = filled(gradients_of(loss, parameters, []), parameters)
+        if self._exchange is not None:
+            average(found)
+        return found
 
     def stored_grad(self, m: str) -> list[Tensor]:
         """What stands in `.grad` for encoder m; zeros where nothing does."""
+        self._merge()
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._encoder(m)]
 
     def set_grad(self, m: str, grads: Sequence[Tensor]) -> None:
@@ -524,8 +538,19 @@ class Step:
                 "or take a method that only adds: backward, backward(scale=), blend"
             )
 
+    def _merge(self) -> None:
+        """Give `.grad` what it holds in one process: the gradient of the whole batch."""
+        if self._exchange is not None and self._exchange.stale:
+            self._exchange.merge(self._parameters.encoders, self._parameters.others)
+
+    def _not_stored(self) -> AbstractContextManager[None]:
+        """For gradients of encoders that are computed and do not go to `.grad`."""
+        return nullcontext() if self._exchange is None else self._exchange.aside()
+
     def _look_for_gradients(self) -> None:
         """Before this step fills any: were those of earlier batches cleared since it was made?"""
+        if self._exchange is not None:
+            self._exchange.stale.add(OTHERS)
         self._stale = self._stale and (self._filled or self._holds_gradients())
         self._filled = True
 
@@ -598,30 +623,23 @@ def features_by(encoders: Mapping[str, nn.Module] | nn.ModuleDict, s: Step) -> d
 
     They run in the mode that they are in, training or evaluation, and in the network's precision.
     """
-    inputs, kind = inputs_of(s.batch), s.model.autocast
-    if kind is None:  # perhaps under an autocast of one's own
-        found = {m: encoder(inputs[m]) for m, encoder in encoders.items()}
-    else:
+    inputs, kind, exchange = inputs_of(s.batch), s.model.autocast, s._exchange
+
+    def features(m: str, encoder: nn.Module) -> Tensor:
+        if kind is None:  # perhaps under an autocast of one's own
+            return encoder(inputs[m])
         with torch.autocast(s.batch.target.device.type, kind):
-            found = {m: encoder(inputs[m]).float() for m, encoder in encoders.items()}
+            return encoder(inputs[m]).float()
+
+    found = {
+        m: features(m, encoder)
+        if exchange is None
+        else exchange.gather(m, encoder, partial(features, m, encoder))
+        for m, encoder in encoders.items()
+    }
     if not isinstance(s.batch, Frames):
         return found
     return {m: as_rows(m, h, s.batch.rows) for m, h in found.items()}
-
-
-def check_one_process() -> None:
-    """Refuse to train a part of a batch as if it were the whole.
-
-    A method decides by its losses and gradients, and those of one process alone are others.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        count = torch.distributed.get_world_size()
-        if count > 1:
-            raise RuntimeError(
-                f"this is one of {count} processes of torch.distributed, each with a batch of its "
-                "own: a method would decide in each for itself, and the networks would drift "
-                "apart; train in one process"
-            )
 
 
 def _copied(tensors: list[Tensor]) -> Sequence[Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlab.training.checkpoint import path_fields, path_of, settings_of
+from mmlab.training.ranks import is_first
 from mmlab.training.run import Run
 
 
@@ -45,9 +46,12 @@ class TensorBoard:
 
     def on_end(self, run: Run) -> None:
         self._write(run)  # what observers after it have recorded
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def _write(self, run: Run) -> None:
+        if not is_first():
+            return
         if self._writer is None:  # only now it is known whether the training goes on from a file
             self._writer = self._opened(run)
         for epoch, split, output, metric, value in run.rows[self._written :]:

@@ -169,7 +169,7 @@ def test_a_wrapped_network_is_refused():
 def test_one_of_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(RuntimeError, match=r"one of 2 processes .* drift apart; train in one"):
+    with pytest.raises(RuntimeError, match=r"one of 2 processes, .* drift apart; train with fit"):
         Step(network(), batch())
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
     Step(network(), batch())
