@@ -407,6 +407,7 @@ def _told_of_others(when: str = "in a step") -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        atexit.unregister(_leave)  # it would wait for the one that is gone
         raise RuntimeError(
             f"process {os.environ.get('RANK', '?')} of {count()} cannot go on {when}: another one "
             "has ended, or does something else; its own error, or that it was killed, is in the "

@@ -168,7 +168,7 @@ def test_a_process_that_is_killed_ends_the_others_with_a_word():
         for rank in "01"
     )
     assert second.wait(TIMEOUT) == -signal.SIGKILL
-    _, said = first.communicate(timeout=60)
+    _, said = first.communicate(timeout=TIMEOUT)
     assert first.returncode == 1
     assert "process 0 of 2 cannot go on" in said
     assert "another one has ended" in said
