@@ -505,8 +505,8 @@ def find_device(device: str | torch.device = "auto") -> torch.device:
     except RuntimeError:
         found = None
     there = found is not None and found.type in available
-    if found is not None and found.type == "cuda":
-        there = there and (found.index or 0) < torch.cuda.device_count()
+    if found is not None and found.type == "cuda" and found.index is not None:
+        there = there and found.index < torch.cuda.device_count()
     if found is None or not there:
         raise ValueError(
             f"device {str(device)!r} is not available; this machine has {', '.join(available)}. "
