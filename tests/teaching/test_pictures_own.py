@@ -61,3 +61,18 @@ def test_a_board_is_sorted_by_the_holdout():
     found = pictures.board(pd.DataFrame(rows))
     assert [*found.index] == ["mine", "joint"], "although the test has another opinion"
     assert found["holdout, %"].tolist() == [90.2, 80.2]
+
+
+def test_the_same_row_looks_the_same_in_both_panels(monkeypatch):
+    plotting.style()
+    monkeypatch.setattr(plotting, "LOOKS", plotting.LOOKS | plotting.looks(pictures.ROWS))
+    runs = [("joint", 0.8), ("Brake", 0.9), ("image alone", 0.7)]
+    table = pd.DataFrame(
+        [{"method": m, "seed": s, "accuracy": x + s / 100} for m, x in runs for s in range(5)]
+    )
+    tables = {"one": table, "other": table[table["method"] != "image alone"]}
+    one, other = pictures.beside_joint(tables).axes
+    assert [ax.get_title("left") for ax in (one, other)] == ["one", "other"]
+    (left, right) = (ax.get_lines()[0] for ax in (one, other))
+    np.testing.assert_allclose(left.get_xdata(), 0.1)
+    assert left.get_color() == right.get_color() and left.get_marker() == right.get_marker()

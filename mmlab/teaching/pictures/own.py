@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmlab.experiments import report
-from mmlab.plotting import Arrow, Box, canvas, diagram, looks
+from mmlab.plotting import Arrow, Box, canvas, diagram, differences, looks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,10 @@ WAY = {
     "row": "controls",
 }
 """The stages of a method, and below each what may send it back."""
+
+
+ROWS = ("joint", "ensemble", "joint, rate of audio", "Brake", "Sidestep", "Hide", "Coin")
+"""The rows that several figures show: `looks` of all of them tells them apart in each."""
 
 
 def way() -> Figure:
@@ -57,6 +61,18 @@ def gaps(histories: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set(title=name, xlabel="epochs trained", ylim=(0, None))
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=8)
     axes[0].set_ylabel("loss of the share, nats")
+    return figure
+
+
+def beside_joint(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Paired differences of each method to joint training, a panel per data set.
+
+    tables: name of the data set -> what `compare` returned, with a row "joint".
+    """
+    figure, axes = canvas(len(tables))
+    for ax, (name, table) in zip(axes, tables.items(), strict=True):
+        differences(table, ax=ax, label="test accuracy minus joint, points")
+        ax.set_title(name)
     return figure
 
 
