@@ -13,17 +13,14 @@ from mmlab.datasets.disk.clips import audio_visual
 from mmlab.datasets.disk.disk_set import DiskSet
 from mmlab.datasets.disk.files import DamagedError
 from mmlab.datasets.disk.found import Found, Sample
-from mmlab.datasets.disk.lists import find, first_of, number_of, read_fields, read_table
+from mmlab.datasets.disk.lists import first_of, lists_of, number_of, read_fields, read_table
 from mmlab.datasets.disk.sound import MADE
 
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
 CLIP = re.compile(r"(10\d\d)_[A-Z]{3}_([A-Z]{3})_(XX|LO|MD|HI|X)")
-LISTS = {
-    "train.csv": "train",
-    "test.csv": "test",
-    "my_train_cre.txt": "train",
-    "my_test_cre.txt": "test",
-}
+LISTS = {"train.csv": "train", "test.csv": "test"}
+MLA_LISTS = {"my_train_cre.txt": "train", "my_test_cre.txt": "test"}
+TABLE = {"processedResults/summaryTable.csv": ""}
 SOUNDS = ("AudioWAV", "audio/train_fbank", "audio/test_fbank", "Audio-1004", "Audio-299", "audio")
 FRAMES = ("Image-01-FPS", "visual/Image-01-FPS", "VideoFlash")
 CARD = """\
@@ -48,14 +45,12 @@ def _listed(root: Path) -> Iterator[tuple[Path, str, str]]:
 
     The name of a clip tells its emotion; the official table has no parts.
     """
-    table = root / "processedResults/summaryTable.csv"
-    lists = [(part, root / name) for name, part in LISTS.items() if (root / name).is_file()]
-    for part, path in lists:
+    for path, part in lists_of(root, LISTS, MLA_LISTS, TABLE):
+        if not part:
+            yield from ((path, part, row["FileName"]) for row in read_table(path, "FileName"))
+            continue
         for clip, *_ in read_fields(path, " " if path.suffix == ".txt" else ",", 2):
             yield path, part, clip.removesuffix(".flv")
-    if not lists:
-        for row in read_table(find(root, *LISTS, str(table.relative_to(root))), "FileName"):
-            yield table, "", row["FileName"]
 
 
 def _sample(root: Path, path: Path, part: str, clip: str) -> Sample:

@@ -22,38 +22,39 @@ class Segments(NamedTuple):
     """Labelled segments, their words at the front.
 
     values: modality -> (N, 50, d); mask: (N, 50), where a word is; labels: (N,) the sentiment, from
-    −3 to 3; names: "VIDEO[NUMBER]".
+    −3 to 3; names: "VIDEO[NUMBER]"; left_out: names of those without words, or with a video that
+    not all files have, as in the SDK.
     """
 
     values: dict[str, np.ndarray]
     mask: np.ndarray
     labels: np.ndarray
     names: list[str]
+    left_out: list[str]
 
 
 def read_segments(labels: Path, words: Path, others: Mapping[str, Path]) -> Segments:
     """Each segment as its first 50 words: their vectors, and the means of what is there meanwhile.
 
     A word counts where its middle lies in the segment. Words of zeros are pauses and are left out.
-    Segments without a word, and videos that not all files have, are left out, as in the SDK.
-
     others: modality -> file, such as voice and face.
     Raises DamagedError for what is no .csd file, or where nothing is left.
     """
     with ExitStack() as opened:
         files = {m: _data(opened, path) for m, path in {"text": words, **others}.items()}
-        found = [
-            (f"{video}[{number}]", label, parts)
+        listed = [
+            (f"{video}[{number}]", label, _segment(video, interval, files))
             for video, number, interval, label in _labelled(_data(opened, labels))
-            if (parts := _segment(video, interval, files)) is not None
         ]
+    found = [one for one in listed if one[2] is not None]
     if not found:
         raise DamagedError(f"no video of {labels} is in all of {words}, {[*others.values()]}")
     names, numbers, segments = zip(*found, strict=True)
     values = {m: np.stack([_padded(parts[m]) for parts in segments]) for m in files}
+    left_out = [name for name, _, parts in listed if parts is None]
     lengths = np.array([min(len(parts["text"]), MOST_WORDS) for parts in segments])
     mask = np.arange(MOST_WORDS) < lengths[:, None]
-    return Segments(values, mask, np.array(numbers, np.float32), list(names))
+    return Segments(values, mask, np.array(numbers, np.float32), list(names), left_out)
 
 
 def _data(opened: ExitStack, path: Path) -> Any:

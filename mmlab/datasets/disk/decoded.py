@@ -54,11 +54,11 @@ def decoded(folder: Path, what: str, reader: Reader, sources: Sequence[Any]) -> 
 
     what: the name of the data set and the modality, for the progress line.
 
-    Raises DamagedError where no source can be decoded, UnwritableError for a full disk.
+    Raises UnwritableError for a full disk.
     """
     key = _key(folder, reader, sources)
     note = folder / f"{key}.json"
-    if not note.is_file():
+    if not _whole(note):
         parts, damaged = _write(folder, key, what, reader, sources)
         write_atomically(note, json.dumps({"parts": parts, "damaged": damaged}))
     known = json.loads(note.read_text(encoding="utf-8"))
@@ -67,6 +67,14 @@ def decoded(folder: Path, what: str, reader: Reader, sources: Sequence[Any]) -> 
         {part: folder / name for part, name in known["parts"].items()},
         {int(row): why for row, why in known["damaged"].items()},
     )
+
+
+def _whole(note: Path) -> bool:
+    """Is the note there, and are its files, of which somebody may have deleted one?"""
+    if not note.is_file():
+        return False
+    names = json.loads(note.read_text(encoding="utf-8"))["parts"].values()
+    return all((note.parent / name).is_file() for name in names)
 
 
 def _key(folder: Path, reader: Reader, sources: Sequence[Any]) -> str:
@@ -101,6 +109,7 @@ def _write(
                     shape = (len(sources), *values.shape)
                     file = _partial(folder / names[part])
                     arrays[part] = np.lib.format.open_memmap(file, "w+", values.dtype, shape)
+                    _take(file)
                 if values.shape != arrays[part].shape[1:] or values.dtype != arrays[part].dtype:
                     damaged[row] = _unlike(reader, source, values, arrays[part])
                     break
@@ -116,6 +125,13 @@ def _write(
         for name in names.values():
             _partial(folder / name).unlink(missing_ok=True)
     return names, damaged
+
+
+def _take(file: Path) -> None:
+    """Take the room of a mapped file now: a disk that is full later would end Python."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def _partial(file: Path) -> Path:

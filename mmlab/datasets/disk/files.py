@@ -46,7 +46,11 @@ def files_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     inside = (file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
-    return sorted(inside, key=lambda file: [int(x) for x in re.findall(r"\d+", file.name)])
+    return sorted(inside, key=lambda file: (_numbers(file.name), file.name))
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(x) for x in re.findall(r"\d+", name)]
 
 
 class Digests:

@@ -10,7 +10,7 @@ from mmlab.checks import check_choice, check_whole
 from mmlab.datasets.disk.disk_set import DiskSet
 from mmlab.datasets.disk.files import DamagedError
 from mmlab.datasets.disk.found import Found, Sample
-from mmlab.datasets.disk.lists import read_lines
+from mmlab.datasets.disk.lists import find, notes_of, read_lines
 from mmlab.datasets.disk.sound import Sound
 from mmlab.datasets.disk.spectrograms import RECIPES, describe
 from mmlab.datasets.disk.text import Words
@@ -42,17 +42,8 @@ def find_iemocap(root: Path, *, sound: str = "mla", words: int = 40) -> Found:
     check_choice("sound", sound, RECIPES)
     check_whole("words", words, least=1)
     parts = _parts(root)
-    sessions = sorted(folder for folder in root.glob("Session[1-5]") if folder.is_dir())
-    if not sessions:
-        raise FileNotFoundError(
-            f"{root} has no Session1 to Session5; docs/papers-data.md has the layout"
-        )
-    samples = [
-        sample
-        for session in sessions
-        for sample in _samples(session, parts)
-        if not parts or sample.part
-    ]
+    sessions = [find(root, f"Session{number}") for number in range(1, 6)]
+    samples = [sample for session in sessions for sample in _samples(session, parts)]
     return Found(
         samples,
         CLASSES,
@@ -60,6 +51,7 @@ def find_iemocap(root: Path, *, sound: str = "mla", words: int = 40) -> Found:
         {"audio": describe(sound), "text": "hashes of words"},
         CARD,
         "sessions",
+        notes=notes_of(parts, [sample.name for sample in samples]),
     )
 
 
@@ -74,7 +66,7 @@ def _parts(root: Path) -> dict[str, str]:
 
 
 def _samples(session: Path, parts: dict[str, str]) -> Iterator[Sample]:
-    for path in sorted((session / "dialog/EmoEvaluation").glob("*.txt")):
+    for path in sorted(find(session, "dialog/EmoEvaluation").glob("Ses*.txt")):
         spoken = dict(_spoken(session / "dialog/transcriptions" / path.name))
         for turn, emotion in _rated(path):
             if emotion in EMOTIONS:

@@ -32,11 +32,17 @@ def first_of(places: Iterable[Path]) -> Path:
 def lists_of(root: Path, *kinds: Mapping[str, str]) -> list[tuple[Path, str]]:
     """The lists of the first kind of which one is there, each with its part.
 
-    kinds: name of a list -> part. Raises FileNotFoundError, which names them all.
+    kinds: name of a list -> part. Raises FileNotFoundError, which names them all, or those of the
+    kind that are not there: their samples would go missing in silence.
     """
     for kind in kinds:
-        if there := [(root / name, part) for name, part in kind.items() if (root / name).is_file()]:
-            return there
+        lacking = [name for name in kind if not (root / name).is_file()]
+        if len(lacking) < len(kind):
+            if lacking:
+                raise FileNotFoundError(
+                    f"{root} has some lists of its kind and no {' or '.join(lacking)}; fetch all"
+                )
+            return [(root / name, part) for name, part in kind.items()]
     find(root, *(name for kind in kinds for name in kind))
     return []  # never: nothing is there
 
@@ -44,11 +50,13 @@ def lists_of(root: Path, *kinds: Mapping[str, str]) -> list[tuple[Path, str]]:
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a list that are not empty, with their numbers from 1; no byte order mark.
 
+    Only a line feed ends a line: titles from the web hold the other ends that Unicode knows.
+
     Raises DamagedError for what is a Git LFS pointer or a web page.
     """
     if problem := fault(path):
         raise DamagedError(f"the list {path} is {problem}")
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield number, line.strip()
 
@@ -84,3 +92,15 @@ def number_of(path: Path, names: Sequence[str], found: str) -> int:
     if found not in names:
         raise DamagedError(f"{path} names the class {found!r}; allowed are {', '.join(names)}")
     return names.index(found)
+
+
+def notes_of(parts: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """What published lists, name -> part, and the samples do not have of each other."""
+    if not parts:
+        return []
+    unknown, unlisted = sorted(parts.keys() - set(names)), set(names) - parts.keys()
+    notes = [f"{len(unlisted)} samples are in no published list: only in the clean split"]
+    if unknown:
+        first = ", ".join(unknown[:5])
+        notes.append(f"{len(unknown)} names of the lists are none of the samples: {first}")
+    return notes if unlisted else notes[1:]

@@ -9,7 +9,7 @@ from mmlab.checks import check_whole
 from mmlab.datasets.disk.disk_set import DiskSet
 from mmlab.datasets.disk.files import DamagedError, fault
 from mmlab.datasets.disk.found import Found, Sample
-from mmlab.datasets.disk.lists import find, read_lines
+from mmlab.datasets.disk.lists import find, notes_of, read_lines
 from mmlab.datasets.disk.pictures import UNITS, CropAndFlip, Picture
 from mmlab.datasets.disk.text import TextFile
 
@@ -40,7 +40,7 @@ def find_mvsa_single(root: Path, *, size: int = 224, words: int = 40) -> Found:
         label = _label(path, number, row[2], row[3])
         if label is None:
             against += 1
-        elif not parts or row[1] in parts:
+        else:
             text = root / f"data/{row[1]}.txt"
             sources = {"image": root / f"data/{row[1]}.jpg", "text": text}
             group = row[1] if fault(text) else " ".join(reader.text(text).lower().split())
@@ -55,7 +55,8 @@ def find_mvsa_single(root: Path, *, size: int = 224, words: int = 40) -> Found:
         "texts",
         augment={"image": CropAndFlip()},
         notes=[
-            f"{against} tweets, whose picture and text are rated against each other, are left out"
+            f"{against} tweets, whose picture and text are rated against each other, are left out",
+            *notes_of(parts, [sample.name for sample in samples]),
         ],
     )
 

@@ -16,7 +16,7 @@ from mmlab.checks import check_choice, check_flag
 from mmlab.datasets.disk.arrays import steps
 from mmlab.datasets.disk.csd import read_segments
 from mmlab.datasets.disk.files import DamagedError
-from mmlab.datasets.disk.found import Found, Sample
+from mmlab.datasets.disk.found import NAMED, Found, Sample
 from mmlab.datasets.disk.lists import find
 from mmlab.datasets.disk.pickles import read_pickle
 
@@ -49,7 +49,7 @@ def find_sentiment(
     check_choice("task", task, TASKS)
     file = _file(root, corpus, stem, aligned)
     notes = [f"read: {file}"]
-    forms = {"": _of_csd(file, corpus)} if file.suffix == ".csd" else _of_pickle(file, notes)
+    forms = {"": _of_csd(file, corpus, notes)} if file.suffix == ".csd" else _of_pickle(file, notes)
     values = {m: np.concatenate([form.values[m] for form in forms.values()]) for m in MODALITIES}
     masks = {m: _joined([form.masks[m] for form in forms.values()]) for m in MODALITIES}
     return Found(
@@ -172,7 +172,7 @@ def _with_text(form: Form, name: str, notes: list[str]) -> Form:
 # --- the SDK's files ------------------------------------------------------------------------------
 
 
-def _of_csd(file: Path, corpus: str) -> Form:
+def _of_csd(file: Path, corpus: str, notes: list[str]) -> Form:
     names = {
         "text": ["TimestampedWordVectors"],
         "audio": ["COVAREP"],
@@ -183,6 +183,11 @@ def _of_csd(file: Path, corpus: str) -> Form:
         for m, ends in names.items()
     }
     segments = read_segments(file, files["text"], {m: files[m] for m in ("audio", "vision")})
+    if segments.left_out:
+        notes.append(
+            f"{len(segments.left_out)} labelled segments lack words, or their video in a "
+            f"file, and are left out: {', '.join(segments.left_out[:NAMED])}"
+        )
     return Form(
         {m: segments.values[m] for m in MODALITIES},
         dict.fromkeys(MODALITIES, segments.mask),

@@ -22,11 +22,11 @@ def log_stft(wave: Tensor, n_fft: int, hop: int) -> Tensor:
     return torch.log(spectrum.abs() + SILENCE)
 
 
-def log_power(wave: Tensor, length: int, hop: int) -> Tensor:
-    """log(power density + 1e-7), standardised: scipy's `spectrogram`, with its own window."""
+def log_power(wave: Tensor, rate: int, length: int, hop: int) -> Tensor:
+    """log(power per Hz + 1e-7), standardised: scipy's `spectrogram`, with its own window."""
     from scipy.signal import spectrogram
 
-    *_, power = spectrogram(wave.numpy(), 1.0, nperseg=length, noverlap=length - hop)
+    *_, power = spectrogram(wave.numpy(), rate, nperseg=length, noverlap=length - hop)
     found = torch.log(torch.from_numpy(power) + SILENCE)
     return (found - found.mean()) / found.std(correction=0)
 
@@ -78,7 +78,7 @@ def ogm_ge(wave: Tensor, rate: int) -> Tensor:
 
 
 def pmr(wave: Tensor, rate: int) -> Tensor:
-    return log_power(tiled(wave, 10 * rate), 512, 512 - 353)
+    return log_power(tiled(wave, 10 * rate).clamp(-1, 1), rate, 512, 512 - 353)
 
 
 def vggsound(wave: Tensor, rate: int) -> Tensor:

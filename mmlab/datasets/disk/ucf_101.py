@@ -48,7 +48,7 @@ def find_ucf_101(root: Path, *, fold: int = 1, frames: int = 3, size: int = 224)
     check_whole("frames", frames, least=1)
     check_whole("size", size, least=1)
     lists = first_of([root / "ucfTrainTestlist", root / "splits", root])
-    classes = sorted(name for _, name in read_fields(find(lists, "classInd.txt"), " ", 2))
+    classes = sorted(name for _, name, *_ in read_fields(find(lists, "classInd.txt"), " ", 2))
     samples = [
         _sample(root, path, line.split()[0], part, classes)
         for part in ("train", "test")

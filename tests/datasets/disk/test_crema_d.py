@@ -75,6 +75,7 @@ def test_missing_files_are_counted_and_named_up_to_a_limit(root):
     for clip in CLIPS[:3]:
         assert re.search(rf"{clip} \(audio: \S+AudioWAV/{clip}\.wav is missing\)", data.card)
     assert sum(map(len, data.splits.values())) == 57
+    assert len(load("crema-d", root=root, most_missing=0.05).test)  # as much as is allowed
     with pytest.raises(ValueError, match=r"3 of 60 .*most_missing=0\.06 \(it is 0\.04\)"):
         load("crema-d", root=root, most_missing=0.04)
 
@@ -99,6 +100,16 @@ def test_a_damaged_file_is_an_error_when_it_is_read_and_left_out_with_a_cache(ro
     kept = load("crema-d", root=root, cache=tmp_path / "cache", **SMALL)
     assert sum(map(len, kept.splits.values())) == 59
     assert f"1 of 60 listed samples (1.7%) are left out: {CLIPS[7]} (audio: " in kept.card
+
+
+def test_lists_of_two_kinds_do_not_list_a_clip_twice_and_one_alone_is_refused(root):
+    for part in ("train", "test"):
+        write(root / f"my_{part}_cre.txt", "\n".join(f"{clip}.flv Anger" for clip in CLIPS))
+    published = load("crema-d", root=root, split="published")
+    assert sum(map(len, published.splits.values())) == 60
+    (root / "test.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no test\.csv; fetch all"):
+        load("crema-d", root=root)
 
 
 def test_an_unfetched_list_says_so(root):

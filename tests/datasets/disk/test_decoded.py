@@ -11,6 +11,7 @@ from mmlab.datasets.disk.files import Digests
 from mmlab.datasets.disk.pictures import Picture
 from mmlab.datasets.disk.reader import Reader
 from mmlab.datasets.disk.text import Words
+from mmlab.files import UnwritableError
 
 
 class Counting(Picture):
@@ -68,6 +69,23 @@ class Unlike(Reader):
     def __call__(self, path):
         found = Picture(4)(path)
         return found[:, 0, 0] if path.name == "2.png" else found
+
+
+def test_a_file_of_the_cache_that_is_deleted_is_made_again(tmp_path, pictures):
+    first = decoded(tmp_path / "cache", "it", Picture(4), pictures)
+    next(iter(first.parts.values())).unlink()
+    again = decoded(tmp_path / "cache", "it", Picture(4), pictures)
+    assert again == first and np.array_equal(again[1], Picture(4)(pictures[1]))
+
+
+def test_a_full_disk_is_an_error_before_anything_is_decoded(tmp_path, pictures, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(UnwritableError, match="No space left"):
+        decoded(tmp_path / "cache", "it", Picture(4), pictures)
+    assert not list((tmp_path / "cache").glob("*.npy"))
 
 
 class Stopping(Picture):

@@ -57,15 +57,36 @@ def test_lists_of_mla_have_the_sessions_on_both_sides(root):
     write(root / "my_train_iemo.txt", "\n".join(line.format(x) for x in turns if x[-1] != "4"))
     write(root / "my_test_iemo.txt", "\n".join(line.format(x) for x in turns if x[-1] == "4"))
     data = load("iemocap", root=root, split="published", **OPTIONS)
-    assert len(data.test) == 5
+    assert len(data.test) == 5 and "published list" not in data.card
     assert "5 of 5 sessions of the test are also in train or holdout" in data.card
+
+
+def test_what_the_lists_lack_and_what_they_name_besides_is_counted(root):
+    line = "{}.mp4 [split|sign] That was, it [split|sign] ang"
+    turns = [f"Ses0{s}F_impro05_F{i:03d}" for s in range(1, 6) for i in range(4)]
+    write(root / "my_train_iemo.txt", "\n".join(line.format(x) for x in turns if x[-1] != "3"))
+    write(root / "my_test_iemo.txt", "\n".join(line.format(x) for x in [*turns[3::4], "Ses09"]))
+    data = load("iemocap", root=root, **OPTIONS)
+    assert sum(map(len, data.splits.values())) == 25  # all rated turns
+    assert "5 samples are in no published list" in data.card
+    assert "1 names of the lists are none of the samples: Ses09" in data.card
+    published = load("iemocap", root=root, split="published", **OPTIONS)
+    assert sum(map(len, published.splits.values())) == 20
+
+
+def test_a_session_that_is_missing_and_hidden_files(root):
+    write(root / "Session2/dialog/EmoEvaluation/._Ses02F_impro05.txt", b"\x00\x05\x16\x07")
+    assert "all of 25 listed" in load("iemocap", root=root, **OPTIONS).card
+    (root / "Session4").rename(root / "other")
+    with pytest.raises(FileNotFoundError, match="has no Session4;"):
+        load("iemocap", root=root)
 
 
 def test_a_turn_without_words_and_a_folder_without_sessions(root):
     write(root / "Session2/dialog/transcriptions/Ses02F_impro05.txt", "nothing")
     with pytest.raises(DamagedError, match=r"rates Ses02F_impro05_F000, and its transcription"):
         load("iemocap", root=root)
-    with pytest.raises(FileNotFoundError, match="no Session1 to Session5"):
+    with pytest.raises(FileNotFoundError, match="no Session1;"):
         load("iemocap", root=root / "Session1")
 
 

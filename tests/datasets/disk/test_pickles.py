@@ -1,5 +1,6 @@
 """Pickles of arrays are read as NumPy writes them; whatever else they name is not run."""
 
+import copyreg
 import io
 import os
 import pickle
@@ -133,6 +134,61 @@ def test_other_names_are_refused(call, arguments):
 def test_crafted_pickles_are_refused(content):
     with pytest.raises(DamagedError, match="it cannot be read as a pickle of arrays"):
         read(content)
+
+
+DOUBLING = b"(I1\ntp0\n0" + b"".join(b"(g%d\ng%d\ntp%d\n0" % (i, i, i + 1) for i in range(60))
+DOUBLING += b"g60\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        # a tuple of two of a tuple of two of …: written out, it has 2^60 values
+        (DOUBLING + b".", "more than 4 times as large as its file"),
+        (b"}" + DOUBLING + b"I1\ns.", "a dict whose key is a tuple"),
+        (b"\x80\x04}(" + DOUBLING + b"I1\nu.", "a dict whose key is a tuple"),
+        (b"(" + DOUBLING + b"I1\nd.", "a dict whose key is a tuple"),
+        (b"\x80\x04\x8f.", "KeyError"),  # a set
+        (
+            b"cnumpy.core.numeric\n_frombuffer\n(S'x'\ncnumpy\ndtype\n(S'f8'\ntR"
+            + DOUBLING
+            + b"S'C'\ntR.",
+            "an array of the shape",
+        ),
+        (b"\x80\x04}" + b")" + b"\x85" * 10**5 + b"I1\ns.", "a dict whose key is a tuple"),
+        (b"\x80\x04\x96" + (10**12).to_bytes(8, "little") + b".", "1000000000000 bytes are said"),
+        (b"]I1\nI2\ns.", "sets items of what is no dict"),
+    ],
+)
+def test_small_pickles_do_not_become_large(content, message):
+    with pytest.raises(DamagedError, match=message) as caught:
+        read(content)
+    assert len(str(caught.value)) < 1000
+
+
+def test_content_that_is_named_again_counts_again():
+    """Each array is a few bytes of the file; all of them have one content of 80 kB."""
+    one = b"cnumpy.core.numeric\n_frombuffer\n(g0\ng1\n(I80000\ntS'C'\ntR"
+    start = b"\x80\x04(B" + (80_000).to_bytes(4, "little") + bytes(80_000)
+    start += b"p0\ncnumpy\ndtype\n(S'u1'\ntRp1\n0"
+    assert read(start + one + b"l.")[1].shape == (80_000,)
+    with pytest.raises(DamagedError, match="4 times as large"):
+        read(start + one * 100 + b"l.")
+    texts = b"(V" + b"a" * 10_000 + b"\np0\n"
+    texts += b"c_codecs\nencode\n(g0\nS'latin1'\ntR" * 100 + b"l."
+    with pytest.raises(DamagedError, match="4 times as large"):
+        read(texts)
+
+
+def test_an_extension_that_the_process_knows_is_refused():
+    copyreg.add_extension("os", "system", 7)
+    try:
+        copyreg._extension_cache[7] = os.system
+        with pytest.raises(DamagedError, match="it names the extension 7"):
+            read(b"\x80\x02\x82\x07.")
+    finally:
+        copyreg.remove_extension("os", "system", 7)
+        copyreg._extension_cache.pop(7, None)
 
 
 def test_objects_are_never_made_of_bytes():

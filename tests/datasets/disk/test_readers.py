@@ -10,7 +10,7 @@ import torch
 from making import make_array, make_picture, make_video, make_wav, tone, write
 
 from mmlab.datasets.disk import extra
-from mmlab.datasets.disk.files import DamagedError
+from mmlab.datasets.disk.files import DamagedError, files_of
 from mmlab.datasets.disk.lists import read_fields, read_table
 from mmlab.datasets.disk.pictures import CropAndFlip, Cut, Frames, Picture, spread
 from mmlab.datasets.disk.reader import decode
@@ -51,6 +51,40 @@ def test_the_recipe_of_ogm_ge_by_hand(tmp_path):
     expected = abs(np.fft.rfft(part.astype(float))) + 1e-7
     assert rate == 22_050
     np.testing.assert_allclose(np.exp(found[:, column]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_recipe_of_pmr_by_hand(tmp_path):
+    """Two numbers of a picture: the density per Hz of a Tukey window, in float64."""
+    make_wav(tmp_path / "a.wav", pitch=1000, seconds=1)
+    wave = np.tile(read_wave(tmp_path / "a.wav")[0].astype(float), 10)
+    ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(64) / 64)  # a quarter of 512, half at each end
+    window = np.concatenate([ramp, np.ones(385), ramp[:0:-1]])
+    columns = []
+    for start in range(0, 160_000 - 511, 159):
+        part = wave[start : start + 512]
+        power = np.abs(np.fft.rfft((part - part.mean()) * window)) ** 2
+        power[1:-1] *= 2
+        columns.append(np.log(power / (16_000 * (window**2).sum()) + 1e-7))
+    expected = np.array(columns).T
+    expected = (expected - expected.mean()) / expected.std()
+    np.testing.assert_allclose(Sound("pmr")(tmp_path / "a.wav"), expected, atol=2e-3)
+
+
+def test_lines_end_with_a_line_feed_only(tmp_path):
+    write(tmp_path / "a.csv", "a,caf\u2028e\r\nb,1\x85\x0c2\n", "utf-8")
+    assert list(read_fields(tmp_path / "a.csv", ",", 2)) == [
+        ["a", "caf\u2028e"],
+        ["b", "1\x85\x0c2"],
+    ]
+
+
+def test_pictures_of_a_folder_have_one_order(tmp_path, monkeypatch):
+    names = ["frame_10.jpg", "frame_9.jpg", "b.jpg", "a.jpg", "c9.jpg"]
+    monkeypatch.setattr(type(tmp_path), "is_dir", lambda path: True)
+    monkeypatch.setattr(type(tmp_path), "is_file", lambda path: True)
+    monkeypatch.setattr(type(tmp_path), "iterdir", lambda path: (path / name for name in names))
+    found = [file.name for file in files_of(tmp_path)]
+    assert found == ["a.jpg", "b.jpg", "c9.jpg", "frame_9.jpg", "frame_10.jpg"]
 
 
 def test_the_filter_bank_by_hand():

@@ -182,6 +182,7 @@ def sdk(tmp_path):
 def test_csd_files_are_brought_to_the_words(sdk):
     data = load("cmu-mosi", root=sdk, seed=1)
     assert sum(map(len, data.splits.values())) == 20
+    assert "2 labelled segments lack words" in data.card and "only[0], only[1]" in data.card
     rows = {round(y.item(), 1): i for i, y in enumerate(data.train.target)}
     text, audio = data.train.inputs["text"], data.train.inputs["audio"]
     first, second = rows[1.5], rows[-2.0]
