@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmlab.checks import check_choice
 from mmlab.experiments.comparison import compare
+from mmlab.experiments.reports import word_of
 from mmlab.experiments.results import FOLDER, read_results
+from mmlab.experiments.significance import holm, p_value
 from mmlab.experiments.standing import EncoderNames, drawn, standing_rows
 from mmlab.experiments.statistics import fold_means
 
@@ -73,6 +75,26 @@ def values_of(file: str, differences: pd.Series) -> tuple[pd.Series, float]:
     """
     own = FILES[file]
     return (fold_means(differences, own.folds) if own.folds else differences), own.overlap
+
+
+def judged(found: pd.DataFrame) -> pd.DataFrame:
+    """Differences as one family of tests: with columns "p", "p, Holm" and "verdict".
+
+    The verdict is that of `mmlab.experiments.claims` by the corrected p value: "seen" above 0, "not
+    seen" below 0, else "cannot tell here".
+
+    Args:
+        found: one row per difference; columns "units", its values, and "overlap" (`values_of`).
+    """
+    p = [p_value(*pair) for pair in zip(found["units"], found["overlap"], strict=True)]
+    own = found.assign(p=p, **{"p, Holm": holm(p)})
+    words = [word_of(*pair) for pair in zip(own["units"], own["p, Holm"], strict=True)]
+    return own.assign(verdict=words)
+
+
+def per_source(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the files of one source, which has one vote: a row per file to a row per source."""
+    return scores.groupby([FILES[file].source for file in scores.index]).mean()
 
 
 def available() -> list[str]:

@@ -73,10 +73,10 @@ def verdict(values: ArrayLike, margin: float | None = None) -> str:
     given, `equivalence` shows at 5 % that the true difference is within ±margin. Else, and of fewer
     than 5 seeds or 3 folds, nobody can tell: that is not "equal".
     """
-    return _word(values, _p(values), _p_equal(values, margin))
+    return word_of(values, _p(values), _p_equal(values, margin))
 
 
-def _word(values: ArrayLike, p: float, equal: float) -> str:
+def word_of(values: ArrayLike, p: float, equal: float = np.nan) -> str:
     """The verdict by the p values of a difference and of equivalence; a NaN is no test."""
     if p < LEVEL:
         return "seen" if one_per_run(values).mean() > 0 else "not seen"
@@ -210,7 +210,7 @@ def claims(
         line = {"who": claim.who, "here, paired, 95 %": here}
         line |= _other_unit(claim.values, claim.unit, by, folds)
         line |= {"p, Holm": _spelt_p(one)} if corrected else {}
-        lines.append(line | {"verdict": _word(own, one, none)})
+        lines.append(line | {"verdict": word_of(own, one, none)})
     table = pd.DataFrame(lines, index=pd.Index([claim.text for claim in given], name="claim"))
     table.attrs["caption"] = _caption(given, values, by, corrected)
     return table

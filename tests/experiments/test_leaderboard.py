@@ -6,7 +6,7 @@ import pytest
 from mmlab import evidence
 from mmlab.datasets import load
 from mmlab.experiments import leaderboard, results
-from mmlab.experiments.leaderboard import FILES, File, command, rerun, values_of
+from mmlab.experiments.leaderboard import FILES, File, command, judged, per_source, rerun, values_of
 
 MADE = sorted(path.stem for path in results.FOLDER.glob("*.csv"))
 
@@ -69,6 +69,20 @@ def test_the_unit_is_the_fold_where_seeds_take_folds_in_turn():
     assert list(values) == [1.0, 4.0, 7.0] and overlap == 0
     values, overlap = values_of("items", seeds)
     assert list(values) == list(seeds) and overlap == FILES["items"].overlap
+
+
+def test_differences_are_judged_as_one_family():
+    up, down = [0.030, 0.031, 0.029, 0.032], [-0.030, -0.031, -0.029, -0.032]
+    found = pd.DataFrame({"units": [up, down, [0.01, 0.02, 0.03, 0.04], up], "overlap": 0.0})
+    found.loc[3, "overlap"] = 100.0
+    own = judged(found)
+    assert [*own["verdict"]] == ["seen", "not seen", "cannot tell here", "cannot tell here"]
+    assert own["p"][2] < 0.05 < own["p, Holm"][2] == pytest.approx(2 * own["p"][2])
+
+
+def test_files_of_one_source_have_one_vote():
+    scores = pd.DataFrame({"a": [0.2, 0.4, 0.9]}, index=["av-digits", "sum-digits", "items"])
+    assert per_source(scores)["a"].to_dict() == pytest.approx({"digits": 0.3, "items": 0.9})
 
 
 def test_a_row_is_run_again_with_what_was_chosen(monkeypatch, tmp_path):

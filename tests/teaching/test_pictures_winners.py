@@ -75,6 +75,16 @@ def test_the_ranking_is_from_the_best_on(tables):
     assert names == ["ensemble", "joint, constant", "MLA", "best alone", "joint"]
 
 
+def test_files_of_one_source_share_a_vote_in_the_ranking(tables):
+    """Two more files of the digits, where joint is best, do not outvote the items: three rows in a
+    mean of two votes."""
+    turned = tables["av-digits"].assign(accuracy=1 - tables["av-digits"]["accuracy"])
+    three = dict.fromkeys(("av-digits", "sum-digits", "tri-digits"), turned)
+    left, right = winners.ranking({"items": tables["items"], **three}).axes
+    dots = [line.get_xdata()[0] for ax in (left, right) for line in ax.lines[2::3]]
+    assert dots == [3.0] * 5
+
+
 def test_the_other_pictures_draw_what_they_are_given(raw, tables):
     gaps = {file: shortfall(table) for file, table in raw.items()}
     assert len(winners.balance(tables, gaps).axes) == 2

@@ -12,7 +12,7 @@ from scipy import stats
 
 from mmlab import plotting
 from mmlab.experiments import difference, interval
-from mmlab.experiments.leaderboard import BEST_ALONE, values_of
+from mmlab.experiments.leaderboard import BEST_ALONE, per_source, values_of
 from mmlab.experiments.ranks import critical_difference, mean_ranks
 from mmlab.plotting import Arrow, Box
 
@@ -44,9 +44,10 @@ def ranking(tables: Tables) -> Figure:
     """Mean ranks, the best first: thick by repeating the training, thin by another data set.
 
     Thick: the 95 % interval of the mean rank, by a bootstrap of the seeds. Thin: half of Nemenyi's
-    critical difference to each side: two methods differ where their thin bars do not meet.
+    critical difference to each side: two methods differ where their thin bars do not meet. Files of
+    one source share one vote.
     """
-    scores = wide(tables)
+    scores = per_source(wide(tables))
     ranks = mean_ranks(scores)
     half = critical_difference(scores.shape[1], len(scores)) / 2
     ends = _resampled_ranks(tables, [*ranks.index]).quantile([0.025, 0.975])
@@ -64,14 +65,13 @@ def ranking(tables: Tables) -> Figure:
 def _resampled_ranks(tables: Tables, methods: list[str], draws: int = 400) -> pd.DataFrame:
     """Mean ranks if the seeds of each file are drawn anew: one row per draw."""
     random = np.random.default_rng(0)
-    runs = [
-        t.pivot(index="seed", columns="method", values="accuracy")[methods] for t in tables.values()
-    ]
-    total = np.zeros((draws, len(methods)))
-    for table in runs:
-        rows = random.integers(len(table), size=(draws, len(table)))
-        total += stats.rankdata(-table.to_numpy()[rows].mean(1), axis=1)
-    return pd.DataFrame(total / len(runs), columns=methods)
+    drawn = {}
+    for file, table in tables.items():
+        runs = table.pivot(index="seed", columns="method", values="accuracy")[methods].to_numpy()
+        means = runs[random.integers(len(runs), size=(draws, len(runs)))].mean(1)
+        drawn[file] = means.ravel()
+    votes = per_source(pd.DataFrame(drawn).T).to_numpy().reshape(-1, draws, len(methods))
+    return pd.DataFrame(stats.rankdata(-votes, axis=-1).mean(0), columns=methods)
 
 
 def per_set(found: pd.DataFrame) -> Figure:
@@ -130,17 +130,17 @@ def mistakes(counts: Mapping[str, pd.Series]) -> Figure:
         ax.plot([100 * gains.median()] * 2, [row - 0.35, row + 0.35], color="black", lw=2.5)
     ax.axvline(0, color="#555555", lw=1)
     _names(ax, list(counts), 9)
-    ax.set(xlabel="what is reported as the gain over joint training, points", xlim=(-10, 15))
+    ax.set(xlabel="what is reported as the gain over joint training, points")
     return figure
 
 
 def decision(answers: Mapping[str, str]) -> Figure:
-    """Three questions, and what to use; an interval in words for each branch.
+    """Three questions, and what to use; a set and its interval in words for each branch.
 
     answers: keys "keep", "scale", "ensemble", "method".
     """
     boxes = {
-        "drop": Box("Is joint training\nbelow the best\nmodality alone?", 0, 0),
+        "drop": Box("Do you see joint\nbelow the best\nmodality alone?", 0, 0),
         "constant": Box("Does a constant\nchosen on the\nholdout mend it?", 1, 0),
         "cost": Box("May you run\nM networks\nin use?", 2, 0),
         "keep": Box(f"keep joint,\ntune its rate\n{answers['keep']}", 0, 1.1),
