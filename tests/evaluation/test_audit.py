@@ -162,6 +162,21 @@ def test_the_holdout_is_told_from_the_test_split():
     assert (verdicts[TEST], verdicts[HOLDOUT]) == ("fine", "look here")
 
 
+class Unseeded(Joint):
+    """Its random numbers do not follow the seed of the run."""
+
+    draw = torch.Generator().manual_seed(0)
+
+    def step(self, s):
+        s.backward((1 + torch.rand((), generator=self.draw)) * s.losses["joint"])
+        yield
+
+
+def test_random_numbers_without_the_seed_are_not_taken_for_a_look_at_a_split():
+    verdicts = found(Unseeded)
+    assert (verdicts[TEST], verdicts[HOLDOUT]) == ("cannot tell", "cannot tell")
+
+
 class BatchEntropy(MLA):
     """The softmax of the gate runs over the samples of the batch."""
 
