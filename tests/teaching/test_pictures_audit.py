@@ -51,6 +51,7 @@ def test_the_rings_are_at_the_best_epoch_and_the_squares_at_the_choice_of_the_ho
 def lucky(**settings):
     _, (ax,) = plotting.canvas()
     pictures.lucky(ax, **settings)
+    assert sum(bar.get_height() for bar in ax.patches) > 0.99 * pictures.RUNS  # within the axis
     return float(ax.get_title("left").rsplit(" ", 1)[1])
 
 

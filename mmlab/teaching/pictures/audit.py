@@ -33,6 +33,9 @@ PLACES = {
 RUNS, RIGHT = 4000, 0.7
 """Of the simulation: how many, and the true accuracy."""
 
+POINTS = -6.0, 8.0
+"""Its axis: wide enough for 700 samples or more."""
+
 
 def places() -> Figure:
     """One row per part of a training, from the data to the report, and what can differ there."""
@@ -105,9 +108,10 @@ def lucky(ax: Axes, *, epochs: int, samples: int, changed: float) -> None:
         fresh = torch.randn(RUNS, generator=draw)
         now = (1 - changed) * now + (1 - (1 - changed) ** 2) ** 0.5 * fresh
         best = best.maximum(now)
-    ax.hist((spread * best).numpy(), bins=np.linspace(-4, 10, 57).tolist(), color=_ORANGE)
+    ax.hist((spread * best).numpy(), bins=np.linspace(*POINTS, 57).tolist(), color=_ORANGE)
     mean = round((spread * best).mean().item(), 1) + 0.0  # no -0.0
     ax.axvline(mean, color="black", linestyle="--")
     ax.axvline(0, color=_GREY, linewidth=1)
-    ax.set(xlabel="best epoch minus truth, points", yticks=[], xlim=(-4, 10))
-    ax.set_title(f"{epochs} epochs, {samples} samples\n{changed:.0%} changed: mean {mean:+.1f}")
+    ax.set(xlabel="best epoch minus truth, points", yticks=[], xlim=POINTS)
+    many = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    ax.set_title(f"{many}, {samples} samples\n{changed:.0%} changed: mean {mean:+.1f}")
