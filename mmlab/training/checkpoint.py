@@ -82,8 +82,9 @@ class Checkpoint:
         self._before = {name: snapshot(one) for name, one in _parts(run).items()}
         self._settings = settings_of(run)
         self._file = path_of(self.path, run, self._settings)
-        for left in self._file.parent.glob(f".{glob.escape(self._file.name)}.*.partial"):
-            left.unlink(missing_ok=True)  # by a process that was killed while it saved
+        if is_first():  # another one might come when the first is already saving
+            for left in self._file.parent.glob(f".{glob.escape(self._file.name)}.*.partial"):
+                left.unlink(missing_ok=True)  # by a process that was killed while it saved
         if first_says(self._file.exists()):
             self._go_on(run)
         else:

@@ -85,6 +85,7 @@ def test_kinetics_sounds_trains(tmp_path):
 
 def test_a_line_without_a_label_is_named(tmp_path):
     write(tmp_path / "my_train.txt", "a,10,1\nb")
+    write(tmp_path / "my_test.txt", "c,10,1")
     with pytest.raises(DamagedError, match=r"my_train\.txt, line 2: 'b' is no `NAME,…,LABEL`"):
         load("kinetics-sounds", root=tmp_path)
 
