@@ -52,6 +52,9 @@ class OutputLimit:
         if not isinstance(message, dict):
             message = self._session.msg(message, content, parent, header, metadata)
         kind = message["msg_type"]
+        if kind == "stream":
+            text = _encodable(message["content"]["text"])
+            message["content"] = {**message["content"], "text": text}
         if kind == "error" or message["content"].get("status") == "error":
             message["content"] = _shortened(message["content"])
         if kind in SHOWN | WIDGETS:
@@ -87,13 +90,22 @@ def _size(message: dict[str, Any], buffers: Any) -> int:
     return size + (WRAPPING if message["msg_type"] in WIDGETS else FRAME)
 
 
+def _encodable(text: str) -> str:
+    """Half of a surrogate pair is no text: as \\ud800 it can be sent.
+
+    Unsent it raises in the thread that sends, and the word that the cell has ended may wait there
+    for ever.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _shortened(content: dict[str, Any]) -> dict[str, Any]:
     """An error with lines that can be read."""
     cut = dict(content)
     if "traceback" in content:
-        cut["traceback"] = [line[:LONGEST] for line in content["traceback"]]
+        cut["traceback"] = [_encodable(line[:LONGEST]) for line in content["traceback"]]
     if "evalue" in content:
-        cut["evalue"] = content["evalue"][:LONGEST]
+        cut["evalue"] = _encodable(content["evalue"][:LONGEST])
     return cut
 
 

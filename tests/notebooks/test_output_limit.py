@@ -50,6 +50,15 @@ def test_printed_text_is_cut_with_one_note():
     assert wire.print("of another cell", cell="b") == "of another cell"
 
 
+def test_what_is_no_text_is_sent_as_its_escape():
+    wire = Wire()
+    assert wire.print("a\ud800\x00é") == "a\\ud800\x00é"
+    error = {"ename": "E", "evalue": "\udcff", "traceback": ["\udcff"]}
+    assert wire.say("error", error) == [
+        {"ename": "E", "evalue": "\\udcff", "traceback": ["\\udcff"]}
+    ]
+
+
 def test_what_just_fits_is_shown_and_every_print_counts_its_wrapping(monkeypatch):
     monkeypatch.setattr("mmlab.notebooks.output_limit.LIMIT", 3 * (WRAPPING + 1))
     wire = Wire()
