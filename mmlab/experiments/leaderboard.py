@@ -124,7 +124,7 @@ def shortfall(table: pd.DataFrame) -> pd.Series:
     """How far each tuned run's worst encoder is behind the one trained alone: a share per row.
 
     The probe of an encoder minus that of the row "m alone" at the same seed, the smallest over the
-    modalities: 0 where no encoder is worse than alone.
+    modalities: below 0 where one has learnt less than alone, above 0 where all have learnt more.
     """
     import pandas as pd
 

@@ -76,3 +76,8 @@ def test_the_same_row_looks_the_same_in_both_panels(monkeypatch):
     (left, right) = (ax.get_lines()[0] for ax in (one, other))
     np.testing.assert_allclose(left.get_xdata(), 0.1)
     assert left.get_color() == right.get_color() and left.get_marker() == right.get_marker()
+
+
+def test_arrows_that_are_compared_differ_in_colour():
+    found = plotting.looks(pictures.ROWS)
+    assert found["Sidestep"].color != found["PCGrad"].color

@@ -24,8 +24,12 @@ WAY = {
 """The stages of a method, and below each what may send it back."""
 
 
-ROWS = ("joint", "ensemble", "joint, rate of audio", "Brake", "Sidestep", "Hide", "Coin")
-"""The rows that several figures show: `looks` of all of them tells them apart in each."""
+ROWS = (
+    *("joint", "ensemble", "joint, rate of audio", "PCGrad"),
+    *("Brake", "Sidestep", "Hide", "Coin"),
+)
+"""What several figures show: `looks` of all of them tells them apart in each, and arrows, which
+have no name beside them, by colour."""
 
 
 def way() -> Figure:
