@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmlab.datasets import DATASETS, MultimodalData, Stream, load
 from mmlab.datasets.disk.found import Samples
-from mmlab.diagnosis import setting
+from mmlab.datasets.settings import setting
 from mmlab.nested import tensors
 
 TRIED = 64

@@ -6,12 +6,12 @@ It prints what `mmlab.experiments.diagnose` finds, and draws it where --figure n
 from __future__ import annotations
 
 import argparse
-import ast
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmlab.datasets import DATASETS, load
+from mmlab.datasets.settings import setting
 from mmlab.experiments import Diagnosis, diagnose
 from mmlab.files import write_atomically
 from mmlab.models.encoders import BUILDERS
@@ -52,17 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoders", choices=[*BUILDERS], default="mlp", help="(mlp)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it: FILE.png, .svg, .pdf")
     return parser
-
-
-def setting(text: str) -> tuple[str, object]:
-    """'key=value' -> the two; a value that is no Python literal is a text."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} is no setting; write KEY=VALUE, such as split=arm")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 def _drawn(found: Diagnosis, kind: str) -> bytes:

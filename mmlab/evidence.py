@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from mmlab.datasets import DATASETS, MultimodalData
-from mmlab.diagnosis import setting
+from mmlab.datasets.settings import setting
 from mmlab.experiments import caption, compare, report
 from mmlab.experiments.leaderboard import EPOCHS, FILES, MLP, encoders_text
 from mmlab.experiments.results import FOLDER, EpochScores, measured

@@ -26,7 +26,10 @@ from torch import Tensor
 
 PACKAGE = Path(__file__).parent
 
-ABOVE = ("__main__.py", "bench", "notebooks", "plotting.py", "teaching")
+ABOVE = (
+    *("__main__.py", "bench", "notebooks", "plotting.py", "teaching"),
+    *("data_card.py", "diagnosis.py", "evidence.py"),
+)
 """What of mmlab no run stands on: it imports from the rooms of a run, and they not from it."""
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
