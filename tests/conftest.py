@@ -20,7 +20,8 @@ SLOW = {
     *("browser", "notebooks", "bench", "integrations"),
     *("test_bootstrap.py", "test_packaging.py", "test_stacked.py", "test_fusion.py"),
     *("test_diagnosis.py", "test_workers.py", "test_cache.py", "test_identity.py"),
-    *("test_stamps.py", "test_icons.py", "test_items.py", "test_watch.py", "test_ranks.py"),
+    *("test_stamps.py", "test_icons.py", "test_items.py", "test_watch.py"),
+    "test_several_processes.py",
 }
 """Folders and files whose tests take seconds each: `pytest -m "not slow"` leaves them out."""
 

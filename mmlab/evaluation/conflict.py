@@ -12,7 +12,7 @@ from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet
 from mmlab.training import Run, Step
 from mmlab.training.losses import Loss
-from mmlab.training.ranks import alike
+from mmlab.training.processes import alike
 
 
 class GradientWatch:

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from mmlab.experiments.cache import Cache
 from mmlab.experiments.jobs import Job, Outcome, failed_outcome
 from mmlab.experiments.workers import Pool
+from mmlab.training.processes import check_one_process
 from mmlab.training.progress import someone_looks
-from mmlab.training.ranks import check_one_process
 
 
 def run_jobs(jobs: Sequence[Job], pool: Pool, cache: Cache | None = None) -> list[list[Outcome]]:

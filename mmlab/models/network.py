@@ -466,6 +466,12 @@ class MultimodalNet(nn.Module):
         with torch.autocast(device.type, self.autocast):
             return self.encode(m, x).float()
 
+    def with_encoders(self, encoders: nn.ModuleDict) -> MultimodalNet:
+        """This network with other encoders, such as a teacher's; all else is shared, not copied."""
+        other = copy.copy(self)
+        vars(other)["_modules"] = {**self._modules, "encoders": encoders}
+        return other
+
     def inference(self, balancer: Predictor | None = None) -> Inference:
         """A plain module for use: inputs -> the method's predictions (B, C).
 

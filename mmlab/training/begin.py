@@ -10,7 +10,7 @@ from mmlab.training.balancer import Balancer
 from mmlab.training.loop import check_arguments, train
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import unwrapped
-from mmlab.training.ranks import check_one_process
+from mmlab.training.processes import check_one_process
 from mmlab.training.run import Run
 
 

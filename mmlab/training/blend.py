@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from mmlab.gradients import align_to, grams, laid_out
+from mmlab.training.exchange import Slices
 from mmlab.training.factors import Layer, blended, gram
-from mmlab.training.ranks import Slices
 
 Rule = Callable[[Tensor], Tensor]
 """Gramians (…, K, K) -> weights (…, K)."""

@@ -24,7 +24,7 @@ from torch import nn
 from mmlab.checks import check_whole
 from mmlab.files import write_atomically
 from mmlab.identity import PLAIN, code_version, digest
-from mmlab.training.ranks import first_says, is_first
+from mmlab.training.processes import first_says, is_first
 from mmlab.training.run import Run
 from mmlab.training.state import State, keeps_something, put_back, snapshot, state_of
 

@@ -19,13 +19,14 @@ from mmlab.models.modes import training_mode
 from mmlab.models.network import MultimodalNet
 from mmlab.nested import tensors
 from mmlab.seeds import AHEAD, Draws, random_state, seeded
-from mmlab.training import ranks
+from mmlab.training import processes
 from mmlab.training.balancer import Balancer, Joint
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import SGD
 from mmlab.training.progress import with_progress
 from mmlab.training.run import Course, Observer, Run
 from mmlab.training.schedule import MakeSchedule, Schedule, steps_per_batch
+from mmlab.training.sharing import check_unwrapped, share_out
 from mmlab.training.step import Parameters, Step
 from mmlab.training.updates import forget_scaling
 
@@ -112,10 +113,10 @@ def fit(
     if model.replicas is not None:
         raise TypeError("the model is a stack of networks; fit_seeds makes and trains stacks")
     model.task, model.frames = data.task, data.frames
-    ranks.join()
+    processes.join()
     where, modules = prepare(model, device, precision, compile), own_modules(balancer, model, seed)
-    if ranks.count() > 1:
-        ranks.share_out(model, where, accumulate)
+    if processes.count() > 1:
+        share_out(model, where, accumulate)
     parameters = trained_parameters(model, modules, where)
     check_trainable(parameters.values())
     made = make_optimizer(optimizer, lr, parameters)
@@ -139,7 +140,7 @@ def fit(
         observers=with_progress(observers),
     )
     plan(run, schedule)
-    with ranks.alike():
+    with processes.alike():
         run.start()
         train(run)
     return run
@@ -329,7 +330,7 @@ def train(run: Course) -> None:
 
 def _check_alike(run: Course, when: str, drawn: Sequence[Tensor] = ()) -> None:
     """Refuse to go on where processes that train one network do not have one network any more."""
-    if ranks.count() > 1:
+    if processes.count() > 1:
         own = [] if run.modules is None else [*run.modules.state_dict().values()]
         values = {
             "the epoch": (run.epoch, run.stopped),
@@ -337,7 +338,7 @@ def _check_alike(run: Course, when: str, drawn: Sequence[Tensor] = ()) -> None:
             "the random numbers of dropout": digest([*drawn], "drawn"),
             "the parameters": digest([*run.model.state_dict().values(), *own], "network"),
         }
-        ranks.check_same(when, values)
+        processes.check_same(when, values)
 
 
 def _train_epoch(run: Course) -> list[dict[tuple[str, str], tuple[Any, Tensor | None]]]:
@@ -491,7 +492,7 @@ def find_device(device: str | torch.device = "auto") -> torch.device:
     Raises ValueError for a device that this machine or this build of torch does not have.
     """
     available = ["cpu"]
-    several = ranks.count() > 1
+    several = processes.count() > 1
     if torch.backends.mps.is_available() and not several:
         available.insert(0, "mps")
     if torch.cuda.is_available():
@@ -499,7 +500,7 @@ def find_device(device: str | torch.device = "auto") -> torch.device:
     if device == "auto":
         device = available[0]
     if several and str(device) == "cuda":
-        device = f"cuda:{ranks.local_rank()}"
+        device = f"cuda:{processes.local_rank()}"
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -532,7 +533,7 @@ def check_arguments(
             f"fit(model, data, ...) got a {type(model).__name__} and a {type(data).__name__}; "
             "it takes a MultimodalNet and a MultimodalData, in this order"
         )
-    ranks.check_unwrapped(model)
+    check_unwrapped(model)
     if set(model.modalities) != set(data.modalities):
         raise ValueError(
             f"the model has the modalities {model.modalities}, the data {data.modalities}; build "

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Self
 
 from mmlab.checks import check_number
-from mmlab.training.ranks import is_first
+from mmlab.training.processes import is_first
 from mmlab.training.run import Observer, Run
 
 SECONDS = 3.0

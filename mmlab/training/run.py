@@ -23,9 +23,10 @@ from mmlab.datasets.splits import pieces
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.models.rows import of_every_frame
 from mmlab.seeds import Draws, Source, derive, drawing, drawing_all, generator
-from mmlab.training import ranks
+from mmlab.training import processes
 from mmlab.training.balancer import Balancer
 from mmlab.training.clip import clip_gradients
+from mmlab.training.exchange import own_part
 from mmlab.training.losses import Loss, Losses, default_loss, read_losses
 from mmlab.training.passes import Reading, read
 from mmlab.training.schedule import Schedule
@@ -403,7 +404,7 @@ class Run(Course):
         batches = self._train.batches(self.step_size, order[: self.kept(len(order))], draws)
         if (augment := self.data.augment) is not None:
             batches = (self._augmented(augment, batch, i) for i, batch in enumerate(batches))
-        return map(ranks.own_part, batches) if ranks.count() > 1 else batches
+        return map(own_part, batches) if processes.count() > 1 else batches
 
     def _augmented(self, augment: Augment, batch: Batch, i: int) -> Batch:
         with drawing_all(self.seed, *self.stream, "augment", self.epoch, i, device=self.device):

@@ -31,7 +31,7 @@ from mmlab.datasets.splits import piece_size
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
 from mmlab.seeds import Source, drawing, drawing_all, generator
-from mmlab.training import ranks
+from mmlab.training import processes
 from mmlab.training.balancer import Balancer, build_options
 from mmlab.training.checkpoint import check_own_paths
 from mmlab.training.exact import check_exact, check_prepared
@@ -276,9 +276,9 @@ def _one_program(
     if at_once is False or (at_once is None and (len(jobs) < 2 or not looking)):
         return None
     try:
-        if ranks.count() > 1:
+        if processes.count() > 1:
             raise UnstackableError(
-                f"this is one of {ranks.count()} processes, which share the samples of one "
+                f"this is one of {processes.count()} processes, which share the samples of one "
                 "network; train the seeds one by one (at_once=False), or in one process"
             )
         _check_only_looking(options.get("observers", ()))

@@ -27,10 +27,11 @@ from mmlab.models.rows import as_rows
 from mmlab.models.stack import UnstackableError
 from mmlab.seeds import Draws, random_state, replaying
 from mmlab.training.blend import Rule, blend, filled, gradients_of, owned
+from mmlab.training.exchange import OTHERS, Exchange, average
 from mmlab.training.factors import Layer, linear_layers
 from mmlab.training.losses import Loss, Losses, default_loss
 from mmlab.training.optimizers import unwrapped
-from mmlab.training.ranks import OTHERS, Exchange, average, check_whole_batch
+from mmlab.training.processes import check_whole_batch
 from mmlab.training.updates import forget_scaling, scale_next_update
 
 Only = Callable[[tuple[int, ...]], bool]
@@ -618,23 +619,16 @@ class Step:
 
 
 @torch.no_grad()
-def features_by(encoders: Mapping[str, nn.Module] | nn.ModuleDict, s: Step) -> dict[str, Tensor]:
+def features_by(encoders: nn.ModuleDict, s: Step) -> dict[str, Tensor]:
     """What other encoders make of a step's batch, such as a teacher: (…, B, D), without a graph.
 
-    They run in the mode that they are in, training or evaluation, and in the network's precision.
+    They run as the network's own do (`encode`, its precision), in the mode that they are in.
     """
-    inputs, kind, exchange = inputs_of(s.batch), s.model.autocast, s._exchange
-
-    def features(m: str, encoder: nn.Module) -> Tensor:
-        if kind is None:  # perhaps under an autocast of one's own
-            return encoder(inputs[m])
-        with torch.autocast(s.batch.target.device.type, kind):
-            return encoder(inputs[m]).float()
-
+    inputs, by, exchange = inputs_of(s.batch), s.model.with_encoders(encoders), s._exchange
     found = {
-        m: features(m, encoder)
+        m: by.encoded(m, inputs[m])
         if exchange is None
-        else exchange.gather(m, encoder, partial(features, m, encoder))
+        else exchange.gather(m, encoder, partial(by.encoded, m, inputs[m]))
         for m, encoder in encoders.items()
     }
     if not isinstance(s.batch, Frames):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlab.training.checkpoint import path_fields, path_of, settings_of
-from mmlab.training.ranks import is_first
+from mmlab.training.processes import is_first
 from mmlab.training.run import Run
 
 

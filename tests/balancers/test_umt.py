@@ -52,6 +52,21 @@ def test_the_distance_is_the_mean_of_the_squares():
 # --- a step ---------------------------------------------------------------------------------------
 
 
+def test_a_teacher_encodes_as_the_network_does():
+    class Doubled(MultimodalNet):
+        def encode(self, m, x):
+            return 2 * super().encode(m, x)
+
+    samples = synthetic(n=(20, 10, 10), dims=3)
+    net = Doubled.build(samples, seed=0)
+    balancer = UMT()
+    balancer.modules(net)  # copies of the encoders
+    s = Step(net, samples.train[:4])
+    assert balancer.distances(s).tolist() == [0, 0]
+    s.out.features["a"].abs().sum().backward()  # the features are no zeros, and the network's own
+    assert any(p.grad.any() for p in net.encoders["a"].parameters())
+
+
 @pytest.mark.parametrize("weight", [0.5, 10.0])
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("modalities", ["av", "avt"])

@@ -1,6 +1,6 @@
 """What one process trains, and several that torchrun starts: `together.py FOLDER`.
 
-Each process writes what it has found to FOLDER, for test_ranks.
+Each process writes what it has found to FOLDER, for test_several_processes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from mmlab.training import (
     begin,
     fit,
     fit_seeds,
-    ranks,
 )
+from mmlab.training.exchange import own_part
 from mmlab.training.step import Parameters
 
 WIDTH = 8
@@ -312,7 +312,7 @@ def sent(name: str) -> tuple[int, int]:
     balancer.taught = True  # UMT's teachers
     everything = itertools.chain(net.parameters(), [] if own is None else own.parameters())
     optimizer = torch.optim.SGD([p for p in everything if p.requires_grad], lr=0.1)
-    part = ranks.own_part(replace(batch, index=torch.arange(64)))
+    part = own_part(replace(batch, index=torch.arange(64)))
     s = Step(net, part, optimizer, parameters=Parameters(net, own))
     with counting() as calls:
         for _ in balancer.step(s):

@@ -14,7 +14,8 @@ import together
 import torch
 from together import METHODS, WIDTH, equal_ones
 
-from mmlab.training import find_device, ranks
+from mmlab.training import find_device
+from mmlab.training.sharing import share_out
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "mmlab" / "balancers" / "README.md"
@@ -195,6 +196,6 @@ def test_batch_norm_on_a_gpu_takes_the_statistics_of_all_parts(monkeypatch):
     normal = torch.nn.Sequential(torch.nn.Linear(5, WIDTH), torch.nn.BatchNorm1d(WIDTH))
     net = together.MultimodalNet.build(data, encoders={"a": normal, "b": "mlp"}, width=WIDTH)
     names = list(net.state_dict())
-    ranks.share_out(net, torch.device("cuda"))
+    share_out(net, torch.device("cuda"))
     assert isinstance(net.encoders["a"][1], torch.nn.SyncBatchNorm)
     assert list(net.state_dict()) == names
