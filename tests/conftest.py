@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several on this machine: one c
 SLOW = {
     *("browser", "notebooks", "bench", "integrations"),
     *("test_bootstrap.py", "test_packaging.py", "test_stacked.py", "test_fusion.py"),
-    *("test_diagnosis.py", "test_workers.py", "test_cache.py", "test_identity.py"),
+    *("test_diagnosis.py", "test_local.py", "test_workers.py", "test_cache.py", "test_identity.py"),
     *("test_stamps.py", "test_icons.py", "test_items.py", "test_watch.py"),
     "test_several_processes.py",
 }

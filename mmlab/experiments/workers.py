@@ -1,43 +1,30 @@
 """Tasks in worker processes, on this machine or on a Dask cluster: a killed worker costs one task.
 
-Each process has an executor of its own, so that if one process dies, the others go on; joblib
-brings both the processes (loky) and the way to a cluster (`joblib.parallel_config("dask")`). Each
-worker gets the full list of tasks once; later only their numbers are sent.
+joblib brings both the processes (loky) and the way to a cluster (`joblib.parallel_config("dask")`).
+Each worker gets the full list of tasks once; later only their numbers are sent.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
-import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from functools import cached_property
 from math import ceil
 from typing import Any, Protocol
 
 import cloudpickle
 import joblib
-import psutil
-import torch
-from joblib.externals.loky.process_executor import ProcessPoolExecutor
 from joblib.parallel import get_active_backend
 
+from mmlab.experiments.local import Process
+from mmlab.experiments.worker import Sent, Task, work
 from mmlab.identity import code_version
-
-Task = Callable[[], Any]
-
-TRIES = 3
-"""After so many dead workers a task is given up."""
 
 BATCH_SECONDS = 0.2
 """Short tasks are sent in batches of about this length."""
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class WorkerDiedError(RuntimeError):
@@ -59,7 +46,8 @@ class Pool:
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         """Number and result of each task, as they end; a WorkerDiedError for a result if none is.
 
-        Warnings of a worker are given here, each once. Processes end with the iterator.
+        Warnings of a worker are given here, each once. Processes that have done all are left to the
+        next sweep (`local`); where the iterator ends before, they end with it.
         """
         if self.here or not tasks:
             yield from ((i, task()) for i, task in enumerate(tasks))
@@ -78,18 +66,21 @@ class Pool:
     @contextlib.contextmanager
     def _lanes(self, tasks: Sequence[Task]) -> Iterator[list[_Lane]]:
         threads = max(1, joblib.cpu_count() // self.size)
-        sent = _Sent(cloudpickle.dumps([*tasks]), code_version(), threads)
+        sent = Sent(cloudpickle.dumps([*tasks]), code_version(), threads)
         count = min(self.size, len(tasks))
         lanes: list[_Lane] = []
         try:
             if self.client is None:
-                lanes += [_Process(sent) for _ in range(count)]
+                lanes += [Process(sent) for _ in range(count)]
             else:
                 lanes += [_Seat(self.client, sent)] * count
             yield lanes
-        finally:
+        except BaseException:
             for lane in {*lanes}:
                 lane.close()
+            raise
+        for lane in {*lanes}:
+            lane.leave()
 
 
 def pool_of(parallel: int | str | None) -> Pool:
@@ -122,9 +113,6 @@ def pool_of(parallel: int | str | None) -> Pool:
             "process of its own: give parallel_config('loky', n_jobs=4) or parallel_config('dask')"
         )
     return Pool(size)
-
-
-# --- here -----------------------------------------------------------------------------------------
 
 
 def _run(count: int, lanes: Sequence[_Lane]) -> Iterator[tuple[int, Any]]:
@@ -177,6 +165,7 @@ class _Lane(Protocol):
     """A way to a worker that does one batch after the other.
 
     deaths: the errors that say that a worker died. tries: after so many of them a task is given up.
+    leave: all tasks are done. close: they are not wanted any more.
     """
 
     deaths: tuple[type[BaseException], ...]
@@ -186,40 +175,9 @@ class _Lane(Protocol):
 
     def renew(self) -> None: ...
 
+    def leave(self) -> None: ...
+
     def close(self) -> None: ...
-
-
-class _Process:
-    """One process of this machine."""
-
-    deaths: tuple[type[BaseException], ...] = (BrokenExecutor,)
-    tries = TRIES
-
-    def __init__(self, sent: _Sent) -> None:
-        self._sent = sent
-        self._start()
-
-    def _start(self) -> None:
-        self._executor = ProcessPoolExecutor(
-            max_workers=1,
-            initializer=_receive,
-            initargs=(self._sent, os.getpid()),
-            env={name: os.environ.get(name, str(self._sent.threads)) for name in THREADS},
-        )
-
-    def submit(self, places: list[int]) -> Future:
-        try:
-            return self._executor.submit(_work_here, places)
-        except BrokenExecutor:  # it died while it had nothing to do
-            self.renew()
-            return self._executor.submit(_work_here, places)
-
-    def renew(self) -> None:
-        self.close()
-        self._start()
-
-    def close(self) -> None:
-        self._executor.shutdown(wait=True, kill_workers=True)
 
 
 class _Seat:
@@ -228,90 +186,22 @@ class _Seat:
     deaths: tuple[type[BaseException], ...]
     tries = 1  # it has tried several workers itself
 
-    def __init__(self, client: Any, sent: _Sent) -> None:
+    def __init__(self, client: Any, sent: Sent) -> None:
         from distributed.scheduler import KilledWorker
 
         self.deaths = (KilledWorker,)
         self._executor = client.get_executor(pure=False)
         # the result of a task, which the scheduler makes anew where the worker that has it dies
-        self._sent = client.submit(_Sent, sent.content, sent.code, sent.threads, pure=False)
+        self._sent = client.submit(Sent, sent.content, sent.code, sent.threads, pure=False)
 
     def submit(self, places: list[int]) -> Future:
-        return self._executor.submit(_work, self._sent, places)
+        return self._executor.submit(work, self._sent, places)
 
     def renew(self) -> None:
         pass
 
+    def leave(self) -> None:
+        self.close()
+
     def close(self) -> None:
         self._executor.shutdown(wait=False)
-
-
-# --- there ----------------------------------------------------------------------------------------
-
-
-class _Sent:
-    """All tasks of a sweep, as they travel; a worker unpacks them once."""
-
-    def __init__(self, content: bytes, code: str, threads: int) -> None:
-        self.content, self.code, self.threads = content, code, threads
-
-    def __reduce__(self) -> tuple[type[_Sent], tuple[bytes, str, int]]:
-        return _Sent, (self.content, self.code, self.threads)
-
-    @cached_property
-    def tasks(self) -> list[Task]:
-        if code_version() != self.code:
-            raise RuntimeError(
-                "a worker has another version of mmlab, torch, numpy or Python than the process "
-                "that sends the jobs, or mmlab's files were changed meanwhile; start both anew, "
-                "from one installation"
-            )
-        return cloudpickle.loads(self.content)
-
-
-_one_at_a_time = threading.Lock()
-"""A worker of a cluster may have several threads, and a training draws from global generators."""
-
-_received: list[_Sent] = []
-
-
-def _receive(sent: _Sent, parent: int) -> None:
-    """What a process does first."""
-    _received[:] = [sent]
-    threading.Thread(target=_end_with, args=(psutil.Process(parent),), daemon=True).start()
-
-
-def _end_with(parent: psutil.Process) -> None:
-    """End this process when the one that started it is gone, however that ended."""
-    while parent.is_running():
-        time.sleep(1)
-    os._exit(1)
-
-
-def _work_here(places: list[int]) -> tuple[float, list[bytes]]:
-    return _work(_received[0], places)
-
-
-def _work(sent: _Sent, places: list[int]) -> tuple[float, list[bytes]]:
-    """How long some tasks took in seconds; result and warnings of each, pickled."""
-    with _one_at_a_time:
-        tasks, before = sent.tasks, torch.get_num_threads()
-        torch.set_num_threads(min(before, sent.threads))
-        since = time.monotonic()
-        try:
-            results = [_told(tasks[i]) for i in places]
-        finally:
-            torch.set_num_threads(before)
-        return time.monotonic() - since, results
-
-
-def _told(task: Task) -> bytes:
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("default")
-        result = task()
-    texts = [(_known(warning.category), str(warning.message)) for warning in said]
-    return cloudpickle.dumps((result, texts))
-
-
-def _known(kind: type[Warning]) -> type[Warning]:
-    return kind if kind.__module__ == "builtins" else UserWarning

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 
 from mmlab.models.encoders import Scale
 from mmlab.models.fusion import FUSIONS, Fusion
-from mmlab.models.linear import StackedLinear
+from mmlab.models.linear import StackedLayerNorm, StackedLinear
 from mmlab.models.network import MultimodalNet
 from mmlab.nested import Nested
 
@@ -130,8 +130,9 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
             )
         return first
     if kind is nn.Linear:
-        weight, bias = ([m._parameters[name] for m in modules] for name in ("weight", "bias"))
-        return StackedLinear(_parameter(weight), None if bias[0] is None else _parameter(bias))
+        return StackedLinear(*_weight_and_bias(modules))
+    if isinstance(first, nn.LayerNorm) and kind is nn.LayerNorm and first.elementwise_affine:
+        return StackedLayerNorm(first, *_weight_and_bias(modules))
     if isinstance(first, nn.Flatten) and kind is nn.Flatten:
         return nn.Flatten(_shifted(first.start_dim), _shifted(first.end_dim))
     if isinstance(first, nn.Unflatten) and kind is nn.Unflatten:
@@ -151,6 +152,11 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
     if next(first.buffers(), None) is not None:
         raise UnstackableError(f"{kind.__name__} has buffers, so it cannot be stacked; {FIX}")
     return Vmapped(modules)
+
+
+def _weight_and_bias(modules: Sequence[nn.Module]) -> tuple[nn.Parameter, nn.Parameter | None]:
+    weight, bias = ([m._parameters[name] for m in modules] for name in ("weight", "bias"))
+    return _parameter(weight), None if bias[0] is None else _parameter(bias)
 
 
 def _dropout(part: nn.Module) -> float:

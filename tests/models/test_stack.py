@@ -9,6 +9,8 @@ from torch import nn
 from mmlab.datasets.base import Batch, stack_batches
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import FUSIONS, Concat, MultimodalNet, NetworkStack, UnstackableError
+from mmlab.models.linear import StackedLayerNorm
+from mmlab.models.stack import stack_modules
 
 DATA = [synthetic(n=(40, 10, 10), dims=6, seed=seed) for seed in range(3)]
 
@@ -64,6 +66,26 @@ def test_under_any_encoders(make):
         out = stack.train(training)(together)
         for r, (net, x) in enumerate(zip(nets, each, strict=True)):
             torch.testing.assert_close(out.joint[r], net.train(training)(x).joint)
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.LayerNorm(4), (5, 4)),
+        (nn.LayerNorm(4, bias=False), (4,)),
+        (nn.LayerNorm((2, 3)), (2, 3)),
+    ],
+)
+def test_a_layer_norm_has_its_own_weights_in_each_network(norm, shape):
+    norms = [copy.deepcopy(norm).double() for _ in range(3)]
+    for one in norms:
+        for p in one.parameters():
+            nn.init.normal_(p)
+    x = torch.randn(3, 7, *shape, dtype=torch.float64)
+    stacked = stack_modules(norms, {})
+    assert isinstance(stacked, StackedLayerNorm)
+    each = [norm(own) for norm, own in zip(norms, x, strict=True)]
+    torch.testing.assert_close(stacked(x), torch.stack(each))
 
 
 def test_the_networks_are_copied_and_a_replica_follows_the_stack():
