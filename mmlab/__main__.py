@@ -2,8 +2,9 @@
 
 The first call makes ``.venv`` beside this package and installs the project into it; later calls
 see from a stamp that nothing has changed and start at once. An activated environment that already
-holds this checkout is used as it is. Standard library alone, since nothing else is there yet; and
-no syntax newer than Python 3.8, so that an old Python can say that it is too old.
+holds this checkout is used as it is, and so is the one that a wheel was installed into. Standard
+library alone, since nothing else is there yet; and no syntax newer than Python 3.8, so that an old
+Python can say that it is too old.
 """
 
 from __future__ import annotations
@@ -28,17 +29,34 @@ from typing import IO, TextIO
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from mmlab import __version__
+
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-INSTALL = ["-c", "constraints.txt", "-e", ".[dev]"]
+EXTRAS = ("dev", "notebooks")
+INSTALL = ["-c", "constraints.txt", "-e", ".[{}]".format(",".join(EXTRAS))]
+AT_ONCE = {
+    "list": "which notebooks there are: how long they take, what they ask",
+    "copy-notebooks": "DIR: copy the notebooks into a folder of yours",
+}
+"""What needs no set-up."""
 COMMANDS = {
     "run": "execute the notebooks in order and write the site to build/",
     "test": "check the style and run the tests",
-    "lab": "open JupyterLab on the notebooks",
+    "lab": "open JupyterLab on copies of the notebooks, in work/",
     "bench": "time steps, runs and stacks, as ratios",
     "diagnose": "say which drop a data set has: scale, competition or shift",
     "data": "check the files of a data set and print its card",
 }
+SETS_UP = "The first call sets up .venv in the project's folder, and says how much it downloads."
+IN_A_PACKAGE = (
+    "This mmlab is an installed package. The tests and the pages need the project's checkout;\n"
+    "copied notebooks run in any JupyterLab (the extra `notebooks` brings it)."
+)
+SMALL, LARGE = "0.5", "3"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""Where torch without CUDA is, for Linux; elsewhere it comes so by itself."""
+INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX")
 RESTORE = (
     "It says what to install: restore it (with git: `git checkout -- pyproject.toml "
     "constraints.txt`, else from a fresh copy of the project) and run the same command again."
@@ -47,9 +65,10 @@ FREE_SPACE = (
     "free some space (.venv takes 2 GB, with CUDA 7 GB, and for a while half of it again in the "
     "folder for temporary files, TMPDIR) and run the same command again."
 )
-USAGE = "usage: python3 -m mmlab COMMAND [what the command takes]\n\n" + "\n".join(
-    f"  {name:9}{purpose}" for name, purpose in COMMANDS.items()
-)
+WORK = "work"
+"""Where `lab` copies the notebooks to, so that the checkout stays as it is."""
+ANYWHERE = ("bench", "diagnose", "data")
+"""What runs without a checkout, too."""
 
 
 class SetupError(Exception):
@@ -63,17 +82,30 @@ class Stopped(BaseException):
 def main(arguments: list[str]) -> int:
     """Set up what is missing, then become the command that was asked for; gives an exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        print(usage(ROOT))
         return 0 if arguments else 2
     command, *rest = arguments
-    if command not in COMMANDS:
-        print(f"mmlab: unknown command {command!r}; choose one of these.\n{USAGE}", file=sys.stderr)
+    if command == "--version":
+        print("mmlab", __version__)
+        return 0
+    if command not in {**AT_ONCE, **COMMANDS}:
+        wrong = f"mmlab: unknown command {command!r}; choose one of these."
+        print(f"{wrong}\n{usage(ROOT)}", file=sys.stderr)
         return 2
     try:
         check_version(sys.version_info[:2])
-        check_checkout(ROOT)
+        if command in AT_ONCE:
+            return at_once(command, rest)
+        if not is_checkout(ROOT):
+            check_works_outside(command, ROOT)
+            return hand_over(command_line(command, sys.executable, rest, ROOT), Path.cwd())
+        if {"-h", "--help"} & {*rest} and not ready_python(ROOT):
+            print(f"{command}: {COMMANDS[command]}. {SETS_UP} Then this says what it takes.")
+            return 0
         with stoppable():
             python = interpreter(ROOT)
+        if command == "lab":
+            copies(ROOT / WORK)
         return hand_over(command_line(command, python, rest, ROOT), ROOT)
     except SetupError as error:
         say(f"mmlab: {error}", sys.stderr)
@@ -83,6 +115,15 @@ def main(arguments: list[str]) -> int:
         again = "the same command begins the set-up afresh."
         say(f"\nmmlab: stopped by {number.name}; {again}", sys.stderr)
         return 128 + number
+
+
+def usage(root: Path) -> str:
+    """The commands that there are here."""
+    here = is_checkout(root)
+    offered = {**AT_ONCE, **{name: COMMANDS[name] for name in (COMMANDS if here else ANYWHERE)}}
+    lines = [f"  {name:16}{purpose}" for name, purpose in offered.items()]
+    title = "usage: python3 -m mmlab COMMAND [what the command takes]"
+    return "\n".join([title, "", *lines, "", SETS_UP if here else IN_A_PACKAGE])
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -124,14 +165,51 @@ def check_version(version: tuple) -> None:
         )
 
 
-def check_checkout(root: Path) -> None:
-    """Refuse where the package is installed without the project around it."""
-    if not any((root / name).exists() for name in ("pyproject.toml", "constraints.txt")):
+def is_checkout(root: Path) -> bool:
+    """Is the project around this package, or is it an installed one?"""
+    return any((root / name).exists() for name in ("pyproject.toml", "constraints.txt"))
+
+
+def check_works_outside(command: str, root: Path) -> None:
+    """Refuse what needs the checkout that an installed package is without."""
+    if command not in ANYWHERE:
         raise SetupError(
-            "this mmlab is an installed package, in {}. The notebooks, the tests and their set-up "
-            "come with the project's checkout: run the same command in its folder. `import mmlab`, "
-            "the embedded data and `python -m mmlab.bench` work without it.".format(root / "mmlab")
+            "this mmlab is an installed package, in {}, and `{}` needs the project's checkout: run "
+            "the same command in its folder. What works here: {}.".format(
+                root / "mmlab", command, ", ".join([*AT_ONCE, *ANYWHERE])
+            )
         )
+
+
+# --- the notebooks -----------------------------------------------------------------------------
+
+
+def at_once(command: str, rest: list[str]) -> int:
+    """List or copy the notebooks; gives an exit code."""
+    from mmlab import originals
+
+    if command == "list" and not rest:
+        say(originals.table())
+        return 0
+    if command == "list" or len(rest) != 1 or rest[0].startswith("-"):
+        takes = "DIR, the folder for the copies" if command == "copy-notebooks" else "nothing"
+        say(f"mmlab: {command} takes {takes}; this was {' '.join(rest) or 'nothing'!r}", sys.stderr)
+        return 2
+    new, kept = copies(Path(rest[0]))
+    say(f"{len(new)} notebooks copied into {rest[0]}. Open that folder in JupyterLab.")
+    for path in kept:
+        say(f"{path} differs from ours and is kept; to have ours, move it away and copy again.")
+    return 0
+
+
+def copies(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The notebooks copied into a folder, and those there that differ; raises SetupError."""
+    from mmlab import originals
+
+    try:
+        return originals.copy(folder)
+    except OSError as error:
+        raise SetupError(f"cannot copy the notebooks into {folder}: {error}") from error
 
 
 # --- which Python ------------------------------------------------------------------------------
@@ -142,16 +220,21 @@ def interpreter(root: Path) -> str:
 
     Raises SetupError where the set-up cannot be finished.
     """
-    if activated(root) and holds_project(root):
-        return sys.executable
     try:
-        if not is_ready(root):
+        if not (python := ready_python(root)):
             with only_one(root / ".venv.lock"):
                 if not is_ready(root):  # another process may have finished it while we waited
                     set_up(root)
     except OSError as error:
         raise SetupError(f"cannot set up in {root}: {error}. {remedy(error)}") from error
-    return str(python_of(root))
+    return python or str(python_of(root))
+
+
+def ready_python(root: Path) -> str:
+    """The Python that holds the project, or nothing where it must be set up."""
+    if activated(root) and holds_project(root):
+        return sys.executable
+    return str(python_of(root)) if is_ready(root) else ""
 
 
 def remedy(error: OSError) -> str:
@@ -200,7 +283,8 @@ def requirements(root: Path) -> list[str]:
     path = root / "pyproject.toml"
     try:
         project = tomllib.loads(read(path).decode())["project"]
-        return project["dependencies"] + project["optional-dependencies"]["dev"]
+        extras = [project["optional-dependencies"][name] for name in EXTRAS]
+        return sum(extras, project["dependencies"])
     except (ValueError, KeyError) as error:
         problem = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise SetupError(f"cannot make sense of {path}: {problem}. {RESTORE}") from error
@@ -262,10 +346,9 @@ def set_up(root: Path) -> None:
         clear(venv)
     else:
         (venv / "mmlab.stamp").unlink()
-    say(
-        f"Setting up .venv with {'uv' if uv else 'pip'}: about "
-        f"{'a minute' if uv else 'three minutes'}, longer where torch must be downloaded."
-    )
+    minutes = "a minute" if uv else "three minutes"
+    say(f"Setting up .venv with {'uv' if uv else 'pip'}: about {minutes}, and the time to download")
+    say(download(sys.platform, os.environ) if fresh else "what is new.")
     started = time.monotonic()
     try:
         for line in setup_lines(root, uv, fresh):
@@ -278,6 +361,17 @@ def set_up(root: Path) -> None:
             shutil.rmtree(venv, ignore_errors=True)
         raise
     say(f"Set up in {time.monotonic() - started:.0f} s.")
+
+
+def download(system: str, environment: Mapping[str, str]) -> str:
+    """About how much a set-up downloads, and how to download less."""
+    told = " ".join(text for name, text in environment.items() if name in INDEXES)
+    if system != "linux" or "/cpu" in told:
+        return f"about {SMALL} GB."
+    return (
+        f"about {LARGE} GB, most of it CUDA. Without an NVIDIA GPU {SMALL} GB do: stop, and say\n"
+        f"  PIP_EXTRA_INDEX_URL={CPU_INDEX} python3 -m mmlab run"
+    )
 
 
 def clear(venv: Path) -> None:
@@ -469,7 +563,7 @@ def command_line(command: str, python: str, rest: list[str], root: Path) -> list
         "test": ["pytest", *(() if rest else IN_PARALLEL)],
         "lab": [
             "jupyterlab",
-            "--LabApp.default_url=/lab/tree/notebooks",
+            f"--LabApp.default_url=/lab/tree/{WORK}",
             f"--ServerApp.root_dir={root}",
         ],
         "bench": ["mmlab.bench"],

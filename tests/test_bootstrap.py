@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from mmlab import __main__ as bootstrap
+from mmlab import originals
 
 HERE = Path(bootstrap.__file__).parent
 posix = pytest.mark.skipif(os.name == "nt", reason="the stand-in for uv is a shell script")
@@ -236,6 +237,24 @@ def test_uv_is_told_what_pip_would_know(root, installer, monkeypatch):
     assert told["UV_INDEX_STRATEGY"] == "unsafe-best-match"
 
 
+def test_a_set_up_says_beforehand_how_much_it_downloads(root, installer, monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap.sys, "platform", "linux")
+    for name in bootstrap.INDEXES:
+        monkeypatch.delenv(name, raising=False)
+    bootstrap.interpreter(root)
+    said = capsys.readouterr().out
+    assert f"about {bootstrap.LARGE} GB" in said and bootstrap.CPU_INDEX in said
+    (root / "constraints.txt").write_text("torch==9.9\n")
+    again(root, installer)
+    assert "GB" not in capsys.readouterr().out, "an update fetches little"
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32", "linux"])
+def test_without_cuda_it_downloads_less(system):
+    environment = {"UV_INDEX_URL": bootstrap.CPU_INDEX} if system == "linux" else {}
+    assert bootstrap.download(system, environment) == f"about {bootstrap.SMALL} GB."
+
+
 def test_what_uv_was_told_itself_stands():
     told = bootstrap.uv_environment({"PIP_FIND_LINKS": "a", "UV_FIND_LINKS": "b"})
     assert told["UV_FIND_LINKS"] == "b"
@@ -332,7 +351,7 @@ def test_an_unknown_command_is_refused_before_anything_is_set_up(capsys, no_inst
     assert bootstrap.main(["tset"]) == 2
     said = capsys.readouterr().err
     assert "'tset'" in said
-    assert all(f"\n  {command}" in said for command in ("run", "test", "lab", "bench"))
+    assert all(f"\n  {command}" in said for command in ("run", "test", "lab", "bench", "list"))
 
 
 def test_help_and_a_bare_call_list_the_commands(capsys):
@@ -760,7 +779,7 @@ def test_further_arguments_go_to_the_command_line(root):
     assert line("bench") == ["py", "-m", "mmlab.bench", "-k", "a b"]
     assert line("test") == ["py", "-m", "pytest", "-k", "a b"]
     assert f"--ServerApp.root_dir={root}" in line("lab")
-    assert "--LabApp.default_url=/lab/tree/notebooks" in line("lab")
+    assert "--LabApp.default_url=/lab/tree/work" in line("lab")
 
 
 def test_all_tests_run_on_all_cores_and_chosen_ones_start_at_once(root):
@@ -785,6 +804,24 @@ def test_elsewhere_the_environment_stays_as_it_is(libc):
 @pytest.mark.parametrize("name", ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"])
 def test_what_the_user_has_set_stays(name):
     assert bootstrap.keeping_memory({name: "65536"}, "glibc")[name] == "65536"
+
+
+def test_lab_opens_copies_and_keeps_what_was_done_in_them(root, installer, monkeypatch):
+    monkeypatch.setattr(bootstrap, "ROOT", root)
+    monkeypatch.setattr(bootstrap, "hand_over", lambda line, place: 0)
+    assert bootstrap.main(["lab"]) == 0
+    copies = sorted((root / "work").iterdir())
+    assert [path.name for path in copies] == [path.name for path in originals.notebooks()]
+    copies[1].write_text("mine")
+    assert bootstrap.main(["lab"]) == 0
+    assert copies[1].read_text() == "mine"
+
+
+def test_a_folder_for_the_copies_that_cannot_be_made_is_named(root, installer, monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "ROOT", root)
+    (root / "work").touch()
+    assert bootstrap.main(["lab"]) == 1
+    assert f"cannot copy the notebooks into {root / 'work'}" in capsys.readouterr().err
 
 
 @posix

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 import mmlab
 from mmlab import __main__ as bootstrap
+from mmlab.__main__ import ANYWHERE, AT_ONCE, COMMANDS
 
 ROOT = Path(mmlab.__file__).resolve().parent.parent
 PINS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -104,6 +106,7 @@ ROOMS = (
         "diagnosis",
         "evidence",
         "notebooks",
+        "originals",
         "__main__",
     ),
 )
@@ -198,10 +201,10 @@ def test_a_circle_would_be_seen():
 # --- what is shipped ------------------------------------------------------------------------------
 
 
-def build(kind: str, folder: Path) -> Path:
-    """A wheel of this checkout, unpacked, as an installer leaves it: no network is needed."""
+def build(kind: str, folder: Path, source: Path = ROOT) -> Path:
+    """A wheel of a checkout, unpacked, as an installer leaves it: no network is needed."""
     words = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
-    subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(words, cwd=source, capture_output=True, check=True)
     [file] = folder.glob("*.whl")
     with zipfile.ZipFile(file) as wheel:
         wheel.extractall(folder / "site")
@@ -268,17 +271,85 @@ def test_outside_of_a_checkout_the_data_come_from_the_wheel(outside, site):
     assert {*site.rglob("*")} == before
 
 
-@pytest.mark.parametrize("command", ["run", "test", "lab"])
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {*ANYWHERE}))
 def test_outside_of_a_checkout_the_commands_say_that_they_need_one(outside, command):
     said = outside("-B", "-m", "mmlab", command)
     assert said.returncode == 1 and "is an installed package" in said.stderr
-    assert "come with the project's checkout: run the same command in its folder" in said.stderr
+    assert "needs the project's checkout: run the same command in its folder" in said.stderr
+    assert "What works here: list, copy-notebooks, bench, diagnose, data." in said.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "list"])
-def test_outside_of_a_checkout_there_are_no_notebooks(outside, command):
-    said = outside("-B", "-m", "mmlab.notebooks", command)
-    assert said.returncode == 2 and "they come with the project's checkout" in said.stderr
+def test_outside_of_a_checkout_the_help_offers_what_works_there(outside):
+    said = outside("-B", "-m", "mmlab").stdout
+    offered = re.findall(r"^  (\S+)", said, re.MULTILINE)
+    assert offered == [*AT_ONCE, *ANYWHERE]
+    assert "is an installed package" in said
+
+
+@pytest.mark.parametrize("command", ANYWHERE)
+def test_outside_of_a_checkout_a_command_runs_where_it_was_called(outside, command):
+    said = outside("-B", "-m", "mmlab", command, "--help")
+    assert said.returncode == 0 and "usage" in said.stdout, said.stderr
+
+
+def test_outside_of_a_checkout_the_notebooks_come_from_the_wheel(outside, tmp_path):
+    assert "01   90 s" in outside("-B", "-m", "mmlab", "list").stdout
+    outside("-B", "-m", "mmlab", "copy-notebooks", "mine")
+    ours = {path.name: path.read_bytes() for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert ours == {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+
+
+def test_the_source_archive_makes_the_same_wheel(site, tmp_path):
+    """Who installs from it has the data, too."""
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    [archive] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    again = build("wheel", tmp_path / "wheel", archive.with_suffix("").with_suffix(""))
+    assert contents(again) == contents(site)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# --- the extra `notebooks` ------------------------------------------------------------------------
+
+WITHOUT_NOTEBOOKS = """
+import importlib, sys
+
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing)
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+"""
+
+
+def without_notebooks(*names: str) -> subprocess.CompletedProcess:
+    """Import these modules where nothing of that extra, nor what comes with it, is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["optional-dependencies"]["notebooks"]
+    asked = [re.match(r"[\w.-]+", line).group().replace("-", "_") for line in lines]
+    missing = ",".join([*asked, "IPython", "jupyter_client", "traitlets", "bs4", "bleach"])
+    words = [sys.executable, "-c", WITHOUT_NOTEBOOKS, missing, *names]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_library_does_without_the_extra_for_the_notebooks():
+    library = [name for name in modules() if room(name) not in ("notebooks", "__main__")]
+    said = without_notebooks(*(name for name in library if not name.endswith("__main__")))
+    assert not said.returncode, said.stderr
+
+
+def test_the_runner_without_its_extra_says_what_to_install():
+    said = without_notebooks("mmlab.notebooks")
+    assert said.returncode and "pip install -e '.[notebooks]'" in said.stderr
 
 
 def test_an_editable_install_copies_nothing(tmp_path):

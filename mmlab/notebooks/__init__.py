@@ -16,9 +16,16 @@ that is the reference, and a test holds the two against each other.
 which versions) in ``build/notebooks/`` and an HTML site in ``build/site/``.
 """
 
-from mmlab.notebooks.catalogue import NotebookError
-from mmlab.notebooks.result import Result
-from mmlab.notebooks.runner import run
-from mmlab.notebooks.site import SiteError
+try:
+    from mmlab.notebooks.catalogue import NotebookError
+    from mmlab.notebooks.result import Result
+    from mmlab.notebooks.runner import run
+    from mmlab.notebooks.site import SiteError
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}: it runs the notebooks, and comes with the extra `notebooks` of mmlab. Install "
+        "that, as in `pip install -e '.[notebooks]'` in the project's folder.",
+        name=error.name,
+    ) from error
 
 __all__ = ["NotebookError", "Result", "SiteError", "run"]
