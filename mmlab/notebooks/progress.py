@@ -3,9 +3,12 @@
 import asyncio
 import os
 import re
+import shutil
 import time
 from contextlib import suppress
 from typing import TextIO
+
+from tqdm.utils import disp_trim
 
 from mmlab.notebooks.result import Result
 
@@ -40,6 +43,11 @@ def _make_a_hole(stream: TextIO) -> None:
         return  # a stream without a file, and so without anything that waits to be written
 
 
+def _unwrapped(line: str) -> str:
+    """As much of a line as the terminal has columns for; a wide character takes two."""
+    return disp_trim(line, shutil.get_terminal_size().columns - 1)
+
+
 class Progress:
     """Tells a person how far each running notebook is: live lines on a terminal or plain ones."""
 
@@ -56,8 +64,8 @@ class Progress:
         for result, start in self.running.values():
             seconds = time.monotonic() - start
             place = f"cell {result.cell or 0}/{result.cells}"
-            number, title = result.notebook[:2], result.title[:40]  # no line may wrap
-            show(f"{number} {title}  {place}  {seconds:.0f} s", self.stream)
+            line = f"{result.notebook[:2]}  {place:12}  {seconds:5.0f} s  {result.title}"
+            show(_unwrapped(line) if self.live else line, self.stream)
         self._drawn = len(self.running)
 
     def say(self, text: str) -> None:
