@@ -10,20 +10,37 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.image import imsave
 
+import mmlab
 from mmlab import Step
+from mmlab.__main__ import AT_ONCE, COMMANDS
 from mmlab.training import Run
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-README = PAGES[0].read_text(encoding="utf-8")
+TOP = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
+README, CHINESE = (page.read_text(encoding="utf-8") for page in PAGES[:2])
+GUIDE = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("library", "diagnose", "own-data", "first-method")),
+]
+"""The pages whose blocks stand alone."""
+HOST = re.compile(r"\.\./\.\./(actions|deployments)\b")
+"""What the host of the repository shows beside its files."""
 # set in the constructor of a step
 HELD = ["model", "batch", "optimizer", "epoch", "progress", "logged"]
 
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+
+
+def all_blocks() -> list[str]:
+    """Each block of the guide, once: what two pages show is the same on both."""
+    found = [block for page in GUIDE for block in blocks((ROOT / page).read_text("utf-8"))]
+    return [*dict.fromkeys(found)]
 
 
 def trained(block: str) -> tuple[Run, dict]:
@@ -36,7 +53,7 @@ def trained(block: str) -> tuple[Run, dict]:
 
 
 def block_with(text: str) -> str:
-    (found,) = [block for block in blocks(README) if text in block]
+    (found,) = [block for block in all_blocks() if text in block]
     return found
 
 
@@ -148,7 +165,7 @@ def test_a_step_has_fewer_public_names_than_it_once_had_and_none_about_stacks() 
 
 def test_the_examples_of_the_readme_have_types(tmp_path: Path) -> None:
     """A type checker resolves the public names, though they load on first use."""
-    for number, block in enumerate(blocks(README)):
+    for number, block in enumerate(all_blocks()):
         (tmp_path / f"block_{number}.py").write_text(defined(block), encoding="utf-8")
     (tmp_path / "wrong.py").write_text("import mmlab\n\nmmlab.OGM(alfa=1)\nmmlab.fitt\n")
     words = [sys.executable, "-m", "mypy", str(tmp_path)]
@@ -156,6 +173,52 @@ def test_the_examples_of_the_readme_have_types(tmp_path: Path) -> None:
     errors = [line for line in said.splitlines() if "error:" in line]
     assert all("wrong.py" in line for line in errors), said
     assert len(errors) == 2, said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist(page: Path) -> None:
+    known = {*AT_ONCE, *COMMANDS, "--help", "--version", "COMMAND"}
+    for command in re.findall(r"python3? -m mmlab +([\w-]+)", page.read_text(encoding="utf-8")):
+        assert command in known, command
+
+
+def test_the_chinese_page_is_up_to_date() -> None:
+    """Its commands, code and pictures are those of the English one, and so are the notebooks."""
+    ours, theirs = (
+        [*re.findall(r"```.*?```", page, re.DOTALL), *re.findall(r"\]\((notebooks/[^)]+)", page)]
+        for page in (README, CHINESE)
+    )
+    assert [one for one in theirs if one not in ours] == []
+    assert {one for one in ours if "notebooks/" in one} <= {*theirs}
+    assert pictures(CHINESE) == pictures(README)
+
+
+def pictures(page: str) -> list[str]:
+    """The files of a page's pictures, each of which has an alt text."""
+    found = re.findall(r"!\[([^]]*)\]\((figures/[^)]+)\)", page)
+    assert all(alt for alt, _ in found)
+    return [file for _, file in found]
+
+
+def test_pictures_of_the_readme_are_small_and_all_are_shown() -> None:
+    files = [*(ROOT / "figures/gallery").glob("*.png")]
+    assert {str(file.relative_to(ROOT)) for file in files} == {*pictures(README)}
+    assert len(files) == 7
+    assert max(file.stat().st_size for file in files) <= 80_000
+
+
+def test_who_cites_it_cites_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= {*cited}
+    assert (cited["version"], cited["license"]) == (mmlab.__version__, "MIT")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(mmlab.__version__)}\b", changes, re.MULTILINE)
+
+
+def test_commits_are_checked_with_the_same_ruff_as_the_tests() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert {*re.findall(r"ruff==[\d.]+", hooks)} <= {*pins}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -167,5 +230,5 @@ def test_code_is_python(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
-    local = [link for link in links if not link.startswith("http")]
+    local = [link for link in links if not (link.startswith("http") or HOST.match(link))]
     assert [link for link in local if not (page.parent / link).exists()] == []
