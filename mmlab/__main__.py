@@ -186,10 +186,10 @@ def check_works_outside(command: str, root: Path) -> None:
 
 def at_once(command: str, rest: list[str]) -> int:
     """List or copy the notebooks; gives an exit code."""
-    from mmlab import originals
+    from mmlab.originals import table
 
     if command == "list" and not rest:
-        say(originals.table())
+        say(table())
         return 0
     if command == "list" or len(rest) != 1 or rest[0].startswith("-"):
         takes = "DIR, the folder for the copies" if command == "copy-notebooks" else "nothing"
@@ -204,10 +204,10 @@ def at_once(command: str, rest: list[str]) -> int:
 
 def copies(folder: Path) -> tuple[list[Path], list[Path]]:
     """The notebooks copied into a folder, and those there that differ; raises SetupError."""
-    from mmlab import originals
+    from mmlab.originals import copy
 
     try:
-        return originals.copy(folder)
+        return copy(folder)
     except OSError as error:
         raise SetupError(f"cannot copy the notebooks into {folder}: {error}") from error
 
