@@ -47,6 +47,9 @@ COMMANDS = {
     "bench": "time steps, runs and stacks, as ratios",
     "diagnose": "say which drop a data set has: scale, competition or shift",
     "data": "check the files of a data set and print its card",
+    "student": "write the notebooks without solutions and answers",
+    "grade": "grade students' notebooks on hidden cases",
+    "slides": "make slides of the executed notebooks",
 }
 SETS_UP = "The first call sets up .venv in the project's folder, and says how much it downloads."
 IN_A_PACKAGE = (
@@ -569,6 +572,7 @@ def command_line(command: str, python: str, rest: list[str], root: Path) -> list
         "bench": ["mmlab.bench"],
         "diagnose": ["mmlab.diagnosis"],
         "data": ["mmlab.data_card"],
+        **{name: ["mmlab.course", name] for name in ("student", "grade", "slides")},
     }[command]
     return [python, "-m", *words, *rest]
 

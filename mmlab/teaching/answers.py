@@ -47,7 +47,7 @@ def exercise(
     def check(mine: Callable) -> Callable:
         for passed, (case, given) in enumerate(named.items()):
             arguments = given if isinstance(given, tuple) else (given,)
-            expected = _call(reference, arguments)
+            expected = call(reference, arguments)
             try:
                 problem = _problem(mine, arguments, expected, mistakes or {}, tolerance)
             except NotImplementedError:
@@ -74,16 +74,16 @@ def _problem(
     Raises NotImplementedError for a stub.
     """
     try:
-        got = _call(mine, arguments)
+        got = call(mine, arguments)
     except Exception as error:
         places = _places(error, mine)
         if isinstance(error, NotImplementedError) and places and places[-1]:
             raise
         own = [f"in the line: {place.line}" for place in places if place]
         return [f"{type(error).__name__}: {error}", *own[-1:]]
-    if any(got is stub for stub in UNWRITTEN) and _computes_nothing(mine):
+    if any(got is stub for stub in UNWRITTEN) and computes_nothing(mine):
         raise NotImplementedError
-    lines = _difference(got, expected, tolerance)
+    lines = difference(got, expected, tolerance)
     if not lines:
         return []
     if got is None:
@@ -91,10 +91,10 @@ def _problem(
     shown = [" ".join(repr(value).split()) for value in (got, expected)]
     if max(map(len, shown)) <= 150:
         lines += [f"got       {shown[0]}", f"expected  {shown[1]}"]
-    return lines + _likely(got, arguments, mistakes, tolerance)
+    return lines + likely(got, arguments, mistakes, tolerance)
 
 
-def _call(function: Callable, arguments: tuple) -> Any:
+def call(function: Callable, arguments: tuple) -> Any:
     """The result on copies of the arguments, from the same random numbers each time."""
     from mmlab.seeds import drawing
 
@@ -102,7 +102,7 @@ def _call(function: Callable, arguments: tuple) -> Any:
         return function(*copy.deepcopy(arguments))
 
 
-def _computes_nothing(function: Callable) -> bool:
+def computes_nothing(function: Callable) -> bool:
     """Whether the body is a stub. What has no bytecode (a builtin, a `partial`) is none."""
     code = _code(function)
     return code is not None and {step.opname for step in dis.get_instructions(code)} <= IDLE
@@ -122,19 +122,19 @@ def _places(error: Exception, mine: Callable) -> list[traceback.FrameSummary | N
     ]
 
 
-def _likely(got: Any, arguments: tuple, mistakes: Mapping, tolerance: float) -> list[str]:
+def likely(got: Any, arguments: tuple, mistakes: Mapping, tolerance: float) -> list[str]:
     """The mistakes that lead to just this result."""
     found = []
     for name, wrong in mistakes.items():
         try:
-            if not _difference(got, _call(wrong, arguments), tolerance):
+            if not difference(got, call(wrong, arguments), tolerance):
                 found.append(f"likely mistake: {name}")
         except Exception:  # this mistake cannot be made on this case
             continue
     return found
 
 
-def _difference(got: Any, expected: Any, tolerance: float) -> list[str]:
+def difference(got: Any, expected: Any, tolerance: float) -> list[str]:
     """In what two results differ, in lines; none if they agree. Looks into dicts and sequences."""
     if isinstance(expected, Mapping):
         if not isinstance(got, Mapping) or set(got) != set(expected):
@@ -151,13 +151,13 @@ def _difference(got: Any, expected: Any, tolerance: float) -> list[str]:
     else:
         return _difference_in_numbers(got, expected, tolerance)
     for place, one, other in pairs:
-        if problem := _difference(one, other, tolerance):
+        if problem := difference(one, other, tolerance):
             return [f"in {place}: {problem[0]}", *problem[1:]]
     return []
 
 
 def _difference_in_numbers(got: Any, expected: Any, tolerance: float) -> list[str]:
-    """As `_difference`, for what torch takes as numbers; names the worst entry."""
+    """As `difference`, for what torch takes as numbers; names the worst entry."""
     import torch
 
     try:
