@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+HINT = "The controls live as long as the kernel: after a restart, run this cell again."
+
 
 def explore(
     draw: Callable[..., None],
@@ -124,7 +126,8 @@ def _sliders(draw: Callable[..., None], start: Mapping[str, Any], controls: Mapp
     for widget in widgets.values():
         widget.observe(redraw, "value")
     redraw()
-    display(ipywidgets.VBox([*widgets.values(), output]))
+    display(ipywidgets.VBox([*map(_labelled, widgets.values()), output]))
+    display({"text/plain": HINT}, raw=True)  # not in the box, which goes with the kernel
 
 
 def _picture(draw: Callable[..., None], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,6 +143,30 @@ def _picture(draw: Callable[..., None], values: Mapping[str, Any]) -> dict[str, 
         names = {"ename": type(error).__name__, "evalue": str(error)}
         return {"output_type": "error", **names, "traceback": lines}
     return {"output_type": "display_data", "data": plotting._output(png, alt), "metadata": {}}
+
+
+def _labelled(control: Any) -> Any:
+    """A slider after a box with the same number, whose label a screen reader says; others alone."""
+    import ipywidgets
+
+    boxes = {
+        ipywidgets.IntSlider: ipywidgets.BoundedIntText,
+        ipywidgets.FloatSlider: ipywidgets.BoundedFloatText,
+    }
+    if type(control) not in boxes:
+        return control
+    same = {name: getattr(control, name) for name in ("min", "max", "step", "value", "description")}
+    look = {"style": {"description_width": "initial"}, "layout": {"width": "auto"}}
+    box = boxes[type(control)](**same, **look)
+    control.description, control.readout = "", False
+    digits = max(_digits(control.min), _digits(control.step))
+    ipywidgets.link((control, "value"), (box, "value"), (lambda x: round(x, digits), lambda x: x))
+    return ipywidgets.HBox([box, control], layout={"flex_flow": "row wrap"})
+
+
+def _digits(number: float) -> int:
+    """How many decimal places a number has: with more, a slider's 0.1 is 0.10000000000000009."""
+    return max(-int(Decimal(str(number)).as_tuple().exponent), 0)
 
 
 def _widget(key: str, control: Any, start: Any) -> Any:
@@ -162,5 +189,4 @@ def _widget(key: str, control: Any, start: Any) -> Any:
     bounds["continuous_update"] = False  # a picture a move would lag behind the hand
     if _is_whole(control):
         return ipywidgets.IntSlider(**bounds, **look)
-    digits = max(-int(Decimal(str(number)).as_tuple().exponent) for number in (low, step, 0))
-    return ipywidgets.FloatSlider(readout_format=f".{digits}f", **bounds, **look)
+    return ipywidgets.FloatSlider(**bounds, **look)

@@ -1,19 +1,24 @@
 """A notebook in the hands of a reader: JupyterLab in a real browser, a slider under the arrow keys.
 
-The notebook is number 05; where the collection has none yet, a small one with the same parts.
+The notebook is a copy of number 05, in the folder that `python3 -m mmlab lab` makes for it.
 """
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat import v4
 
-from mmlab.notebooks.catalogue import NOTEBOOKS
+from mmlab import originals
+from mmlab.__main__ import WORK
+from mmlab.notebooks.catalogue import ROOT
+from mmlab.teaching.play import HINT
 
 pytest.importorskip("selenium")
 
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -22,22 +27,6 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 DEADLINE = 180
 """Seconds that the notebook may take; every other wait is far shorter."""
-
-SMALL = """
-from mmlab import plotting
-from mmlab.teaching import explore
-
-plotting.style()
-
-
-def draw(ax, slope):
-    ax.plot([0, 1], [0, slope])
-    ax.set(title=f"slope {slope:.2f}", xlabel="x", ylabel="y", ylim=(-1, 1))
-
-
-strip = [{"slope": slope} for slope in (0.5, 0.0, -0.5)]
-explore(draw, strip=strip, name="browser-test", alt="Three lines.", slope=(-1.0, 1.0, 0.05))
-"""
 
 # the page calls a kernel idle before it is connected to it, and what is run by then is lost
 READY = """
@@ -52,6 +41,8 @@ ERRORS = """
     const failed = '.jp-NotebookPanel [data-mime-type="application/vnd.jupyter.error"]';
     return [...document.querySelectorAll(failed)].map(e => e.textContent);
 """
+SAVED = "return !window.jupyterapp.shell.currentWidget.context.model.dirty;"
+RESTART = "return window.jupyterapp.shell.currentWidget.sessionContext.restartKernel();"
 # in one go: between two questions a redraw may have put another picture in the place of this one
 PICTURE = """
     const images = arguments[0].querySelectorAll("img");
@@ -61,21 +52,29 @@ PICTURE = """
 """
 
 
-def place_notebook(folder: Path) -> str:
-    """Put a copy of the notebook into `folder`, its profile set to smoke; gives its name."""
-    if files := [*NOTEBOOKS.glob("05-*.ipynb")]:
-        notebook = nbformat.read(files[0], as_version=4)
-        (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-        cell.source, found = re.subn(
-            r"^profile = .*$", 'profile = "smoke"', cell.source, flags=re.MULTILINE
-        )
-        assert found == 1
-    else:
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        cells = [v4.new_code_cell('profile = "smoke"'), v4.new_code_cell(SMALL.strip())]
-        notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(notebook, folder / "notebook.ipynb")
-    return "notebook.ipynb"
+def place_notebook(checkout: Path) -> str:
+    """A checkout with copies to work in; gives the name of one whose profile is smoke."""
+    for name in ("notebooks", ".gitignore"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, checkout / name)
+    git(checkout, "init", "-q")
+    git(checkout, "add", ".")
+    git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "as it comes")
+    copies = {path.name[:2]: path for path in originals.copy(checkout / WORK).new}
+    notebook = nbformat.read(copies["05"], as_version=4)
+    (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    cell.source, found = re.subn(
+        r"^profile = .*$", 'profile = "smoke"', cell.source, flags=re.MULTILINE
+    )
+    assert found == 1
+    nbformat.write(notebook, copies["05"])
+    return f"{WORK}/{copies['05'].name}"
+
+
+def git(checkout: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=checkout, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def wait(browser: WebDriver, condition, seconds: float = 60):
@@ -112,7 +111,14 @@ def picture(box: WebElement) -> str | None:
     return box.parent.execute_script(PICTURE, box)
 
 
+def save(browser: WebDriver) -> None:
+    """Ctrl+S, and wait until the file is written."""
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys("s").key_up(Keys.CONTROL).perform()
+    wait(browser, lambda b: b.execute_script(SAVED))
+
+
 def test_a_slider_under_the_keyboard_redraws_the_picture(lab, browser) -> None:
+    """And after all of it the checkout is as it was."""
     name = place_notebook(lab.folder)
     browser.get(f"{lab.url}lab/tree/{name}?token={lab.token}")
     wait(browser, lambda b: b.execute_script(READY))
@@ -128,7 +134,19 @@ def test_a_slider_under_the_keyboard_redraws_the_picture(lab, browser) -> None:
     after = wait(browser, lambda _: (now := picture(box)) != before and now)
     assert after.startswith("data:image/png;base64,")
     assert float(handle.get_attribute("aria-valuenow")) != value
+    number = box.find_element(By.CSS_SELECTOR, "input[type=number]")
+    assert (number.accessible_name, number.aria_role) == ("angle, degrees", "spinbutton")
+    assert float(number.get_attribute("value")) == float(handle.get_attribute("aria-valuenow"))
     browser.execute_script("arguments[0].scrollIntoView()", box)  # for the screenshot
 
     assert browser.execute_script(ERRORS) == []
     assert one(browser, ".jp-Dialog") is None
+
+    save(browser)
+    saved = nbformat.read(lab.folder / name, as_version=4)
+    assert any(cell.get("outputs") for cell in saved.cells)
+    assert git(lab.folder, "status", "--porcelain") == ""
+
+    browser.execute_script(RESTART)
+    wait(browser, lambda b: b.execute_script(READY))
+    assert HINT in browser.execute_script("return document.body.innerText")

@@ -60,11 +60,23 @@ def play(draw, strip=STRIP, **controls):
     explore(draw, strip=strip, name="play", alt="Three lines.", **(controls or CONTROLS))
 
 
-def parts(box):
-    """The controls by name, and the output under them."""
-    *controls, output = box.children
+def parts(shown):
+    """The controls by name, and the output under them; of a slider, what moves it."""
+    (box,) = (one for one in shown if isinstance(one, ipywidgets.VBox))
+    *rows, output = box.children
     assert isinstance(output, ipywidgets.Output)
+    return [row.children[1] if isinstance(row, ipywidgets.HBox) else row for row in rows], output
+
+
+def named(shown):
+    controls, output = parts(shown)
     return dict(zip(CONTROLS, controls, strict=True)), output
+
+
+def numbers(shown):
+    """The box beside each slider."""
+    (box,) = (one for one in shown if isinstance(one, ipywidgets.VBox))
+    return [row.children[0] for row in box.children if isinstance(row, ipywidgets.HBox)]
 
 
 def image(output):
@@ -114,9 +126,10 @@ def test_an_error_in_the_strip_is_raised_and_leaves_no_figure(draw, headless):
 def test_the_first_picture_is_drawn_once_at_the_first_setting(draw, live, shown):
     play(draw)
     assert draw.calls == [*STRIP, START]
-    strip, box = shown
+    strip, _, hint = shown
     assert strip["text/plain"] == "Three lines."
-    _, output = parts(box)
+    assert "after a restart, run this cell again" in hint["text/plain"]
+    _, output = parts(shown)
     source, alt = image(output)
     assert b"Software" not in base64.b64decode(source.partition(",")[2])  # it would name a version
     assert alt == "The picture at angle = 90, gamma_rate = 1.5, raw = False, kind = concat"
@@ -127,7 +140,7 @@ def test_the_first_picture_is_drawn_once_at_the_first_setting(draw, live, shown)
 )
 def test_each_control_redraws_the_one_output_in_its_place(draw, live, shown, key, value):
     play(draw)
-    controls, output = parts(shown[-1])
+    controls, output = named(shown)
     first, _ = image(output)
     states = []
     output.observe(lambda change: states.append(len(change.new)), "outputs")
@@ -136,14 +149,14 @@ def test_each_control_redraws_the_one_output_in_its_place(draw, live, shown, key
     second, alt = image(output)
     assert second != first and f"{key} = {value}" in alt
     assert states == [1]  # never empty, never two
-    assert len(shown) == 2
+    assert len(shown) == 3
     controls[key].value = START[key]
     assert image(output)[0] == first
 
 
 def test_moving_leaves_no_figure_behind(draw, live, shown):
     play(draw)
-    controls, _ = parts(shown[-1])
+    controls, _ = named(shown)
     for angle in range(0, 30, 5):
         controls["angle"].value = angle
     assert plt.get_fignums() == []
@@ -158,7 +171,7 @@ def test_others_figures_are_left_alone(draw, live, shown):
 
 def test_an_error_shows_in_the_picture_s_place_and_passes(draw, live, shown):
     play(draw)
-    controls, output = parts(shown[-1])
+    controls, output = named(shown)
     controls["angle"].value = 180
     (error,) = output.outputs
     assert (error["output_type"], error["ename"]) == ("error", "ZeroDivisionError")
@@ -171,27 +184,46 @@ def test_an_error_shows_in_the_picture_s_place_and_passes(draw, live, shown):
 
 def test_controls_say_their_name_unit_and_value(draw, live, shown):
     play(draw)
-    controls, _ = parts(shown[-1])
-    labels = [widget.description for widget in controls.values()]
+    (angle, rate, raw, kind), _ = parts(shown)
+    labelled = [*numbers(shown), raw, kind]
+    labels = [widget.description for widget in labelled]
     assert labels == ["angle, degrees", "gamma rate", "raw", "kind"]
-    assert all(widget.style.description_width == "initial" for widget in controls.values())
-    angle, rate, raw, kind = controls.values()
+    assert all(widget.style.description_width == "initial" for widget in labelled)
     assert isinstance(angle, ipywidgets.IntSlider) and isinstance(rate, ipywidgets.FloatSlider)
     assert isinstance(raw, ipywidgets.Checkbox) and isinstance(kind, ipywidgets.Dropdown)
-    assert angle.readout and rate.readout and rate.readout_format == ".2f"
+    assert not angle.readout and not rate.readout, "the number stands in its box"
     assert not angle.continuous_update and not rate.continuous_update
     assert (rate.min, rate.max, rate.step) == (0.0, 2.0, 0.25)
 
 
+@pytest.mark.parametrize("control", [(0, 180, 5), (0.05, 1.05, 0.1), (0.0, 1.0, 0.125)])
+def test_a_slider_and_its_number_go_together(control, live, shown):
+    low, high, step = control
+    drawn = []
+    explore(
+        lambda ax, rate: drawn.append(rate), strip=[{"rate": low}], name="n", alt="a", rate=control
+    )
+    ((slider,), _), (number,) = parts(shown), numbers(shown)
+    assert [(w.min, w.max, w.step, w.value) for w in (slider, number)] == [
+        (low, high, step, low)
+    ] * 2
+    assert type(number.value) is type(low)
+    number.value = high
+    assert slider.value == high
+    slider.value = low
+    assert number.value == low
+    assert drawn == [low, low, high, low], "one picture for each move"
+
+
 @pytest.mark.parametrize(
-    ("control", "digits"),
-    [((0.05, 1.05, 0.1), ".2f"), ((0.0, 1.0, 0.125), ".3f"), ((1e22, 9e22, 1e22), ".0f")],
+    ("control", "moved", "digits"),
+    [((-1.0, 1.0, 0.05), 0.10000000000000009, 0.1), ((0.0, 1.0, 0.125), 0.375, 0.375)],
 )
-def test_a_slider_shows_the_digits_that_its_values_have(control, digits, live, shown):
-    strip = [{"rate": control[0]}]
-    explore(lambda ax, rate: None, strip=strip, name="n", alt="a", rate=control)
-    slider, _ = shown[-1].children
-    assert slider.readout_format == digits
+def test_a_number_has_the_digits_of_its_step(control, moved, digits, live, shown):
+    explore(lambda ax, x: None, strip=[{"x": 0.0}], name="n", alt="a", x=control)
+    ((slider,), _), (number,) = parts(shown), numbers(shown)
+    slider.value = moved
+    assert number.value == digits
 
 
 def test_choices_need_not_be_texts(live, shown):
@@ -200,7 +232,7 @@ def test_choices_need_not_be_texts(live, shown):
     explore(
         lambda ax, size: drawn.append(size), strip=strip, name="n", alt="a", size=[None, (1, 2)]
     )
-    choice, _ = shown[-1].children
+    (choice,), _ = parts(shown)
     choice.value = (1, 2)
     assert drawn == [None, None, (1, 2)]
 
