@@ -21,7 +21,7 @@ SLOW = {
     *("test_bootstrap.py", "test_packaging.py", "test_stacked.py", "test_fusion.py"),
     *("test_diagnosis.py", "test_local.py", "test_workers.py", "test_cache.py", "test_identity.py"),
     *("test_stamps.py", "test_icons.py", "test_items.py", "test_watch.py"),
-    *("test_several_processes.py", "test_grading.py"),
+    *("test_several_processes.py", "test_grading.py", "test_slides.py"),
 }
 """Folders and files whose tests take seconds each: `pytest -m "not slow"` leaves them out."""
 

@@ -23,8 +23,10 @@ from mmlab.files import write_atomically
 from mmlab.notebooks.catalogue import NotebookError
 
 HEADING = re.compile(r"^#{1,3} (.+)$", re.MULTILINE)
-GOALS = re.compile(r"^After this notebook you can\n\n((?:- .+\n(?:  .+\n)*)+)", re.MULTILINE)
-SUMMARY = re.compile(r"^## (Summary in five lines.*)\n\n((?:\d\. .+\n?)+)", re.MULTILINE)
+GOALS = re.compile(r"^After this notebook you can\n\n(.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+SUMMARY = re.compile(
+    r"^## (Summary in five lines[^\n]*)\n\n(.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL
+)
 CAPTION = re.compile(r"\*\*Figure \d+\.\*\*.*?(?=\n\n|\Z)", re.DOTALL)
 FORMULA = re.compile(r"\$([^$]+)\$")
 CHINESE = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]+")
@@ -32,11 +34,12 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 STYLE = """
 @page { size: 10in 5.625in; margin: 0; }
-html { scroll-snap-type: y mandatory; font: 2.1vw/1.4 system-ui, sans-serif; color: #1d2733; }
+html { scroll-snap-type: y mandatory; color: #1d2733;
+  font: min(2.1vw, 3.4vh)/1.4 system-ui, sans-serif; }
 body { margin: 0; }
 section { box-sizing: border-box; height: 100vh; padding: 2.5vw 4vw; scroll-snap-align: start;
   display: flex; flex-direction: column; gap: 1.5vw; overflow: hidden; break-after: page; }
-section.words { justify-content: center; }
+section.words { justify-content: center; font-size: .9em; }
 h1, h2 { margin: 0; font-size: 1.3em; line-height: 1.2; }
 h1 { font-size: 2em; }
 figure { margin: 0; flex: 1; min-height: 0; display: flex; flex-direction: column; gap: 1vw; }
@@ -101,14 +104,21 @@ def print_pdf(path: Path) -> Path:
 
 
 def _page(notebook: nbformat.NotebookNode) -> str:
-    slides = [*_slides(notebook)]
-    title = html.escape(re.sub("<.*?>", "", slides[0].partition("</h1>")[0]))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>'
-        f"\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(slides)
-        + f"\n<script>{TURN}</script>\n</body>\n</html>\n"
-    )
+    title = html.escape(HEADING.findall(notebook.cells[0].source)[0])
+    slides = "\n".join(_slides(notebook))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{slides}
+<script>{TURN}</script>
+</body>
+</html>
+"""
 
 
 def _slides(notebook: nbformat.NotebookNode) -> Iterator[str]:
