@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mmlab.checks import check_choice, check_whole
 from mmlab.datasets.disk.found import Found, Sample
-from mmlab.datasets.disk.pictures import UNITS, CropAndFlip, Frames
+from mmlab.datasets.disk.pictures import UNITS, Frames, RandomCrop
 from mmlab.datasets.disk.sound import Sound
 from mmlab.datasets.disk.spectrograms import RECIPES, describe
 
@@ -38,7 +38,7 @@ def audio_visual(
         {"audio": describe(sound), "visual": UNITS},
         card,
         grouped,
-        augment={"visual": CropAndFlip()},
+        augment={"visual": RandomCrop()},
         notes=notes,
     )
 

@@ -13,7 +13,7 @@ from mmlab.datasets.disk.disk_set import DiskSet
 from mmlab.datasets.disk.files import DamagedError
 from mmlab.datasets.disk.found import Found, Sample
 from mmlab.datasets.disk.lists import first_of, lists_of, read_lines
-from mmlab.datasets.disk.pictures import UNITS, CropAndFlip, Picture
+from mmlab.datasets.disk.pictures import UNITS, Picture, RandomCrop
 from mmlab.datasets.disk.reader import Reader
 from mmlab.datasets.disk.text import TokenFiles, Words
 
@@ -65,7 +65,7 @@ def find_food_101(root: Path, *, size: int = 224, words: int = 40) -> Found:
         {"image": UNITS, "text": "token ids" if tokens else "hashes of words"},
         CARD,
         "titles",
-        augment={"image": CropAndFlip()},
+        augment={"image": RandomCrop()},
         notes=notes,
     )
 

@@ -10,7 +10,7 @@ from mmlab.datasets.disk.disk_set import DiskSet
 from mmlab.datasets.disk.files import DamagedError, fault
 from mmlab.datasets.disk.found import Found, Sample
 from mmlab.datasets.disk.lists import find, notes_of, read_lines
-from mmlab.datasets.disk.pictures import UNITS, CropAndFlip, Picture
+from mmlab.datasets.disk.pictures import UNITS, Picture, RandomCrop
 from mmlab.datasets.disk.text import TextFile
 
 CLASSES = ("negative", "neutral", "positive")
@@ -53,7 +53,7 @@ def find_mvsa_single(root: Path, *, size: int = 224, words: int = 40) -> Found:
         {"image": UNITS, "text": "hashes of words"},
         CARD,
         "texts",
-        augment={"image": CropAndFlip()},
+        augment={"image": RandomCrop()},
         notes=[
             f"{against} tweets, whose picture and text are rated against each other, are left out",
             *notes_of(parts, [sample.name for sample in samples]),

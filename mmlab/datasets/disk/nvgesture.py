@@ -13,7 +13,7 @@ from mmlab.datasets.disk.disk_set import DiskSet
 from mmlab.datasets.disk.files import DamagedError
 from mmlab.datasets.disk.found import Found, Sample
 from mmlab.datasets.disk.lists import first_of, lists_of, read_lines
-from mmlab.datasets.disk.pictures import UNITS, CropAndFlip, Cut, Frames
+from mmlab.datasets.disk.pictures import UNITS, Cut, Frames, RandomCrop
 
 PARTS = {"train": "train", "valid": "holdout", "test": "test"}
 LISTS = {f"nvgesture_{name}_correct_v2.lst": part for name, part in PARTS.items()}
@@ -53,7 +53,7 @@ def find_nvgesture(root: Path, *, frames: int = 16, size: int = 224) -> Found:
         {"color": UNITS, "depth": "grey, in s.d. of ImageNet's pixels"},
         CARD,
         "subjects",
-        augment={"color": CropAndFlip(), "depth": CropAndFlip()},
+        augment={"color": RandomCrop(mirror=False), "depth": RandomCrop(mirror=False)},
     )
 
 

@@ -119,13 +119,18 @@ def read_frames(path: Path) -> Sequence[Any]:
         return list(container.decode(container.streams.video[0]))
 
 
-class CropAndFlip:
-    """A random part of each picture, as large as the whole; and half of them are mirrored.
+@dataclass(frozen=True)
+class RandomCrop:
+    """A random part of each picture, as large as the whole.
 
     Values (B, …, H, W); all frames of a sample are cut alike. The part has 8 to 100 % of the area
     and sides of 3:4 to 4:3, as in the papers' codes (torchvision's RandomResizedCrop), but it is
     smaller where it would not fit, and bilinear.
+
+    mirror: whether half of the samples are mirrored. Not where left and right are two classes.
     """
+
+    mirror: bool = True
 
     def __call__(self, values: Tensor) -> Tensor:
         count = len(values)
@@ -134,7 +139,7 @@ class CropAndFlip:
         width, height = ((area * r).sqrt().clamp(max=1) for r in (ratio, 1 / ratio))
         x, y, flip = values.new_empty(3, count).uniform_(-1, 1)
         placed = values.new_zeros(count, 2, 3)
-        placed[:, 0, 0] = width * flip.sign()
+        placed[:, 0, 0] = width * flip.sign() if self.mirror else width
         placed[:, 1, 1] = height
         placed[:, 0, 2], placed[:, 1, 2] = x * (1 - width), y * (1 - height)
         flat = values.flatten(1, -3)  # frames and channels side by side

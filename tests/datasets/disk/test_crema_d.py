@@ -146,6 +146,11 @@ def test_frames_in_folders_with_spectrograms_of_mla(tmp_path):
     assert light[0, 0] < light[0, 1] == light[0, 2]  # the second frame comes again
 
 
+def test_one_frame_is_enough(made):
+    data = load("crema-d", root=made, frames=1, size=1)
+    assert data.shape("visual") == (1, 3, 1, 1)
+
+
 def test_wrong_settings_are_refused(made):
     with pytest.raises(ValueError, match=r"crema-d does not come with the library.*root=FOLDER"):
         load("crema-d")

@@ -117,3 +117,19 @@ class Zero:
     @staticmethod
     def hexdigest():
         return "0"
+
+
+def test_a_folder_is_another_where_a_file_or_a_name_in_it_is(tmp_path):
+    def digest():
+        return Digests(tmp_path / "note.json").of(tmp_path / "clip")
+
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "1.jpg").write_bytes(b"one")
+    found = [digest()]
+    (tmp_path / "clip" / "1.jpg").write_bytes(b"two")
+    found.append(digest())
+    (tmp_path / "clip" / "1.jpg").rename(tmp_path / "clip" / "2.jpg")
+    found.append(digest())
+    (tmp_path / "clip" / "3.jpg").write_bytes(b"two")
+    found.append(digest())
+    assert len({*found}) == 4 and digest() == found[-1]

@@ -96,5 +96,10 @@ def test_a_sound_that_is_missing_is_named(root):
     assert "1 of 25 listed samples (4.0%) are left out: Ses03F_impro05_F001 (audio: " in card
 
 
+def test_one_word_is_enough(root):
+    data = load("iemocap", root=root, **{**OPTIONS, "words": 1})
+    assert data.train.head(2).inputs["text"]["mask"].shape == (2, 1)
+
+
 def test_it_trains(root):
     trains(load("iemocap", root=root, **OPTIONS), {"audio": spectrograms, "text": texts})

@@ -64,6 +64,11 @@ def depths():
     return videos(1)
 
 
+def test_no_gesture_is_mirrored(root):
+    data = load("nvgesture", root=root, split="published", **SMALL)
+    assert {m: f.mirror for m, f in data.augment.items()} == {"color": False, "depth": False}
+
+
 def test_it_trains(root):
     data = load("nvgesture", root=root, split="published", **SMALL)
     trains(data, {"color": videos, "depth": depths})

@@ -262,6 +262,14 @@ def test_arrays_of_files(tmp_path):
     np.save(file, np.array([Harm(os.system, "true")]), allow_pickle=True)
     with pytest.raises(DamagedError, match=r"it names (posix|nt)\.system"):
         read_array(file)
+    np.save(file, np.array([[1, 2], [3]], dtype=object), allow_pickle=True)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"(2,)", b"(3,)"))
+    with pytest.raises(DamagedError, match=r"header says \(3,\), and something else follows"):
+        read_array(file)
+    file.write_bytes(content[: content.index(b"\n") + 1] + pickle.dumps({"a": 1}))
+    with pytest.raises(DamagedError, match="header says"):
+        read_array(file)
     file.write_bytes(b"\x93NUMPY")
     with pytest.raises(DamagedError, match=r"x\.npy is no whole \.npy file"):
         read_array(file)

@@ -12,7 +12,7 @@ from making import make_array, make_picture, make_video, make_wav, tone, write
 from mmlab.datasets.disk import extra
 from mmlab.datasets.disk.files import DamagedError, files_of
 from mmlab.datasets.disk.lists import read_fields, read_table
-from mmlab.datasets.disk.pictures import CropAndFlip, Cut, Frames, Picture, spread
+from mmlab.datasets.disk.pictures import Cut, Frames, Picture, RandomCrop, spread
 from mmlab.datasets.disk.reader import decode
 from mmlab.datasets.disk.sound import Sound, read_wave, resampled
 from mmlab.datasets.disk.spectrograms import RECIPES, fbank, triangles
@@ -178,12 +178,22 @@ def test_fewer_frames_than_wanted_come_again():
 def test_crops_and_flips_are_of_whole_samples():
     torch.manual_seed(0)
     ramp = torch.linspace(0, 1, 16).expand(64, 2, 3, 16, 16).clone()
-    found = CropAndFlip()(ramp)
+    found = RandomCrop()(ramp)
     assert found.shape == ramp.shape and torch.equal(found[:, 0], found[:, 1])
     slope = (found[..., -1] - found[..., 0]).mean((1, 2, 3))
     assert 20 < int((slope < 0).sum()) < 44  # mirrored
     assert slope.abs().max() <= 1.001 and slope.abs().min() > 0.05  # a part, as large as the whole
     assert found.min() >= 0 and found.max() <= 1 and slope.abs().std() > 0.1
+    assert (RandomCrop(mirror=False)(ramp).diff(dim=-1) >= 0).all()
+
+
+def test_a_crop_lies_within_the_picture():
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 16).expand(64, 2, 3, 16, 16)
+    for picture, axis in ((ramp, -1), (ramp.mT, -2)):
+        found = RandomCrop(mirror=False)(picture.contiguous())
+        steps = found.movedim(axis, -1).diff()[..., 1:-1]  # beyond the edge all pixels are alike
+        torch.testing.assert_close(steps, steps.mean(-1, keepdim=True).expand_as(steps))
 
 
 def test_words_get_a_number_each_and_a_mask():
