@@ -61,7 +61,9 @@ def watch(folder: Path) -> None:
 
     def hook(event: str, arguments: tuple) -> None:
         if event == "open":
-            refused = bool(arguments[2] & WRITING) and outside(arguments[0])
+            path, _, flags = arguments
+            # by an open folder a relative path would lead elsewhere than it seems to here
+            refused = outside(path) if flags & WRITING else _is_path(path) and os.path.isdir(path)
         elif event in CHANGES:
             refused = any(map(outside, filter(_is_path, arguments)))
         else:

@@ -59,9 +59,7 @@ def test_an_answer_that_fails_is_said_to_and_a_missing_one_too(tmp_path):
 
 def test_code_that_hangs_costs_its_own_exercise_only(tmp_path):
     ranks, error = marks(hand_in(tmp_path, "import torch", HANGS, ERROR), seconds=2)
-    assert (ranks.right, ranks.note) == (0, "case 'all equal': no answer within 2 s") or (
-        ranks.right == 0 and ranks.note.endswith("no answer within 2 s")
-    )
+    assert ranks.right == 0 and ranks.note.endswith("no answer within 2 s")
     assert error.right == 3
 
 
@@ -97,7 +95,7 @@ def overlap_error(values, train, test):
 def test_no_mark_can_be_printed_exited_or_fetched(tmp_path, capfd):
     ranks, error = marks(hand_in(tmp_path, FORGED))
     assert ranks.right == 0 and error.right == 0
-    assert "import of mmlab.teaching.exercises" in error.note or "Error" in error.note
+    assert "ModuleNotFoundError: import of mmlab.teaching.exercises" in error.note
     assert "4 of 4" not in "".join(capfd.readouterr())
 
 
@@ -142,7 +140,7 @@ def mean_ranks(scores):
 def overlap_error(values, train, test):
     raise RuntimeError(tried(
         lambda: torch.save({{}}, str(THERE)),  # native code, which Python's hook does not see
-        lambda: bytearray(1 << 40),
+        lambda: bytearray(5 << 30),
     ))
 '''
 
