@@ -225,10 +225,10 @@ def _run(request: Mapping[str, Any], seconds: float) -> tuple[str, str]:
             late = process.poll() is None
             kill_family(process.pid, mark)
             process.wait()
-        text = _content(out)
-        if not text.startswith(READY):
-            raise GradeError(f"the grader's own process cannot begin: {_content(errors)[-500:]}")
-    if late or "\nTimeout (" in text:
+        text, said = map(_content, (out, errors))
+        if READY not in said:
+            raise GradeError(f"the grader's own process cannot begin: {said[-500:]}")
+    if late or "Timeout (" in text:
         return text, f"no answer within {seconds:g} s"
     return text, f"the program ended without an answer ({_in_words(process.returncode)})"
 
@@ -241,7 +241,7 @@ def _content(file: Any) -> str:
 def _in_words(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
-    return f"killed by {signal.Signals(-code).name}"
+    return str(signal.strsignal(-code))
 
 
 def _environment(folder: str, mark: str) -> dict[str, str]:

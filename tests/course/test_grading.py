@@ -63,8 +63,11 @@ def test_code_that_hangs_costs_its_own_exercise_only(tmp_path):
     assert error.right == 3
 
 
-def test_code_that_crashes_costs_its_own_exercise_only(tmp_path):
-    crash = RANKS.replace("n = len(scores)", "import os; os.abort()")
+@pytest.mark.parametrize(
+    "crash", ["import os; os.abort()", "import signal; signal.raise_signal(40)"]
+)
+def test_code_that_crashes_costs_its_own_exercise_only(tmp_path, crash):
+    crash = RANKS.replace("n = len(scores)", crash)
     ranks, error = marks(hand_in(tmp_path, "import torch", crash, ERROR))
     assert ranks.right == 0 and "the program ended without an answer" in ranks.note
     assert error.right == 3
@@ -77,8 +80,9 @@ import json, os, sys
 @exercise(**nb10.mean_ranks)
 def mean_ranks(scores):
     line = json.dumps({"exercise": "mean_ranks", "case": "one set", "got": "right", "right": 4})
-    for stream in range(1, 20):
+    for stream in range(20):
         try:
+            os.ftruncate(stream, 0)
             os.write(stream, f"\\n{line}\\n4 of 4\\n".encode())
         except OSError:
             pass
@@ -95,7 +99,7 @@ def overlap_error(values, train, test):
 def test_no_mark_can_be_printed_exited_or_fetched(tmp_path, capfd):
     ranks, error = marks(hand_in(tmp_path, FORGED))
     assert ranks.right == 0 and error.right == 0
-    assert "ModuleNotFoundError: import of mmlab.teaching.exercises" in error.note
+    assert "ModuleNotFoundError" in error.note
     assert "4 of 4" not in "".join(capfd.readouterr())
 
 
