@@ -12,6 +12,7 @@ from mmlab.balancers import METHODS, GradientBlending, Joint
 from mmlab.bench.loops import by_hand, plain, stepping, train
 from mmlab.bench.networks import BATCH_SIZE, NETWORKS, Network, mlp
 from mmlab.bench.pictures import Pictures, from_a_loader, from_a_stream
+from mmlab.bench.processes import two_over_one
 from mmlab.bench.timing import Table, quartiles, ratios, seconds_of_children
 from mmlab.datasets import load
 from mmlab.datasets.base import in_memory
@@ -163,6 +164,7 @@ TABLES = {
     "replicas": replicas_over_sequential,
     "scaling": scaling,
     "methods": methods_over_joint,
+    "processes": two_over_one,
 }
 
 
