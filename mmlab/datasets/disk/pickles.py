@@ -105,11 +105,6 @@ class _Bounded:
             raise EOFError(f"{count} bytes are said to follow, and the file has {self.size}")
         return self.stream.read(count)
 
-    def readinto(self, buffer: bytearray) -> int:
-        content = self.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
 
 class _Left:
     """How large a pickle may still become, in bytes of arrays and in other values."""
@@ -146,11 +141,8 @@ class _Reader(_Unpickler):
         raise pickle.UnpicklingError(f"it names the extension {code}")
 
     def load_bytearray(self) -> None:
-        """As Python does, but it takes the memory after a look at the length."""
-        length = int.from_bytes(self.read(8), "little")
-        if length > self.stream.size:
-            raise EOFError(f"{length} bytes are said to follow, and the file has less")
-        self.append(bytearray(self.read(length)))
+        """As Python does, but it takes the memory after `read` has looked at the length."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     def load_dict_items(self) -> None:
         self._set(self.pop_mark())

@@ -15,7 +15,7 @@ from mmlab.datasets.disk.lists import read_fields, read_table
 from mmlab.datasets.disk.pictures import Cut, Frames, Picture, RandomCrop, spread
 from mmlab.datasets.disk.reader import decode
 from mmlab.datasets.disk.sound import Sound, read_wave, resampled
-from mmlab.datasets.disk.spectrograms import RECIPES, fbank, triangles
+from mmlab.datasets.disk.spectrograms import RECIPES, fbank, middle, triangles
 from mmlab.datasets.disk.text import TokenFiles, Words, read_text
 
 SHAPES = {
@@ -194,6 +194,19 @@ def test_a_crop_lies_within_the_picture():
         found = RandomCrop(mirror=False)(picture.contiguous())
         steps = found.movedim(axis, -1).diff()[..., 1:-1]  # beyond the edge all pixels are alike
         torch.testing.assert_close(steps, steps.mean(-1, keepdim=True).expand_as(steps))
+
+
+def test_the_middle_of_a_sound_and_a_short_one_again():
+    wave = torch.arange(10)
+    assert middle(wave, 4).tolist() == [3, 4, 5, 6] and middle(wave, 9).tolist() == [*range(9)]
+    assert middle(wave, 12).tolist() == [*range(10), 0, 1]
+
+
+def test_of_a_folder_hidden_files_and_folders_do_not_count(tmp_path):
+    for name in ("frame_10.jpg", "frame_9.jpg", ".DS_Store"):
+        write(tmp_path / name, "")
+    (tmp_path / "more").mkdir()
+    assert [file.name for file in files_of(tmp_path)] == ["frame_9.jpg", "frame_10.jpg"]
 
 
 def test_words_get_a_number_each_and_a_mask():
