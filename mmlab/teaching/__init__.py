@@ -4,7 +4,8 @@ torch and matplotlib load on first use, so that `environment` can also say that 
 """
 
 from mmlab.teaching.answers import exercise
+from mmlab.teaching.live import Live
 from mmlab.teaching.play import explore
 from mmlab.teaching.surroundings import environment
 
-__all__ = ["environment", "exercise", "explore"]
+__all__ = ["Live", "environment", "exercise", "explore"]

@@ -103,9 +103,14 @@ def no_progress() -> Iterator[None]:
 
 def someone_looks() -> bool:
     """Whether there is a terminal or a notebook with a reader, to show a progress line in."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     terminal = sys.stderr is not None and sys.stderr.isatty()
-    return not _silent() and (terminal or type(shell).__name__ == "ZMQInteractiveShell")
+    return in_read_notebook() or (terminal and not _silent())
+
+
+def in_read_notebook() -> bool:
+    """Whether this is a notebook with a reader."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell" and not _silent()
 
 
 def _silent() -> bool:

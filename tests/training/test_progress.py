@@ -1,7 +1,9 @@
 """How far a training is: who is shown what, and where nothing is."""
 
 import io
+import sys
 from contextlib import redirect_stderr
+from types import SimpleNamespace
 
 import pytest
 from trained import DATA, same, trained, weights
@@ -108,3 +110,12 @@ def test_an_early_end_closes_the_line():
 def test_a_delay_is_a_number_of_seconds():
     with pytest.raises(ValueError, match=r"delay is -1; allowed is a number ≥ 0"):
         Progress(delay=-1)
+
+
+@pytest.mark.parametrize("shell", ["ZMQInteractiveShell", "TerminalInteractiveShell"])
+def test_a_notebook_is_told_from_a_terminal(monkeypatch, shell):
+    module = SimpleNamespace(get_ipython=type(shell, (), {}))
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    assert progress.in_read_notebook() == (shell == "ZMQInteractiveShell")
+    monkeypatch.setattr(progress, "_silent", lambda: True)
+    assert not progress.in_read_notebook()
