@@ -149,6 +149,18 @@ def test_exercises_rise_and_are_answered(notebook):
     assert re.search(r"## Questions to test yourself.*<details>", text, re.DOTALL)
 
 
+def test_the_summary_has_five_lines_in_english_and_five_in_chinese(notebook):
+    text = "\n".join(sources(notebook, "markdown"))
+    english, chinese = re.search(
+        r"^## Summary in five lines · 小结\n\n(.*?)\n\n\*\*本章小结\*\*\n\n(.*?)(?:\n\n|\n#|\Z)",
+        text,
+        re.DOTALL | re.MULTILINE,
+    ).groups()
+    for summary in (english, chinese):
+        assert re.findall(r"^(\d)\. ", summary, re.MULTILINE) == list("12345")
+    assert all(len(CJK.findall(line)) >= 10 for line in chinese.splitlines())
+
+
 def test_a_method_has_all_its_parts(path, notebook):
     if int(path.stem[:2]) in METHODS:
         assert METHOD_TAGS - set(tags(notebook)) == set()
