@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import together
 import torch
+from filelock import FileLock
 from together import METHODS, WIDTH, equal_ones
 
 from mmlab.training import find_device
@@ -29,16 +30,40 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def alone():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return equal_ones()
+def folder(tmp_path_factory):
+    """Shared by all workers of pytest-xdist, so that what is in it is made by one of them."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "several"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    with FileLock(folder / "alone.lock"):
+        if not (folder / "alone.pt").exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.save(equal_ones(), folder / "alone.pt")
+    return torch.load(folder / "alone.pt")
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def several(request, tmp_path_factory):
+def several(request, folder):
     """What each of N processes has found, and what they have printed."""
-    folder, count = tmp_path_factory.mktemp("together"), request.param
+    count = request.param
+    own = folder / f"{count}"
+    with FileLock(folder / f"{count}.lock"):
+        if not (own / "said").exists():
+            own.mkdir(exist_ok=True)
+            said = start(count, own)
+            (own / "said").write_text(said, encoding="utf-8")
+    found = [torch.load(own / f"{rank}.pt") for rank in range(count)]
+    return found, (own / "said").read_text(encoding="utf-8")
+
+
+def start(count: int, folder: Path) -> str:
+    """Let so many processes leave in the folder what they find; what they print."""
     words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}"]
     words += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     done = subprocess.run(
@@ -50,7 +75,7 @@ def several(request, tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in range(count)], done.stderr
+    return done.stderr
 
 
 def test_every_process_ends_where_one_process_ends(alone, several):
