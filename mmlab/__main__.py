@@ -33,7 +33,7 @@ from mmlab import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-EXTRAS = ("dev", "notebooks")
+EXTRAS = ("dev", "docs", "notebooks")
 INSTALL = ["-c", "constraints.txt", "-e", ".[{}]".format(",".join(EXTRAS))]
 AT_ONCE = {
     "list": "which notebooks there are: how long they take, what they ask",

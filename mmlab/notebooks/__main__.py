@@ -66,6 +66,7 @@ def _run_command(args: argparse.Namespace, folder: Path) -> int:
                 out=args.out,
                 folder=folder,
                 warm=warm,
+                library=folder == NOTEBOOKS,
             )
     except SiteError as error:
         results, lacks = error.results, str(error)

@@ -29,10 +29,11 @@ from mmlab.notebooks.catalogue import (
     choose,
     is_literal,
 )
+from mmlab.notebooks.pages.records import PAGE
 from mmlab.notebooks.processes import environment, kill_family
 from mmlab.notebooks.progress import Progress
 from mmlab.notebooks.result import Result
-from mmlab.notebooks.site import BODY, SiteError, copy_maths
+from mmlab.notebooks.site import SiteError
 from mmlab.notebooks.site import build as build_site
 from mmlab.notebooks.warm import LARGEST, WarmParent
 
@@ -41,13 +42,13 @@ UNSTARTED = "its kernel ended as it started, twice; `python -m ipykernel_launche
 Worker = Callable[[str], AbstractAsyncContextManager[tuple[StreamWriter, StreamReader]]]
 """Given the notebook's mark, a process that executes it: where it reads, and what it writes."""
 Executed = tuple[str, str]
-"""A notebook with its outputs, and the body of its page."""
+"""A notebook with its outputs, and the source of its page."""
 
 
 def _check_writable(folder: Path) -> None:
     """Raise UnwritableError now rather than after an hour of work."""
     probe = folder / ".probe"
-    write_atomically(probe, bytes(2**20))  # a full disk takes an empty file
+    write_atomically(probe, bytes(2**24))  # as much as the pages' own files; a full disk takes none
     _remove(probe)
 
 
@@ -64,7 +65,7 @@ def _remove(path: Path) -> None:
 
 def _forget(name: str, out: Path) -> None:
     """Remove what an earlier run left, so that it is not taken for this one's."""
-    stale = [out / f"notebooks/{name}{suffix}" for suffix in (".ipynb", BODY, ".json")]
+    stale = [out / f"notebooks/{name}{suffix}" for suffix in (".ipynb", PAGE, ".json")]
     for path in [*stale, out / f"site/{name}.html"]:
         _remove(path)
 
@@ -96,7 +97,7 @@ async def _listen(news: StreamReader, result: Result) -> Executed | None:
             case "note":
                 result.notes.append(message["text"])
             case "done":
-                return message["notebook"], message["body"]
+                return message["notebook"], message["page"]
             case "unstarted":
                 result.cause = UNSTARTED
                 return None
@@ -185,7 +186,7 @@ async def _run_one(
     result.versions = _versions()
     try:
         if executed is not None:
-            for suffix, text in zip((".ipynb", BODY), executed, strict=True):
+            for suffix, text in zip((".ipynb", PAGE), executed, strict=True):
                 write_atomically(out / f"notebooks/{notebook.name}{suffix}", text)
             result.ok, result.cell, result.line = True, None, ""
         write_atomically(out / f"notebooks/{notebook.name}.json", _record(result))
@@ -211,21 +212,33 @@ async def _run_all(
     timeout: float,
     jobs: int,
     warm: WarmParent | None,
+    build: Callable[..., object],
 ) -> None:
-    """Run notebooks, ``jobs`` at a time."""
+    """Run notebooks, ``jobs`` at a time, and build the site anew as each ends."""
     jobs = min(jobs, len(notebooks))
     threads = max(1, (os.cpu_count() or 1) // jobs)  # so that they do not fight for the cores
     progress, gate = Progress(sys.stdout), asyncio.Semaphore(jobs)
     worker = warm.worker if warm else partial(_fresh_worker, threads)
 
+    building, unshown = asyncio.Lock(), {""}
+
+    async def show(name: str) -> None:
+        """What is done is there to read, come what may. One build serves all that wait for it."""
+        async with building:
+            if name in unshown:
+                unshown.clear()
+                with suppress(SiteError):  # which is said at the end
+                    await asyncio.to_thread(build, whole=not name)
+
     async def when_free(notebook: Notebook, result: Result) -> None:
         async with gate:
             await _run_one(notebook, result, out, timeout, worker, progress)
-        with suppress(SiteError):  # which is said at the end
-            build_site(out, notebook.path.parent)  # what is done is there to read, come what may
+        unshown.add(notebook.name)
+        await show(notebook.name)
 
     drawing = asyncio.create_task(progress.keep_drawing())
     async with asyncio.TaskGroup() as group:
+        group.create_task(show(""))  # what earlier runs have left
         for notebook, result in zip(notebooks, results, strict=True):
             group.create_task(when_free(notebook, result))
     drawing.cancel()
@@ -241,6 +254,7 @@ def run(
     out: Path = ROOT / "build",
     folder: Path = NOTEBOOKS,
     warm: WarmParent | None = None,
+    library: bool = False,
 ) -> list[Result]:
     """Execute notebooks headlessly and build the site; all of them if no number is given.
 
@@ -253,6 +267,7 @@ def run(
         out: the folder for ``notebooks/`` and ``site/``.
         folder: where the notebooks lie; their kernels work there, as in JupyterLab.
         warm: a process to fork the kernels from; without it each starts from nothing.
+        library: whether the site also has the docs and the reference of the library.
 
     Raises:
         NotebookError: before anything runs, for an unknown notebook, an unknown or ill-typed
@@ -272,11 +287,10 @@ def run(
     given = _given(profile, parameters or {})
     results = [_unrun(notebook, given) for notebook in notebooks]
     _make_room(notebooks, out)
-    with suppress(SiteError):  # which is said at the end
-        build_site(out, folder)
-    asyncio.run(_run_all(notebooks, results, out, timeout, jobs, warm))
+    build = partial(build_site, out, folder, library=library)
+    asyncio.run(_run_all(notebooks, results, out, timeout, jobs, warm, build))
     try:
-        build_site(out, folder)
+        build()
     except SiteError as error:
         error.results = results
         raise
@@ -314,6 +328,5 @@ def _make_room(notebooks: Sequence[Notebook], out: Path) -> None:
     """Remove what these notebooks left, once it is sure that there can be something new."""
     _check_writable(out / "notebooks")
     _check_writable(out / "site")
-    copy_maths(out)
     for notebook in notebooks:
         _forget(notebook.name, out)

@@ -27,7 +27,7 @@ from mmlab.notebooks.processes import adopt_orphans, kill_family
 MODULES = (
     "matplotlib.pyplot",
     "mmlab.bench",
-    "mmlab.notebooks.body",
+    "mmlab.notebooks.pages.prepare",
     "mmlab.plotting",
     "mmlab.teaching",
     "pandas",

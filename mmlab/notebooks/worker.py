@@ -8,7 +8,7 @@ stdin and stdout, in a warm one through a socket:
 - ``{"event": "note", "text": …}`` for what a reader should know though all went well,
 - ``{"event": "unstarted"}`` if its kernel ended before it ran anything,
 - ``{"event": "failed", "cause": …, "line": …, "detail": …}`` if a cell raised or the kernel died,
-- ``{"event": "done", "notebook": …, "body": …}`` with the executed notebook and the body of its
+- ``{"event": "done", "notebook": …, "page": …}`` with the executed notebook and the source of its
   page if every cell ran.
 
 Only the parent writes files, so a worker that is killed leaves nothing behind.
@@ -178,17 +178,17 @@ def _tell_result(notebook: nbformat.NotebookNode, folder: Path) -> None:
         return
     strip_machine_state(notebook)
     text = nbformat.writes(notebook)
-    from mmlab.notebooks.body import body  # loads nbconvert, and the cells need not wait for it
-
     try:
-        page, notes = body(notebook, folder)
+        from mmlab.notebooks.pages.prepare import prepare  # the cells need not wait for its imports
+
+        page, notes = prepare(notebook, folder)
     except Exception as error:
         cause = f"it ran, and cannot be shown as a page: {type(error).__name__}: {error}"
         tell("failed", cause=cause)
     else:
         for note in notes:
             tell("note", text=note)
-        tell("done", notebook=text, body=page)
+        tell("done", notebook=text, page=page)
 
 
 def end_with_parent(orders: TextIO, mark: str = "") -> None:

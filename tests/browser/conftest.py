@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -55,7 +55,7 @@ class Lab(NamedTuple):
     token: str
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def programs() -> list[str]:
     """Where Chromium and its driver are; where they are not, the test is skipped."""
     found = [shutil.which(name) for name in ("chromium", "chromedriver")]
@@ -108,22 +108,36 @@ def _address(server: subprocess.Popen, tmp_path: Path) -> str:
     raise AssertionError(f"JupyterLab does not start: {(tmp_path / 'lab.log').read_text()[-2000:]}")
 
 
-@pytest.fixture
-def browser(lab: Lab, programs: list[str], tmp_path: Path) -> Iterator["Chrome"]:
-    """A headless Chromium with a new profile, driven by Selenium; it ends before the server."""
+@pytest.fixture(scope="session")
+def chromium(programs: list[str]) -> Callable[[Path], AbstractContextManager["Chrome"]]:
+    """Starts a headless Chromium with a new profile in a folder, driven by Selenium."""
     from selenium import webdriver
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    service = webdriver.ChromeService(executable_path=programs[1])
-    try:
-        driver = webdriver.Chrome(options=options, service=service)
+    @contextmanager
+    def start(profile: Path) -> Iterator["Chrome"]:
+        options = webdriver.ChromeOptions()
+        options.binary_location = programs[0]
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})  # what it asks for
+        service = webdriver.ChromeService(executable_path=programs[1])
+        try:
+            driver = webdriver.Chrome(options=options, service=service)
+            yield driver
+            driver.quit()
+        finally:
+            if service.process and service.process.poll() is None:
+                kill_family(service.process.pid)
+
+    return start
+
+
+@pytest.fixture
+def browser(
+    lab: Lab, chromium: Callable[[Path], AbstractContextManager["Chrome"]], tmp_path: Path
+) -> Iterator["Chrome"]:
+    """A browser for JupyterLab, which ends before the server."""
+    with chromium(tmp_path / "profile") as driver:
         yield driver
         (ROOT / "build/browser").mkdir(parents=True, exist_ok=True)
         driver.save_screenshot(str(ROOT / "build/browser/jupyterlab.png"))  # also of a failure
-        driver.quit()
-    finally:
-        if service.process and service.process.poll() is None:
-            kill_family(service.process.pid)

@@ -157,7 +157,7 @@ def test_a_good_run_leaves_result_record_and_page(folder, out, capsys):
     assert set(record["versions"]) == {"python", "mmlab", "torch", "numpy"}
     assert (out / "site/00-a.html").exists()
     left = {path.name for path in (out / "notebooks").iterdir()}
-    assert left == {"00-a.ipynb", "00-a.body.html", "00-a.json"}
+    assert left == {"00-a.ipynb", "00-a.page", "00-a.json"}
 
 
 def run_alone(folder: Path, out: Path, **parameters) -> tuple[dict, dict]:
@@ -165,7 +165,7 @@ def run_alone(folder: Path, out: Path, **parameters) -> tuple[dict, dict]:
     notebook, orders = read(write_notebook(folder, "00-a", "1")), Orders()
     said = (
         b'{"event": "cell", "number": 3, "line": "1"}\n'
-        b'{"event": "done", "notebook": "{}", "body": "<p>a body</p>"}\n'
+        b'{"event": "done", "notebook": "{}", "page": "{}"}\n'
     )
     worker, progress = speaking(said, orders), Progress(None)
     asyncio.run(_run_one(notebook, _unrun(notebook, parameters), out, 60, worker, progress))
@@ -402,8 +402,7 @@ def refuse(monkeypatch, name: str, number: int) -> None:
         ("site", errno.EACCES, "give yourself write permission on"),
         ("notebooks", errno.EROFS, "choose another folder (--out)"),
         ("notebooks", errno.ENOSPC, "the disk is full: free some space and run again"),
-        ("mathjax", errno.ENOSPC, "the disk is full: free some space and run again"),
-        ("woff", errno.ENOSPC, "the disk is full: free some space and run again"),
+        ("site", errno.ENOSPC, "the disk is full: free some space and run again"),
     ],
 )
 def test_what_cannot_be_written_is_told_before_anything_is_removed(
@@ -438,15 +437,17 @@ def test_a_page_that_cannot_be_written_leaves_the_others(folder, out, monkeypatc
         "10-a.html",
         "12-c.html",
         "index.html",
+        "search.html",
     }
 
 
 def pretend_page(out: Path, name: str) -> None:
-    """The record and body of an earlier good run."""
+    """The record and page of an earlier good run."""
     result = Result(name, "A title", "3", {}, ok=True)
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     (out / f"notebooks/{name}.json").write_text(json.dumps(asdict(result)))
-    (out / f"notebooks/{name}.body.html").write_text("<p>a body</p>")
+    cells = [nbformat.v4.new_markdown_cell("# A title")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), out / f"notebooks/{name}.page")
 
 
 # ---------------------------------------------------------------- a run that is killed
@@ -461,13 +462,14 @@ def test_a_killed_run_keeps_what_is_finished_with_an_index(folder, out, tmp_path
     pretend_page(out, "09-z")
     with start_run(folder, out, ["--jobs", "1"]) as process:
         wait_for((tmp_path / "pid").exists)
+        wait_for(lambda: (out / "site/index.html").read_text("utf-8").count("✓ ok") == 2)
         process.send_signal(how)
         _, errors = process.communicate(timeout=300)
     assert "Traceback" not in errors
     pages = {path.name for path in (out / "site").glob("*.html")}
-    assert pages == {"00-a.html", "09-z.html", "index.html"}
+    assert pages == {"00-a.html", "09-z.html", "index.html", "search.html"}
     index = (out / "site/index.html").read_text("utf-8")
-    assert [f'href="{name}.html"' in index for name in ("00-a", "01-b", "09-z")] == [
+    assert [f'<a href="{name}.html"' in index for name in ("00-a", "01-b", "09-z")] == [
         True,
         False,
         True,
@@ -522,5 +524,5 @@ def test_a_killed_run_leaves_neither_process_nor_result(folder, out, tmp_path, h
     assert ("interrupted" in errors) == (how == signal.SIGINT)
     wait_for(lambda: not any(member.is_running() for member in family))
     assert list((out / "notebooks").iterdir()) == []
-    assert [path.name for path in (out / "site").glob("*.html")] == ["index.html"]
+    assert {path.name for path in (out / "site").glob("*.html")} <= {"index.html", "search.html"}
     assert "00-a" not in (out / "site/index.html").read_text()

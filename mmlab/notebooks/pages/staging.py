@@ -1,0 +1,104 @@
+"""What Sphinx reads: the notebooks that ran, the docs, and the pages that are written here."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmlab.files import write_atomically
+from mmlab.notebooks.pages.prepare import Notes, plain_markdown
+from mmlab.notebooks.pages.records import table
+from mmlab.notebooks.pages.reference import reference_pages
+
+INDEX = """Balanced multimodal learning
+============================
+
+Executed notebooks, in reading order. Minutes are what a reader should allow on a CPU in the profile
+``teach``; ``smoke`` is a quick look, with fewer seeds and wider intervals.
+
+.. raw:: html
+   :file: runs.html
+
+.. toctree::
+   :hidden:
+   :titlesonly:
+   :glob:
+   :caption: Notebooks
+
+   [0-9][0-9]-*
+"""
+
+LIBRARY = """
+.. toctree::
+   :hidden:
+   :titlesonly:
+   :glob:
+   :caption: The library
+
+   README
+   docs/*
+   docs/*/*
+   data/README
+   mmlab/balancers/README
+   CONTRIBUTING
+   reference/index
+"""
+
+BADGES = re.compile(r"^\[!\[.*\n", re.MULTILINE)
+"""Lines of pictures that are elsewhere."""
+
+DOCS = (
+    "README.md",
+    "docs/*.md",
+    "docs/*/*.md",
+    "data/README.md",
+    "mmlab/balancers/README.md",
+    "CONTRIBUTING.md",
+)
+"""Pages of the checkout that the site has, too."""
+
+
+def pages_of(records: list[dict[str, Any]], folder: Path, library: bool) -> dict[str, Path]:
+    """The pages of the site that show a file, by name without ending: that file."""
+    pages = {r["notebook"]: folder / f"{r['notebook']}.ipynb" for r in records if r["ok"]}
+    if library:
+        root = folder.parent
+        files = sorted(file for pattern in DOCS for file in root.glob(pattern))
+        pages |= {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
+    return pages
+
+
+def stage(source: Path, records: list[dict[str, Any]], pages: dict[str, Path]) -> bool:
+    """Lay out the sources of all pages, and touch none that is as it should be.
+
+    Args:
+        source: the folder for them.
+        records: how the notebooks ran, with the sources of their pages.
+        pages: what `pages_of` says.
+
+    Returns:
+        Whether there are other pages than before.
+    """
+    wanted = {source / name: text for name, text in _sources(records, pages)}
+    there = {file for file in source.rglob("*") if file.is_file()}
+    for file in there - wanted.keys():
+        file.unlink()
+    for file, text in wanted.items():
+        if not (file in there and file.read_text("utf-8") == text):
+            write_atomically(file, text)
+    return there != wanted.keys()
+
+
+def _sources(records: list[dict[str, Any]], pages: dict[str, Path]) -> Iterator[tuple[str, str]]:
+    """Names and contents."""
+    notebooks = {r["notebook"]: r["page"] for r in records if r["ok"]}
+    yield from ((f"{name}.ipynb", text) for name, text in notebooks.items())
+    yield "runs.html", table(records)
+    library = pages.keys() - notebooks.keys()
+    yield "index.rst", INDEX + (LIBRARY if library else "")
+    if library:
+        for name in sorted(library):
+            file = pages[name]
+            text = BADGES.sub("", file.read_text("utf-8"))
+            yield f"{name}.md", plain_markdown(text, file.parent, Notes())
+        yield from reference_pages()

@@ -1,0 +1,111 @@
+"""The docs and the reference of the library, as pages of the site."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from bs4 import BeautifulSoup
+from nbformat import v4
+from paging import add_result, article, soup
+
+from mmlab.datasets import Stream
+from mmlab.notebooks.catalogue import NOTEBOOKS, ROOT
+from mmlab.notebooks.pages.reference import ROOMS, keep_marks, list_arguments
+from mmlab.notebooks.site import build
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("library") / "build"
+    text = "Train with `fit(net, data, epochs=5)`, not `fitting`: [a map](../docs/methods-map.md)."
+    add_result(out, "00-a", cells=[v4.new_markdown_cell(text)])
+    return build(out, NOTEBOOKS, library=True).parent
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, BeautifulSoup]:
+    return {page: soup(page) for page in site.rglob("*.html")}
+
+
+def test_every_link_inside_the_site_leads_somewhere(site, pages):
+    lost = []
+    for page, content in pages.items():
+        for link in content("a", href=True):
+            href, _, anchor = link["href"].partition("#")
+            if re.match(r"\w+:", href):
+                continue
+            target = (page.parent / unquote(href)).resolve() if href else page
+            there = target.is_file() and target.is_relative_to(site)
+            if there and anchor and target in pages:
+                there = pages[target].find(id=unquote(anchor)) is not None
+            if not there:
+                lost.append((page.name, link["href"]))
+    assert lost == []
+
+
+def test_pages_name_no_machine(site):
+    for file in (*site.rglob("*.html"), *site.rglob("*.js")):
+        text = file.read_text("utf-8")
+        assert str(ROOT) not in text and str(Path.home()) not in text, file
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_has_its_names_and_reads_without_fault(site, room):
+    page = article(site / f"reference/mmlab.{room}.html")
+    assert page.select("dt.sig")
+    assert not page.select(".system-message, .problematic")
+
+
+def test_what_a_function_takes_is_a_list(site):
+    page = article(site / "reference/mmlab.training.html")
+    fit = page.find("dt", id="mmlab.training.loop.fit").find_next_sibling("dd")
+    assert {"balancer", "schedule", "clip"} <= {name.get_text() for name in fit.select("li strong")}
+    assert "lr: float | None = None" in page.find("dt", id="mmlab.training.loop.fit").get_text()
+
+
+def test_a_bare_list_of_a_docstring_is_one_too(site):
+    page = article(site / "reference/mmlab.datasets.html")
+    stream = page.find("dt", id="mmlab.datasets.stream.Stream").find_next_sibling("dd")
+    assert {"dataset", "workers", "collate"} <= {
+        name.get_text() for name in stream.select("li strong")
+    }
+
+
+def arguments(*lines: str, thing: object = Stream) -> list[str]:
+    found = list(lines)
+    list_arguments(None, "class", "", thing, None, found)
+    return found
+
+
+def test_which_lines_of_a_docstring_are_a_list():
+    assert arguments("One.", "", "dataset: a", "  of it", "workers: 2", "", "End.") == [
+        *("One.", "", "Args:", "    dataset: a", "      of it", "    workers: 2", "", "End."),
+    ]
+    assert arguments("dataset, workers: both") == ["Args:", "    dataset, workers: both"]
+    for line in ("words: none of the names", "Args:", "a line", "dataset:", "dataset, words: one"):
+        assert arguments(line) == [line]
+    assert arguments("A sentence about the", "dataset: it goes on") == [
+        *("A sentence about the", "dataset: it goes on"),
+    ]
+    assert arguments("workers: 2", thing=3) == ["workers: 2"]
+
+
+def test_what_is_no_code_is_read_as_it_is_written():
+    lines = ["|S| of `a|b*` and clip_ with *args, *one word* only::", "", "    |x| * y", ""]
+    lines += ["again |x|", ">>> 2 ** 3 | 4"]
+    keep_marks(None, "class", "", Stream, None, lines)
+    assert lines[0] == r"\|S\| of `a|b*` and clip\_ with \*args, *one word* only::"
+    assert lines[2] == "    |x| * y" and lines[4:] == [r"again \|x\|", ">>> 2 ** 3 | 4"]
+
+
+def test_public_names_in_a_text_lead_to_the_reference(site):
+    page = article(site / "00-a.html")
+    (link,) = [a for a in page("a") if "fit" in a.get_text()]
+    assert link["href"] == "reference/mmlab.training.html#mmlab.training.loop.fit"
+    assert link.get_text() == "fit(net, data, epochs=5)"
+
+
+def test_the_papers_are_there_with_links(site):
+    links = [a["href"] for a in article(site / "docs/references.html")("a", href=True)]
+    assert sum(link.startswith("https://arxiv.org/abs/") for link in links) > 10
