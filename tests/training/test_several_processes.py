@@ -14,6 +14,7 @@ import together
 import torch
 from filelock import FileLock
 from together import METHODS, WIDTH, equal_ones
+from torch import nn
 
 from mmlab.training import find_device
 from mmlab.training.sharing import share_out
@@ -218,9 +219,36 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
 def test_batch_norm_on_a_gpu_takes_the_statistics_of_all_parts(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     data = together.data_of(torch.float32)
-    normal = torch.nn.Sequential(torch.nn.Linear(5, WIDTH), torch.nn.BatchNorm1d(WIDTH))
+    normal = nn.Sequential(nn.Linear(5, WIDTH), nn.BatchNorm1d(WIDTH))
     net = together.MultimodalNet.build(data, encoders={"a": normal, "b": "mlp"}, width=WIDTH)
     names = list(net.state_dict())
     share_out(net, torch.device("cuda"))
-    assert isinstance(net.encoders["a"][1], torch.nn.SyncBatchNorm)
+    assert isinstance(net.encoders["a"][1], nn.SyncBatchNorm)
     assert list(net.state_dict()) == names
+
+
+def shared_out(part: nn.Module | None = None, hooked: bool = False, **options: int) -> None:
+    """Make a network ready that has this part in its first encoder."""
+    encoder = nn.Linear(5, WIDTH)
+    encoder.add_module("part", part)
+    data = together.data_of(torch.float32)
+    net = together.MultimodalNet.build(data, encoders={"a": encoder, "b": "mlp"}, width=WIDTH)
+    if hooked:
+        net.encoders["a"].weight.register_post_accumulate_grad_hook(print)
+    share_out(net, torch.device("cpu"), **options)
+
+
+def test_every_kind_of_hook_and_of_dropout_is_refused():
+    with pytest.raises(ValueError, match="a parameter of encoder 'a' has a hook"):
+        shared_out(hooked=True)
+    with pytest.raises(ValueError, match="encoder 'a' has a MultiheadAttention whose dropout"):
+        shared_out(nn.MultiheadAttention(5, 1, dropout=0.1))
+
+
+def test_what_draws_nothing_and_normalises_by_nothing_is_let_through():
+    shared_out(nn.BatchNorm1d(5).eval())
+    shared_out(nn.GRU(5, 5, 2, dropout=0.1).eval())
+    shared_out(nn.GRU(5, 5, 2))
+    shared_out(nn.MultiheadAttention(5, 1, dropout=0.1, batch_first=True))
+    shared_out(nn.Dropout(0.5), accumulate=1)
+    shared_out(nn.Linear(5, 5), accumulate=4)
