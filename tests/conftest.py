@@ -22,6 +22,7 @@ SLOW = {
     *("test_diagnosis.py", "test_local.py", "test_workers.py", "test_cache.py", "test_identity.py"),
     *("test_stamps.py", "test_icons.py", "test_items.py", "test_watch.py"),
     *("test_several_processes.py", "test_grading.py", "test_slides.py"),
+    *("test_site.py", "test_site_library.py"),
 }
 """Folders and files whose tests take seconds each: `pytest -m "not slow"` leaves them out."""
 

@@ -48,12 +48,12 @@ CONFIG: dict[str, Any] = {
     "toc_object_entries": False,  # every page would copy thousands of them
     "napoleon_google_docstring": True,
     "napoleon_numpy_docstring": False,
-    "python_maximum_signature_line_length": 88,
     # --- the pages
     "html_theme": "sphinx_book_theme",
     "html_title": "mmlab",
     "html_static_path": [str(THEME / "static")],
     "html_css_files": ["mmlab.css"],
+    "html_sidebars": {"**": ["search-button-field.html", "sbt-sidebar-nav.html"]},
     "html_use_index": False,
     "html_domain_indices": False,
     "html_show_copyright": False,
