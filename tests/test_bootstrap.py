@@ -817,6 +817,15 @@ def test_lab_opens_copies_and_keeps_what_was_done_in_them(root, installer, monke
     assert copies[1].read_text() == "mine"
 
 
+def test_what_is_set_up_tells_its_own_help(root, installer, monkeypatch):
+    lines = []
+    monkeypatch.setattr(bootstrap, "ROOT", root)
+    monkeypatch.setattr(bootstrap, "hand_over", lambda line, place: lines.append(line) or 0)
+    bootstrap.interpreter(root)
+    assert bootstrap.main(["run", "--help"]) == 0
+    assert [line[-2:] for line in lines] == [["run", "--help"]]
+
+
 def test_a_folder_for_the_copies_that_cannot_be_made_is_named(root, installer, monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "ROOT", root)
     (root / "work").touch()
