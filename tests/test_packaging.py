@@ -350,7 +350,7 @@ def test_the_library_does_without_the_extra_for_the_notebooks():
 
 def test_the_runner_without_its_extra_says_what_to_install():
     said = without_notebooks("mmlab.notebooks")
-    assert said.returncode and "pip install -e '.[notebooks]'" in said.stderr
+    assert said.returncode and "pip install -e '.[docs,notebooks]'" in said.stderr
 
 
 def test_an_editable_install_copies_nothing(tmp_path):

@@ -23,8 +23,8 @@ try:
     from mmlab.notebooks.site import SiteError
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"{error}: it runs the notebooks, and comes with the extra `notebooks` of mmlab. Install "
-        "that, as in `pip install -e '.[notebooks]'` in the project's folder.",
+        f"{error}: it runs notebooks or writes their pages, and comes with the extras of mmlab. "
+        "Install them, as in `pip install -e '.[docs,notebooks]'` in the project's folder.",
         name=error.name,
     ) from error
 
