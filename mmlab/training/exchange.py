@@ -56,7 +56,16 @@ class Exchange:
         return len(self.part)
 
     def gather(self, m: str, encoder: nn.Module, encode: Callable[[], Tensor]) -> Tensor:
-        """The features (B, …) of all samples, from those that `encode` gives of this part."""
+        """The features (B, …) of all samples, from those that `encode` gives of this part.
+
+        Raises ValueError where a SyncBatchNorm would count the sample that stands in an empty part.
+        """
+        if 0 in self.part.sizes and any(_takes_statistics(part) for part in encoder.modules()):
+            raise ValueError(
+                f"the BatchNorm of encoder {m!r} would take its statistics of more than the batch, "
+                f"whose {self.size} samples are fewer than the {len(self.part.sizes)} processes; "
+                "use drop_last=True, or a batch_size that leaves no such rest"
+            )
         drawing = self.watched or differs_in_training(encoder)
         with _Drawing(m, self.part) if drawing else contextlib.nullcontext():
             own = encode()
@@ -78,6 +87,10 @@ class Exchange:
         before = set(self.stale)
         yield
         self.stale = before
+
+
+def _takes_statistics(part: nn.Module) -> bool:
+    return isinstance(part, nn.SyncBatchNorm) and part.training
 
 
 class _Drawing(TorchDispatchMode):

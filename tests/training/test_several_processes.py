@@ -16,7 +16,9 @@ from filelock import FileLock
 from together import METHODS, WIDTH, equal_ones
 from torch import nn
 
+from mmlab.datasets.parts import Part
 from mmlab.training import find_device
+from mmlab.training.exchange import Exchange
 from mmlab.training.sharing import share_out
 
 HERE = Path(__file__).parent
@@ -225,6 +227,14 @@ def test_batch_norm_on_a_gpu_takes_the_statistics_of_all_parts(monkeypatch):
     share_out(net, torch.device("cuda"))
     assert isinstance(net.encoders["a"][1], nn.SyncBatchNorm)
     assert list(net.state_dict()) == names
+
+
+def test_statistics_of_a_sample_too_many_are_refused():
+    whole = together.data_of(torch.float32).train.head(1)
+    exchange = Exchange(Part(whole, 0, 2))  # the second process has none of it
+    norm = nn.SyncBatchNorm(5)
+    with pytest.raises(ValueError, match=r"'a'.* 1 samples .* 2 processes; use drop_last=True"):
+        exchange.gather("a", nn.Sequential(norm), pytest.fail)
 
 
 def shared_out(part: nn.Module | None = None, hooked: bool = False, **options: int) -> None:

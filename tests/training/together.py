@@ -129,6 +129,36 @@ def of_texts() -> MultimodalData:
     return MultimodalData(split(19), split(6), split(6), n_classes=3)
 
 
+class Sum(torch.autograd.Function):
+    """The sum over the processes, as SyncBatchNorm takes it; its gradient is their sum, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return Sum.backward(ctx, x)
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        x = x.clone()
+        if distributed.is_initialized():
+            distributed.all_reduce(x)
+        return x
+
+
+class Standardised(nn.Module):
+    """By mean and deviation of all samples: what SyncBatchNorm does, which needs a GPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.full_like(x[:1], len(x))
+        total, squares, count = Sum.apply(torch.stack([x.sum(0), (x * x).sum(0), rows[0]]))
+        mean = total / count
+        return (x - mean) / (squares / count - mean**2 + 1e-5).sqrt()
+
+
+def standardised() -> nn.Module:
+    layers = nn.Linear(5, 8), Standardised(), nn.Tanh(), nn.Linear(8, WIDTH), Standardised()
+    return nn.Sequential(*layers).double()
+
+
 def noisy(x: Tensor) -> Tensor:
     return x + 0.1 * torch.randn_like(x)
 
@@ -144,6 +174,9 @@ def others() -> dict[str, Callable[[], Found]]:
     return {
         "dropout": lambda: trained(OGM, plain, {"encoders": {"a": dropping, "b": dropping}}),
         "dropout in a Transformer": lambda: trained(Joint, of_texts(), texts),
+        "statistics of all samples": lambda: trained(
+            MMPareto, plain, {"encoders": {"a": standardised, "b": standardised}}, drop_last=True
+        ),
         "running means in the fusion": lambda: trained(OGM, plain, {"fusion": "gated"}),
         "frames": lambda: trained(MMPareto, of_frames(), {"encoders": {"a": linear, "b": linear}}),
         "a stream": lambda: trained(OGM, stream),
