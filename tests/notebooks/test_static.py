@@ -81,7 +81,7 @@ def test_one_cell_of_literal_parameters(path, notebook):
 
 def test_title_and_minutes_are_found(path):
     notebook = read(path)
-    assert notebook.title and notebook.minutes
+    assert notebook.title and int(notebook.minutes) < 10, "to run; the minutes to read come later"
 
 
 def test_links_lead_somewhere(path, notebook):
