@@ -13,7 +13,7 @@ from mmlab.teaching.answers import call, difference
 
 FOLDED = re.compile(r"<summary>Solution.*?```python\n(.*?)```", re.DOTALL)
 PATHS = {f"nb{path.name[:2]}": path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
-GRADED = [(book, name) for book in PATHS for name in (exercises(book, 0) if book < "nb13" else ())]
+GRADED = [(book, name) for book in PATHS for name in exercises(book, 0)]
 
 
 def solution(book: str, name: str):
