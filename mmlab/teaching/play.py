@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,12 @@ def explore(
     _check(strip, controls)
     with _drawn(draw, strip) as figure:
         plotting.show(figure, name, alt)
-    if os.environ.get("MMLAB_STRICT") != "1":
+    if os.environ.get("MMLAB_STRICT") == "1":
+        return
+    if find_spec("ipywidgets"):
         _sliders(draw, strip[0], controls)
+    else:
+        print("Here are sliders where ipywidgets is installed: %pip install ipywidgets")
 
 
 def _check(strip: Sequence[Mapping[str, Any]], controls: Mapping[str, Any]) -> None:

@@ -196,6 +196,16 @@ def test_controls_say_their_name_unit_and_value(draw, live, shown):
     assert (rate.min, rate.max, rate.step) == (0.0, 2.0, 0.25)
 
 
+def test_without_ipywidgets_there_is_the_strip_and_how_to_have_more(
+    draw, live, shown, monkeypatch, capsys
+):
+    monkeypatch.setattr("mmlab.teaching.play.find_spec", lambda name: None)
+    play(draw)
+    (strip,) = shown
+    assert strip["text/plain"] == "Three lines."
+    assert "%pip install ipywidgets" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("control", [(0, 180, 5), (0.05, 1.05, 0.1), (0.0, 1.0, 0.125)])
 def test_a_slider_and_its_number_go_together(control, live, shown):
     low, high, step = control
