@@ -11,7 +11,7 @@ from paging import add_result, article, soup
 
 from mmlab.datasets import Stream
 from mmlab.notebooks.catalogue import NOTEBOOKS, ROOT
-from mmlab.notebooks.pages.reference import ROOMS, keep_marks, list_arguments
+from mmlab.notebooks.pages.reference import ROOMS, keep_marks, keep_sentence, list_arguments
 from mmlab.notebooks.site import build
 
 
@@ -104,6 +104,38 @@ def test_public_names_in_a_text_lead_to_the_reference(site):
     (link,) = [a for a in page("a") if "fit" in a.get_text()]
     assert link["href"] == "reference/mmlab.training.html#mmlab.training.loop.fit"
     assert link.get_text() == "fit(net, data, epochs=5)"
+
+
+def test_a_sentence_with_a_colon_stays_whole():
+    lines = ["the one for the targets.", "", ":type: The loss; None"]
+    keep_sentence(None, "property", "", None, None, lines)
+    assert lines == ["The loss; None: the one for the targets.", ""]
+
+
+def test_the_library_s_pages_learn_of_new_notebooks_at_the_end(tmp_path, monkeypatch):
+    """Meanwhile those of the notebooks list all, and the others are not written."""
+    monkeypatch.setattr("mmlab.notebooks.pages.reference.ROOMS", ())
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/words.md").write_text("# Words\n\n[it](../notebooks/00-a.ipynb)")
+    out, folder = tmp_path / "build", tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / "00-a.ipynb").write_text("{}")
+
+    def listed(page: str) -> set[str]:
+        links = soup(out / f"site/{page}.html")("a", href=True)
+        return {
+            name for name in ("00-a", "01-b") if any(f"{name}.html" in a["href"] for a in links)
+        }
+
+    add_result(out, "00-a")
+    build(out, folder, library=True)
+    assert listed("docs/words") == {"00-a"}
+    add_result(out, "01-b")
+    build(out, folder, library=True, whole=False)
+    assert listed("00-a") == {"01-b"} and listed("index") == {"00-a", "01-b"}
+    assert listed("docs/words") == {"00-a"}
+    build(out, folder, library=True)
+    assert listed("docs/words") == {"00-a", "01-b"}
 
 
 def test_the_papers_are_there_with_links(site):
