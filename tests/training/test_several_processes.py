@@ -118,6 +118,7 @@ REFUSED = {
     "BatchNorm": "encoder 'a' has a BatchNorm, .* SyncBatchNorm .* does not run on cpu",
     "a recurrent net's dropout": "encoder 'a' has a Recurrent whose dropout draws for steps before",
     "numbers of its own": "encoder 'a' draws random numbers by aten.rand_like",
+    "dropped weights": r"encoder 'a' draws random numbers for \(5, 7\), no row per sample",
     "a hook": "a parameter of encoder 'a' has a hook, .* optimizer.register_step_pre_hook",
     "accumulated dropout": "accumulate=2 and a part that differs in training, .* in encoder 'a'",
     "an observer": "process 1 of . disagrees with process 0 after epoch 1, on the parameters:",

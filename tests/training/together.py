@@ -86,6 +86,18 @@ def dropping(dtype: torch.dtype = torch.float64) -> nn.Module:
     return nn.Sequential(*layers).to(dtype)
 
 
+class Heads(nn.Module):
+    """Two rows per sample in the dropout, as attention with its heads side by side has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.dropout = linear(), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.linear(x).view(2 * len(x), WIDTH // 2)
+        return self.dropout(rows).view(len(x), WIDTH)
+
+
 def linear() -> nn.Module:
     return nn.Linear(5, WIDTH).double()
 
@@ -173,6 +185,7 @@ def others() -> dict[str, Callable[[], Found]]:
     texts = {"encoders": {"text": text_encoder, "a": lambda: dropping(torch.float32)}}
     return {
         "dropout": lambda: trained(OGM, plain, {"encoders": {"a": dropping, "b": dropping}}),
+        "dropout of heads": lambda: trained(OGM, plain, {"encoders": {"a": Heads, "b": linear}}),
         "dropout in a Transformer": lambda: trained(Joint, of_texts(), texts),
         "statistics of all samples": lambda: trained(
             MMPareto, plain, {"encoders": {"a": standardised, "b": standardised}}, drop_last=True
@@ -238,6 +251,13 @@ def with_encoder(*layers: nn.Module, hooked: bool = False, **options: Any) -> No
     fit(net.double(), data, epochs=1, device="cpu", **options)
 
 
+class WeightDropped(nn.Linear):
+    """Drops weights, of which no sample has its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, nn.functional.dropout(self.weight, training=self.training))
+
+
 def own_loop() -> None:
     data = data_of(torch.float32)
     net = MultimodalNet.build(data)
@@ -285,6 +305,7 @@ WRONG = {
     "BatchNorm": lambda: with_encoder(nn.Linear(5, 5), nn.BatchNorm1d(5)),
     "a recurrent net's dropout": lambda: with_encoder(Recurrent(5, 5, 2, dropout=0.1)),
     "numbers of its own": lambda: with_encoder(Drawing(5, 5)),
+    "dropped weights": lambda: with_encoder(nn.Linear(5, 7), WeightDropped(7, 5)),
     "a hook": lambda: with_encoder(nn.Linear(5, 5), hooked=True),
     "accumulated dropout": lambda: with_encoder(nn.Dropout(0.5), accumulate=2),
     "an observer": lambda: trained(Joint, data_of(), observers=[unlike]),
