@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import mmlab
@@ -205,6 +206,22 @@ def _record(result: Result) -> str:
     return json.dumps(facts, indent=1)
 
 
+async def _aside(build: Callable[[], object]) -> None:
+    """Build the site in a thread that ends with this process, however far it is."""
+    loop, built = asyncio.get_running_loop(), asyncio.Event()
+
+    def work() -> None:
+        try:
+            with suppress(SiteError):  # which is said at the end
+                build()
+        finally:
+            with suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(built.set)
+
+    Thread(target=work, daemon=True).start()
+    await built.wait()
+
+
 async def _run_all(
     notebooks: Sequence[Notebook],
     results: Sequence[Result],
@@ -227,8 +244,7 @@ async def _run_all(
         async with building:
             if name in unshown:
                 unshown.clear()
-                with suppress(SiteError):  # which is said at the end
-                    await asyncio.to_thread(build, whole=not name)
+                await _aside(partial(build, whole=not name))
 
     async def when_free(notebook: Notebook, result: Result) -> None:
         async with gate:

@@ -33,7 +33,9 @@ class PlainText(SphinxTransform):
         for section in self.document.findall(nodes.section):
             title = section[0].astext().lower()
             slug = re.sub(r"[^\w -]", "", title).replace(" ", "-")  # as links of Markdown have it
-            section["ids"] += [slug] if slug not in section["ids"] else []
+            if slug and slug not in self.document.ids:
+                self.document.ids[slug] = section
+                section["ids"].append(slug)
         for image in list(self.document.findall(nodes.image)):
             if not image["uri"].startswith("data:image/"):
                 image.replace_self(nodes.emphasis("", image.get("alt", "")))

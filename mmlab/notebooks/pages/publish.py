@@ -27,13 +27,16 @@ MATHJAX = (
 )
 """The parts of MathJax that pages load (see `config`)."""
 
-
 SKIP = '<div id="pst-skip-link"'
 """The one part of a page that the theme leaves without a role."""
 
 
 def finish(page: str) -> str:
-    """The HTML of a page that says of Chinese what it is, so that it is read and shown right."""
+    """The HTML of a page as readers get it.
+
+    Chinese is marked as such, so that it is spoken and shown right; the link that skips the lists
+    has a role; and no script draws the icons.
+    """
     marked = TEXT.sub(lambda m: f'<span lang="zh">{m[2]}</span>' if m[2] else m[0], page)
     skip = SKIP.replace("div", 'div role="navigation" aria-label="Skip"')
     return ICONS.sub("", marked).replace(SKIP, skip, 1)
