@@ -121,7 +121,10 @@ SET = "(window.MathJax?.startup?.promise ?? Promise.resolve()).then(arguments[0]
 def show(
     browser: "Chrome", page: Path, *, width: int = 1280, dark: bool = False, media: str = ""
 ) -> set[str]:
-    """Open a page, and wait until its formulas are set; gives the addresses that it asks for."""
+    """Open a page, and wait until its formulas are set; gives the addresses that it asks for.
+
+    Colours that still change from those of the light theme to the dark ones have changed then.
+    """
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     colours = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -130,6 +133,7 @@ def show(
     browser.get_log("performance")
     browser.get(page.as_uri())
     browser.execute_async_script(SET)
+    browser.execute_script("document.getAnimations().forEach(each => each.finish())")
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     return {
         event["params"]["request"]["url"]
