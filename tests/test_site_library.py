@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from nbformat import v4
 from paging import add_result, article, soup
@@ -96,6 +97,9 @@ def test_what_is_no_code_is_read_as_it_is_written():
     lines += ["again |x|", ">>> 2 ** 3 | 4"]
     keep_marks(None, "class", "", Stream, None, lines)
     assert lines[0] == r"\|S\| of `a|b*` and clip\_ with \*args, *one word* only::"
+    theirs = ["words of torch"]
+    keep_marks(None, "attribute", "", torch.utils.data.default_collate, None, theirs)
+    assert theirs == []
     assert lines[2] == "    |x| * y" and lines[4:] == [r"again \|x\|", ">>> 2 ** 3 | 4"]
 
 
