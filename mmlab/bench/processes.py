@@ -1,6 +1,6 @@
 """How well two processes share a step of one network, each with one thread.
 
-torchrun starts this file. In turns the first process takes steps alone, while the other one waits,
+torchrun starts `main`. In turns the first process takes steps alone, while the other one waits,
 and both take the same steps together. The clock on the wall counts, for so does waiting.
 """
 
@@ -31,6 +31,8 @@ from mmlab.training.processes import alike, count, is_first, join
 from mmlab.training.step import Parameters
 
 NETWORK, TIMED = "ResNet-18", ("joint", "MMPareto", "MLA")
+CODE = "import sys; from mmlab.bench.processes import main; main(*sys.argv[1:])"
+"""What torchrun starts twice."""
 
 
 def two_over_one(rounds: int, device: torch.device) -> Iterator[tuple[str, Table]]:
@@ -40,7 +42,7 @@ def two_over_one(rounds: int, device: torch.device) -> Iterator[tuple[str, Table
         words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
         words += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
         subprocess.run(
-            [*words, "-m", __name__, NETWORK, str(rounds), str(result)],
+            [*words, "--no-python", sys.executable, "-c", CODE, NETWORK, str(rounds), str(result)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             check=True,
         )
@@ -48,13 +50,14 @@ def two_over_one(rounds: int, device: torch.device) -> Iterator[tuple[str, Table
     yield f"efficiency of two processes over one, {NETWORK}", table
 
 
-def main(name: str, rounds: int, result: Path) -> None:
+def main(name: str, rounds: str, result: str) -> None:
     """What each of the processes does; the first one writes the table."""
     join()
     torch.set_num_threads(1)
-    table = {method: _efficiency(NETWORKS[name], METHODS[method].make, rounds) for method in TIMED}
+    network, often = NETWORKS[name], int(rounds)
+    table = {method: _efficiency(network, METHODS[method].make, often) for method in TIMED}
     if is_first():
-        result.write_text(json.dumps(table), encoding="utf-8")
+        Path(result).write_text(json.dumps(table), encoding="utf-8")
 
 
 def _efficiency(network: Network, make: Callable[[], Balancer], rounds: int) -> dict[str, float]:
@@ -108,7 +111,3 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _wait() -> None:
     """Another process is at work."""
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
