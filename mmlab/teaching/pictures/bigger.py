@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from mmlab.experiments import share_interval
 from mmlab.plotting import LOOKS, Arrow, Box, canvas, diagram
+from mmlab.teaching.pictures.stages import stages
 
 WAY = {
     "files": "missing,\ndamaged?",
@@ -26,13 +26,7 @@ WAY = {
 
 def way() -> Figure:
     """From a folder to several GPUs: the stages above, below each what may go wrong."""
-    boxes, arrows, stages = {}, [], [*WAY]
-    for column, (stage, fault) in enumerate(WAY.items()):
-        boxes[stage] = Box(stage, column, 0, "joint")
-        boxes[fault] = Box(fault, column, 1)
-        arrows.append(Arrow(fault, stage))
-    arrows += [Arrow(*pair, of="joint") for pair in itertools.pairwise(stages)]
-    return diagram(boxes, arrows)
+    return stages(WAY)
 
 
 def clip(frames: Tensor, sound: Tensor) -> Figure:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmlab.experiments import report
-from mmlab.plotting import Arrow, Box, canvas, diagram, differences, looks
+from mmlab.plotting import canvas, differences, looks
+from mmlab.teaching.pictures.stages import stages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,14 +34,7 @@ have no name beside them, by colour."""
 
 def way() -> Figure:
     """From an idea to a row: the stages above, the check that each has to pass below."""
-    boxes, arrows = {}, []
-    stages = [*WAY]
-    for column, (stage, check) in enumerate(WAY.items()):
-        boxes[stage] = Box(stage, column, 0, "joint")
-        boxes[check] = Box(check, column, 1)
-        arrows.append(Arrow(check, stage))
-    arrows += [Arrow(*pair, of="joint") for pair in itertools.pairwise(stages)]
-    return diagram(boxes, arrows)
+    return stages(WAY)
 
 
 def gaps(histories: Mapping[str, pd.DataFrame]) -> Figure:
