@@ -501,12 +501,74 @@ def test_a_page_shows_the_words_of_an_image_that_it_lacks(tmp_path, src):
     assert "its words" in inside.get_text() and "more words" in inside.get_text()
 
 
-@pytest.mark.parametrize("src", ["my%20cat.png", "inner.png", "./my%20cat.png"])
-def test_an_image_from_here_comes_with_the_page(folder, src):
-    page, notes = prepared(v4.new_markdown_cell(f"![a cat]({src})"), folder=folder)
-    assert notes == []
+PICTURES = r"""![1](my%20cat.png) ![2](inner.png) ![3](./my%20cat.png) ![4](<my cat.png>)
+![5]( kätzchen.png ) ![6][there] ![7](inner.png "a title") [![8](inner.png)](inner.png)
+
+`![no](inner.png)`
+
+```markdown
+![no](inner.png)
+```
+
+[there]: inner.png
+"""
+
+
+def test_an_image_from_here_comes_with_the_page_however_it_is_written(tmp_path, folder):
+    (folder / "kätzchen.png").write_bytes(b"secret")
+    cells = [v4.new_markdown_cell(PICTURES), shown({"text/markdown": "![9](inner.png)"})]
+    assert add_result(tmp_path / "build", "00-a", cells=cells) == []
+    build(tmp_path / "build", folder)
+    inside = article(tmp_path / "build/site/00-a.html")
+    assert [image["alt"] for image in inside("img")] == [*"123456789"]
     source = f"data:image/png;base64,{base64.b64encode(b'secret').decode()}"
-    assert page.cells[0].source == f"![a cat]({source})"
+    assert {image["src"] for image in inside("img")} == {source}
+    assert inside.get_text().count("![no](inner.png)") == 2
+    assert inside.find("a", href=lambda href: href.endswith("files/notebooks/my%20cat.png"))
+
+
+def test_a_picture_that_changes_is_shown_as_it_is_now(tmp_path, folder):
+    cell = v4.new_markdown_cell("![a cat](inner.png)")
+    for content in (b"one", b"other"):
+        (folder / "my cat.png").write_bytes(content)
+        add_result(tmp_path / "build", "00-a", cells=[cell])
+        build(tmp_path / "build", folder)
+        (image,) = article(tmp_path / "build/site/00-a.html")("img")
+        assert image["src"].endswith(base64.b64encode(content).decode())
+
+
+def test_copies_are_renewed_and_pages_that_are_gone_go(tmp_path, folder):
+    site, link = tmp_path / "build/site", v4.new_markdown_cell("[words](words.txt)")
+    for name in ("00-a", "01-b"):
+        add_result(tmp_path / "build", name, cells=[link])
+    build(tmp_path / "build", folder)
+    assert (site / "01-b.html").exists()
+    (folder / "words.txt").write_text("new")
+    for file in (tmp_path / "build/notebooks").glob("01-b*"):
+        file.unlink()
+    build(tmp_path / "build", folder)
+    assert (site / "files/notebooks/words.txt").read_text() == "new"
+    assert (site / "00-a.html").exists() and not (site / "01-b.html").exists()
+    (folder / "words.txt").unlink()
+    build(tmp_path / "build", folder)  # a link to what is gone is no reason to fail
+
+
+def test_a_linked_file_that_cannot_be_read_is_said_and_all_else_is_there(
+    tmp_path, folder, monkeypatch
+):
+    link = v4.new_markdown_cell("[words](words.txt)")
+    add_result(tmp_path / "build", "00-a", cells=[link])
+    read = Path.read_bytes
+
+    def refusing(path):
+        if path.name == "words.txt" and path.parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    with pytest.raises(SiteError, match=r"Permission denied: .*words\.txt"):
+        build(tmp_path / "build", folder)
+    assert (tmp_path / "build/site/00-a.html").exists()
 
 
 def test_a_long_link_is_left_as_it_is(tmp_path):

@@ -42,7 +42,7 @@ def write_pages(
     except Exception as error:
         shutil.rmtree(work, ignore_errors=True)  # what it remembers may be what is wrong
         return [f"cannot build the pages ({type(error).__name__}: {error}); run again"]
-    return publish(work / "html", site, names, links.copies)
+    return publish(work / "html", site, names, links.wanted())
 
 
 def _run_sphinx(work: Path, settings: dict[str, Any], others: bool, whole: bool) -> set[str]:

@@ -2,14 +2,16 @@
 
 import html
 import re
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 import mmlab
-from mmlab.notebooks.pages.prepare import TAG
+from mmlab.notebooks.pages.prepare import TAG, embed
 from mmlab.notebooks.pages.reference import keep_marks, keep_sentence, list_arguments
 
 HOMES = mmlab._module_of()
@@ -36,9 +38,20 @@ class PlainText(SphinxTransform):
             if slug and slug not in self.document.ids:
                 self.document.ids[slug] = section
                 section["ids"].append(slug)
+        page = self.config.mmlab_links.pages.get(self.env.docname)
         for image in list(self.document.findall(nodes.image)):
             if not image["uri"].startswith("data:image/"):
-                image.replace_self(nodes.emphasis("", image.get("alt", "")))
+                self._put_in(image, page)
+
+    def _put_in(self, image: nodes.image, page: Path | None) -> None:
+        """Make a picture beside the file that a page shows a part of the page, or leave words."""
+        try:
+            if page is None:
+                raise ValueError("a docstring has no folder")
+            self.env.note_dependency(page.parent / unquote(image["uri"]))
+            image["uri"] = embed(image["uri"], page.parent)
+        except ValueError:
+            image.replace_self(nodes.emphasis("", image.get("alt", "")))
 
 
 def link_names(app: Sphinx, document: nodes.document, name: str) -> None:

@@ -29,6 +29,13 @@ class Links:
         self.copies: dict[Path, Path] = {}
         """Where a copy is needed, and of what."""
 
+    def wanted(self) -> dict[Path, Path]:
+        """All copies and of what: those of pages that were not written anew, too."""
+        folder = self.site / FILES
+        there = [copy for copy in folder.rglob("*") if copy.is_file()]
+        before = {copy: self.root / copy.relative_to(folder) for copy in there}
+        return {copy: file for copy, file in (before | self.copies).items() if file.is_file()}
+
     def redirect(self, body: str, name: str) -> str:
         """The HTML of a page's body, its links to files of the checkout redirected."""
         return LINK.sub(lambda link: link[1] + self._target(link[2], name), body)

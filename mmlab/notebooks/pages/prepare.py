@@ -80,28 +80,20 @@ def _text(cell: NotebookNode, folder: Path, notes: Notes) -> NotebookNode:
 
 
 def plain_markdown(text: str, folder: Path, notes: Notes) -> str:
-    """Markdown without directives, its images embedded."""
+    """Markdown without directives; its images are put in when it is read (`extension`)."""
     lines = text.split("\n")
     tokens = MARKDOWN.parse(text)
     for token in tokens:
         if token.type == "fence" and token.map and "{" in token.info:
             head = token.map[0]
             lines[head] = lines[head].replace("{", "").replace("}", "")
-    text = "\n".join(lines)
     for token in _all(tokens):
         if token.type == "image":
-            src = str(token.attrs["src"])
-            image = notes.embed(src, folder)
-            if image and MARKDOWN.validateLink(image):
-                text = text.replace(f"]({src}", f"]({image}")
-            elif image:
-                notes.images[src] = (
-                    "in text a page shows .png, .jpg, .gif and .webp; take one of them"
-                )
+            notes.embed(str(token.attrs["src"]), folder)
         elif token.type.startswith("html_"):
             found = (NAME.match(token.content, at.start()) for at in TAG.finditer(token.content))
             notes.removed.update(name[1].lower() for name in found if name)
-    return text
+    return "\n".join(lines)
 
 
 def _all(tokens: Iterable[Token]) -> Iterable[Token]:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from mmlab.files import UnwritableError, write_atomically
+from mmlab.notebooks.pages.links import FILES
 
 TEXT = re.compile(
     r"<(script|style|title)\b.*?</\1>|<[^>]*>|([\u3400-\u9fff][\u3000-\u9fff\uff00-\uffef]*)",
@@ -55,11 +56,11 @@ def publish(built: Path, site: Path, pages: Set[str], copies: dict[Path, Path]) 
     Args:
         built: Sphinx's folder.
         site: the folder of the site.
-        pages: the names of the pages without ending; others there are of an earlier run.
+        pages: the names of the pages without ending; others are of an earlier run, and go.
         copies: where copies of other files belong, and of which.
 
     Returns:
-        What could not be written.
+        What could not be read, written or removed.
     """
     faults: list[str] = []
     for file in sorted(built.rglob("*")):
@@ -76,6 +77,11 @@ def publish(built: Path, site: Path, pages: Set[str], copies: dict[Path, Path]) 
     for copy, file in (copies | mathjax(site)).items():
         with _noting(faults):
             _write(copy, file.read_bytes())
+    for file in site.rglob("*.html"):
+        name = file.relative_to(site).as_posix()
+        if name.removesuffix(".html") not in pages and not name.startswith((f"{FILES}/", "_")):
+            with _noting(faults):
+                file.unlink()
     return faults
 
 
@@ -89,8 +95,8 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _noting(faults: list[str]) -> Iterator[None]:
-    """Note that something cannot be written, and go on."""
+    """Note that something cannot be done to a file, and go on."""
     try:
         yield
-    except UnwritableError as error:
+    except (UnwritableError, OSError) as error:
         faults.append(str(error))
