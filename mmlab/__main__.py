@@ -108,7 +108,9 @@ def main(arguments: list[str]) -> int:
         with stoppable():
             python = interpreter(ROOT)
         if command == "lab":
-            copies(ROOT / WORK)
+            _, kept = copies(ROOT / WORK)
+            if kept:
+                say(f"{len(kept)} notebooks in {WORK}/ are as you left them, and differ from ours.")
         return hand_over(command_line(command, python, rest, ROOT), ROOT)
     except SetupError as error:
         say(f"mmlab: {error}", sys.stderr)

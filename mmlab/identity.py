@@ -27,7 +27,7 @@ from torch import Tensor
 PACKAGE = Path(__file__).parent
 
 ABOVE = (
-    *("__main__.py", "bench", "notebooks", "plotting.py", "teaching"),
+    *("__main__.py", "bench", "course", "notebooks", "originals.py", "plotting.py", "teaching"),
     *("data_card.py", "diagnosis.py", "evidence.py"),
 )
 """What of mmlab no run stands on: it imports from the rooms of a run, and they not from it."""

@@ -806,15 +806,17 @@ def test_what_the_user_has_set_stays(name):
     assert bootstrap.keeping_memory({name: "65536"}, "glibc")[name] == "65536"
 
 
-def test_lab_opens_copies_and_keeps_what_was_done_in_them(root, installer, monkeypatch):
+def test_lab_opens_copies_and_keeps_what_was_done_in_them(root, installer, monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "ROOT", root)
     monkeypatch.setattr(bootstrap, "hand_over", lambda line, place: 0)
     assert bootstrap.main(["lab"]) == 0
     copies = sorted((root / "work").iterdir())
     assert [path.name for path in copies] == [path.name for path in originals.notebooks()]
+    assert "as you left them" not in capsys.readouterr().out
     copies[1].write_text("mine")
     assert bootstrap.main(["lab"]) == 0
     assert copies[1].read_text() == "mine"
+    assert "1 notebooks in work/ are as you left them" in capsys.readouterr().out
 
 
 def test_what_is_set_up_tells_its_own_help(root, installer, monkeypatch):

@@ -157,6 +157,16 @@ def test_the_version_of_the_code_is_that_of_what_runs_stand_on(tmp_path, monkeyp
     assert found[0] != found[1] == found[2] == found[3]
 
 
+def test_what_is_not_above_is_what_a_comparison_loads():
+    """All of it, and nothing else: whoever adds a room says on which side it is."""
+    code = "import sys, mmlab.experiments, mmlab.evaluation; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[1] for name in said.stdout.split() if name.startswith("mmlab.")}
+    rooms = [path for path in identity.PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()]
+    below = {path.stem for path in rooms if path.name not in identity.ABOVE}
+    assert below - {"__init__", "__pycache__"} == loaded
+
+
 def test_rooms_above_are_the_callers_own_code():
     assert identity._is_installed("mmlab.training.loop") and identity._is_installed("torch.nn")
     assert not identity._is_installed("mmlab.teaching.play")

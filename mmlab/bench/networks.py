@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from mmlab.models import MultimodalNet
 from mmlab.seeds import drawing
 
 BATCH_SIZE = 64
+
+Norm = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,14 @@ def small_conv(channels: int) -> nn.Module:
 class Block(nn.Module):
     """A basic residual block (He et al. 2016)."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(before, after, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(after),
+            norm(after),
             nn.ReLU(),
             nn.Conv2d(after, after, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(after),
+            norm(after),
         )
         fits = stride == 1 and before == after
         self.skip = nn.Identity() if fits else nn.Conv2d(before, after, 1, stride, bias=False)
@@ -87,12 +90,12 @@ class Block(nn.Module):
         return (self.body(x) + self.skip(x)).relu()
 
 
-def resnet18(channels: int) -> nn.Module:
-    """ResNet-18 with a stem for small pictures."""
+def resnet18(channels: int, norm: Norm = nn.BatchNorm2d) -> nn.Module:
+    """ResNet-18 with a stem for small pictures. norm: channels -> what normalises them."""
     widths = (64, 64, 128, 256, 512)
-    stem = nn.Sequential(nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64))
+    stem = nn.Sequential(nn.Conv2d(channels, 64, 3, 1, 1, bias=False), norm(64))
     stages = [
-        nn.Sequential(Block(before, after, 1 + (i > 0)), Block(after, after, 1))
+        nn.Sequential(Block(before, after, 1 + (i > 0), norm), Block(after, after, 1, norm))
         for i, (before, after) in enumerate(itertools.pairwise(widths))
     ]
     return nn.Sequential(stem, nn.ReLU(), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -104,3 +107,6 @@ NETWORKS = {
     "small convolutions": Network(small_conv, {"a": (1, 32, 32), "v": (3, 32, 32)}, 64, 1),
     "ResNet-18": Network(resnet18, {"a": (1, 16, 16), "v": (3, 16, 16)}, 512, 1),
 }
+
+GROUPED = replace(NETWORKS["ResNet-18"], encoder=partial(resnet18, norm=partial(nn.GroupNorm, 32)))
+"""That with GroupNorm: several processes refuse BatchNorm on a CPU."""

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 
 from mmlab.balancers import METHODS, Balancer
 from mmlab.bench.loops import LR, MOMENTUM
-from mmlab.bench.networks import NETWORKS, Network
+from mmlab.bench.networks import GROUPED, NETWORKS, Network
 from mmlab.bench.timing import Table, quartiles
 from mmlab.datasets.base import in_memory
 from mmlab.training import Step
@@ -54,7 +54,7 @@ def main(name: str, rounds: str, result: str) -> None:
     """What each of the processes does; the first one writes the table."""
     join()
     torch.set_num_threads(1)
-    network, often = NETWORKS[name], int(rounds)
+    network, often = (NETWORKS | {NETWORK: GROUPED})[name], int(rounds)
     table = {method: _efficiency(network, METHODS[method].make, often) for method in TIMED}
     if is_first():
         Path(result).write_text(json.dumps(table), encoding="utf-8")
@@ -73,8 +73,6 @@ def _steps(network: Network, balancer: Balancer, shared: bool) -> Callable[[], N
     """`network.steps` steps of one batch, of which each process has a part or the whole."""
     data = network.data()
     model = network.build(balancer, data)
-    for encoder in model.encoders.values():
-        _group_norm(encoder)
     batch = in_memory(data.train, "the benchmark")
     own = own_part(batch) if shared else batch
     optimizer, parameters = SGD(model.parameters(), lr=LR, momentum=MOMENTUM), Parameters(model)
@@ -89,15 +87,6 @@ def _steps(network: Network, balancer: Balancer, shared: bool) -> Callable[[], N
                 optimizer.zero_grad()
 
     return steps
-
-
-def _group_norm(module: nn.Module) -> None:
-    """GroupNorm for BatchNorm, which several processes refuse on a CPU."""
-    for name, part in module.named_children():
-        if isinstance(part, nn.BatchNorm2d):
-            setattr(module, name, nn.GroupNorm(32, part.num_features))
-        else:
-            _group_norm(part)
 
 
 def _seconds(call: Callable[[], object]) -> float:

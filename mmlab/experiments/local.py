@@ -1,8 +1,9 @@
 """Worker processes of this machine, which a sweep leaves to the next one: a start takes seconds.
 
 Each has an executor of its own, so that if one process dies, the others go on. A process that has
-been left is taken again only where a new one would be the same: by the same environment, and while
-no file that it has imported has changed. Otherwise, and after a minute, it ends.
+been left is taken again only by the same environment, while no file that it has imported has
+changed and torch's settings are those that it began with. Otherwise, and after a minute, it ends.
+What else a task leaves, such as an attribute that it sets on a class, the next sweep finds.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ TRIES = 3
 IDLE_SECONDS = 60.0
 """After so long a process that nobody wants ends."""
 
+ANSWER_SECONDS = 30.0
+"""So long a process may take to say whether it can be taken again."""
+
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -43,8 +47,7 @@ class Process:
 
     def _start(self) -> None:
         self._surroundings = _surroundings(self._sent.threads)
-        self._executor = _taken(self._surroundings) or _started(self._sent.threads)
-        self._executor.submit(_receive, self._sent)
+        self._executor = _taken(self._surroundings, self._sent) or _started(self._sent)
 
     def submit(self, places: list[int]) -> Future:
         """What becomes of the tasks with these numbers."""
@@ -73,12 +76,12 @@ class Process:
         _end(self._executor)
 
 
-def _started(threads: int) -> ProcessPoolExecutor:
+def _started(sent: Sent) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         max_workers=1,
-        initializer=_watch,
-        initargs=(os.getpid(),),
-        env={name: os.environ.get(name, str(threads)) for name in THREADS},
+        initializer=_begin,
+        initargs=(os.getpid(), sent),
+        env={name: os.environ.get(name, str(sent.threads)) for name in THREADS},
     )
 
 
@@ -121,8 +124,8 @@ def _end_unwanted(spare: _Spare) -> None:
     _end(spare.executor)
 
 
-def _taken(surroundings: tuple[Any, ...]) -> ProcessPoolExecutor | None:
-    """A process that is as a new one would be, if there is one; those that have aged end."""
+def _taken(surroundings: tuple[Any, ...], sent: Sent) -> ProcessPoolExecutor | None:
+    """A process that was left and has taken the tasks over, if there is one; the aged ones end."""
     while True:
         with _one_at_a_time:
             found = next((one for one in _spares if one.surroundings == surroundings), None)
@@ -130,9 +133,9 @@ def _taken(surroundings: tuple[Any, ...]) -> ProcessPoolExecutor | None:
                 return None
             _spares.remove(found)
         try:
-            if found.executor.submit(_is_current).result():
+            if found.executor.submit(_take_over, sent).result(ANSWER_SECONDS):
                 return found.executor
-        except BrokenExecutor:
+        except (BrokenExecutor, TimeoutError):  # it died; loky may lose what is asked just then
             pass
         _end(found.executor)
 
@@ -140,10 +143,12 @@ def _taken(surroundings: tuple[Any, ...]) -> ProcessPoolExecutor | None:
 # --- in the process -------------------------------------------------------------------------------
 
 _received: list[Sent] = []
+_began_with: list[tuple[Any, ...]] = []
 
 
-def _watch(parent: int) -> None:
+def _begin(parent: int, sent: Sent) -> None:
     """What a process does first."""
+    _received[:], _began_with[:] = [sent], [_settings()]
     threading.Thread(target=_end_with, args=(psutil.Process(parent),), daemon=True).start()
 
 
@@ -154,8 +159,12 @@ def _end_with(parent: psutil.Process) -> None:
     os._exit(1)
 
 
-def _receive(sent: Sent) -> None:
+def _take_over(sent: Sent) -> bool:
+    """Receive the tasks of another sweep, unless this process has aged."""
+    if not _is_current():
+        return False
     _received[:] = [sent]
+    return True
 
 
 def _work(places: list[int]) -> tuple[float, list[bytes]]:
@@ -170,8 +179,29 @@ def _forget() -> None:
         torch.cuda.empty_cache()
 
 
+def _settings() -> tuple[Any, ...]:
+    """What a task may set for all that come after it."""
+    return (
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+    )
+
+
 def _is_current() -> bool:
-    """Whether no file that this process has imported has changed since it began."""
+    """Whether the settings, and all files that this process has imported, are as when it began."""
     began = psutil.Process().create_time()
     files = [getattr(module, "__dict__", {}).get("__file__") for module in [*sys.modules.values()]]
-    return all(os.path.getmtime(file) < began for file in files if file and os.path.exists(file))
+    changed = (_changed(file, began) for file in files if file and os.path.isabs(file))
+    return _began_with == [_settings()] and not any(changed)
+
+
+def _changed(file: str, began: float) -> bool:
+    try:
+        return os.path.getmtime(file) >= began
+    except NotADirectoryError:  # it is in an archive
+        return False
+    except OSError:
+        return True

@@ -15,8 +15,9 @@ from torch.func import functional_call, vmap
 
 from mmlab.models.encoders import Scale
 from mmlab.models.fusion import FUSIONS, Fusion
-from mmlab.models.linear import StackedLayerNorm, StackedLinear
+from mmlab.models.linear import StackedLinear
 from mmlab.models.network import MultimodalNet
+from mmlab.models.norm import StackedLayerNorm
 from mmlab.nested import Nested
 
 ELEMENTWISE = (
@@ -123,15 +124,12 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
     first = modules[0]
     kind = type(first)
     if kind in ELEMENTWISE:
-        if len({repr(m) for m in modules}) > 1:
-            raise UnstackableError(
-                f"{first} of one network is {next(m for m in modules if repr(m) != repr(first))} "
-                f"in another, so they cannot be stacked; {FIX}"
-            )
+        _check_alike(modules)
         return first
     if kind is nn.Linear:
         return StackedLinear(*_weight_and_bias(modules))
     if isinstance(first, nn.LayerNorm) and kind is nn.LayerNorm and first.elementwise_affine:
+        _check_alike(modules)
         return StackedLayerNorm(first, *_weight_and_bias(modules))
     if isinstance(first, nn.Flatten) and kind is nn.Flatten:
         return nn.Flatten(_shifted(first.start_dim), _shifted(first.end_dim))
@@ -152,6 +150,16 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
     if next(first.buffers(), None) is not None:
         raise UnstackableError(f"{kind.__name__} has buffers, so it cannot be stacked; {FIX}")
     return Vmapped(modules)
+
+
+def _check_alike(modules: Sequence[nn.Module]) -> None:
+    """Raises UnstackableError for modules of other settings, such as the eps of a LayerNorm."""
+    first = modules[0]
+    if len({repr(m) for m in modules}) > 1:
+        raise UnstackableError(
+            f"{first} of one network is {next(m for m in modules if repr(m) != repr(first))} "
+            f"in another, so they cannot be stacked; {FIX}"
+        )
 
 
 def _weight_and_bias(modules: Sequence[nn.Module]) -> tuple[nn.Parameter, nn.Parameter | None]:

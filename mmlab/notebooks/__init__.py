@@ -22,6 +22,8 @@ try:
     from mmlab.notebooks.runner import run
     from mmlab.notebooks.site import SiteError
 except ModuleNotFoundError as error:
+    if (error.name or "").startswith("mmlab"):
+        raise  # a fault of ours, which no package mends
     raise ModuleNotFoundError(
         f"{error}: it runs notebooks or writes their pages, and comes with the extras of mmlab. "
         "Install them, as in `pip install -e '.[docs,notebooks]'` in the project's folder.",

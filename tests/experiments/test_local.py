@@ -94,6 +94,23 @@ def test_a_module_that_was_changed_is_imported_anew(monkeypatch, tmp_path):
         process.leave()
 
 
+def test_a_module_that_is_gone_is_no_longer_there(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "gone_method.py").write_text("number = 1\n")
+    process, (found, pid) = done_by(lambda: importlib.import_module("gone_method").number, who)
+    process.leave()
+    (tmp_path / "gone_method.py").unlink()
+    assert found == 1 and pid_of_one_left() != pid
+
+
+def test_a_setting_of_torch_that_a_task_leaves_is_not_found_by_the_next_sweep():
+    process, _ = done_by(lambda: torch.set_default_dtype(torch.float64))
+    process.leave()
+    process, (found,) = done_by(torch.get_default_dtype)
+    assert found is torch.float32
+    process.close()
+
+
 def test_a_process_that_died_meanwhile_is_not_taken():
     pid = pid_of_one_left()
     os.kill(pid, signal.SIGKILL)

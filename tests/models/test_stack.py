@@ -9,7 +9,7 @@ from torch import nn
 from mmlab.datasets.base import Batch, stack_batches
 from mmlab.datasets.synthetic import synthetic
 from mmlab.models import FUSIONS, Concat, MultimodalNet, NetworkStack, UnstackableError
-from mmlab.models.linear import StackedLayerNorm
+from mmlab.models.norm import StackedLayerNorm
 from mmlab.models.stack import stack_modules
 
 DATA = [synthetic(n=(40, 10, 10), dims=6, seed=seed) for seed in range(3)]
@@ -86,6 +86,11 @@ def test_a_layer_norm_has_its_own_weights_in_each_network(norm, shape):
     assert isinstance(stacked, StackedLayerNorm)
     each = [norm(own) for norm, own in zip(norms, x, strict=True)]
     torch.testing.assert_close(stacked(x), torch.stack(each))
+
+
+def test_layer_norms_of_other_settings_are_refused():
+    with pytest.raises(UnstackableError, match=r"eps=1e-05.* of one network is .*eps=0\.1"):
+        stack_modules([nn.LayerNorm(4), nn.LayerNorm(4, eps=0.1)], {})
 
 
 def test_the_networks_are_copied_and_a_replica_follows_the_stack():
