@@ -445,6 +445,11 @@ def show(figure: Figure, name: str, alt: str) -> None:
     display(_output(png, alt), metadata={"image/png": {"alt": alt}}, raw=True)
 
 
+def output(figure: Figure, alt: str) -> dict[str, str]:
+    """The data of a notebook's output that shows a figure; alt: as `show` takes it."""
+    return _output(_rendered(figure, "png", {"Software": None}), alt)
+
+
 def _output(png: bytes, alt: str) -> dict[str, str]:
     """The figure for a page (HTML: nbconvert drops the alt text of a bare PNG), and as PNG."""
     data = base64.b64encode(png).decode("ascii")

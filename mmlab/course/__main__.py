@@ -65,7 +65,7 @@ def _grade(options: argparse.Namespace) -> None:
         raise NotebookError(f"there is no file {', '.join(missing)}; name notebooks")
     marks = []
     for file in options.files:
-        found = [*grading.grade([file], seed=options.seed, seconds=options.seconds)]
+        found = grading.grade(file, seed=options.seed, seconds=options.seconds)
         print(grading.table(found), flush=True)
         marks += found
     write_atomically(options.csv, grading.as_csv(marks))

@@ -62,20 +62,19 @@ class Mark:
     note: str
 
 
-def grade(files: Iterable[Path], *, seed: int = 0, seconds: float = 60) -> Iterator[Mark]:
-    """Grade notebooks, one after the other; two marks per file.
+def grade(file: Path, *, seed: int = 0, seconds: float = 60) -> list[Mark]:
+    """Two marks of a notebook; one, with a word, where it cannot be read.
 
     seed:    of the hidden cases.
     seconds: that one exercise may take.
 
     Raises GradeError where the grading itself does not work.
     """
-    for file in files:
-        try:
-            cells = _cells(file)
-            yield from _marks(str(file), cells, _notebook(cells), seed, seconds)
-        except UnreadableError as error:
-            yield Mark(str(file), "", 0, 0, plain(str(error)))
+    try:
+        cells = _cells(file)
+        return [*_marks(str(file), cells, _notebook(cells), seed, seconds)]
+    except UnreadableError as error:
+        return [Mark(str(file), "", 0, 0, plain(str(error)))]
 
 
 # --- a student's file -----------------------------------------------------------------------------

@@ -56,9 +56,8 @@ class Live:
         plotting.curves(losses.assign(seed=run.seed), ax=ax)
         ax.set(xlim=(0, run.epochs), ylabel="training loss", title=run.balancer.name)
         ax.legend()
-        png = plotting._rendered(figure, "png", {"Software": None})
+        picture = plotting.output(figure, f"The training losses up to epoch {run.epoch}.")
         plotting.plt.close(figure)
-        picture = plotting._output(png, f"The training losses up to epoch {run.epoch}.")
         if self._place is None:
             self._place = display(picture, raw=True, display_id=True)
         else:

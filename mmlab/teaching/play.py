@@ -142,12 +142,12 @@ def _picture(draw: Callable[..., None], values: Mapping[str, Any]) -> dict[str, 
     alt = "The picture at " + ", ".join(f"{key} = {value}" for key, value in values.items())
     try:
         with _drawn(draw, [values]) as figure:
-            png = plotting._rendered(figure, "png", {"Software": None})
+            data = plotting.output(figure, alt)
     except Exception as error:
         lines = traceback.format_exception(error)
         names = {"ename": type(error).__name__, "evalue": str(error)}
         return {"output_type": "error", **names, "traceback": lines}
-    return {"output_type": "display_data", "data": plotting._output(png, alt), "metadata": {}}
+    return {"output_type": "display_data", "data": data, "metadata": {}}
 
 
 def _labelled(control: Any) -> Any:

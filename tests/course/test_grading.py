@@ -24,11 +24,7 @@ def mean_ranks(scores):
 
 
 def marks(path: Path, **options) -> list[Mark]:
-    return [*grade([path], **options)]
-
-
-def right(path: Path, **options) -> list[int]:
-    return [mark.right for mark in marks(path, **options)]
+    return grade(path, **options)
 
 
 def test_right_answers_have_all_cases(tmp_path):

@@ -37,6 +37,13 @@ def test_the_plan_says_how_long_a_notebook_is(number):
     assert said[3] == practice
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name[:2])
+def test_a_notebook_says_how_long_its_exercises_take(path):
+    opening = nbformat.read(path, as_version=4).cells[0].source
+    (said,) = re.findall(r"(\d+) (?:min|more) for the exercises", opening)
+    assert int(said) == pytest.approx(counted(path)[-1], abs=2)
+
+
 def test_the_plan_has_every_lesson():
     names = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
     assert [m[1] for m in ROW.finditer(PLAN)] == [name[:2] for name in names]

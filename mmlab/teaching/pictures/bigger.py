@@ -90,10 +90,13 @@ def costs(table: pd.DataFrame) -> Figure:
     """
     figure, (left, right) = canvas(2)
     places, bottom = np.arange(len(table)), np.zeros(len(table))
-    colors = {"encoders": "#999999", "features": "#0072B2", "gradients": "#D55E00"}
-    hatches = {"encoders": "", "features": "//", "gradients": "..", "fusion": "xx"}
-    for name, hatch in hatches.items():
-        color = colors.get(name, "#009E73")
+    parts = {
+        "encoders": ("#999999", ""),
+        "features": ("#0072B2", "//"),
+        "gradients": ("#D55E00", ".."),
+        "fusion": ("#009E73", "xx"),
+    }
+    for name, (color, hatch) in parts.items():
         left.bar(places, table[name], 0.6, bottom, color=color, hatch=hatch, label=name)
         bottom += table[name]
     left.set_xticks(places, [f"{n}" for n in table.index])
