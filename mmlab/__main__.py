@@ -38,6 +38,7 @@ INSTALL = ["-c", "constraints.txt", "-e", ".[{}]".format(",".join(EXTRAS))]
 AT_ONCE = {
     "list": "which notebooks there are: how long they take, what they ask",
     "copy-notebooks": "DIR: copy the notebooks into a folder of yours",
+    "completion": "bash or zsh: what makes the Tab key complete the command `mmlab`",
 }
 """What needs no set-up."""
 COMMANDS = {
@@ -123,12 +124,15 @@ def main(arguments: list[str]) -> int:
 
 
 def usage(root: Path) -> str:
-    """The commands that there are here."""
-    here = is_checkout(root)
-    offered = {**AT_ONCE, **{name: COMMANDS[name] for name in (COMMANDS if here else ANYWHERE)}}
-    lines = [f"  {name:16}{purpose}" for name, purpose in offered.items()]
+    """How to call this, here."""
+    lines = [f"  {name:16}{purpose}" for name, purpose in offered(root).items()]
     title = "usage: python3 -m mmlab COMMAND [what the command takes]"
-    return "\n".join([title, "", *lines, "", SETS_UP if here else IN_A_PACKAGE])
+    return "\n".join([title, "", *lines, "", SETS_UP if is_checkout(root) else IN_A_PACKAGE])
+
+
+def offered(root: Path) -> dict[str, str]:
+    """The commands that there are here, and what each is for."""
+    return {**AT_ONCE, **{n: COMMANDS[n] for n in (COMMANDS if is_checkout(root) else ANYWHERE)}}
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -190,15 +194,20 @@ def check_works_outside(command: str, root: Path) -> None:
 
 
 def at_once(command: str, rest: list[str]) -> int:
-    """List or copy the notebooks; gives an exit code."""
+    """What needs no set-up; gives an exit code."""
+    from mmlab.completion import SHELLS, completion
     from mmlab.originals import table
 
     if command == "list" and not rest:
         say(table())
         return 0
-    if command == "list" or len(rest) != 1 or rest[0].startswith("-"):
-        takes = "DIR, the folder for the copies" if command == "copy-notebooks" else "nothing"
-        say(f"mmlab: {command} takes {takes}; this was {' '.join(rest) or 'nothing'!r}", sys.stderr)
+    if command == "completion" and len(rest) == 1 and rest[0] in SHELLS:
+        say(completion(rest[0], offered(ROOT)))
+        return 0
+    if command != "copy-notebooks" or len(rest) != 1 or rest[0].startswith("-"):
+        takes = {"list": "nothing", "completion": " or ".join(SHELLS)}
+        words = takes.get(command, "DIR, the folder for the copies")
+        say(f"mmlab: {command} takes {words}; this was {' '.join(rest) or 'nothing'!r}", sys.stderr)
         return 2
     new, kept = copies(Path(rest[0]))
     say(f"{len(new)} notebooks copied into {rest[0]}. Open that folder in JupyterLab.")
@@ -607,5 +616,10 @@ def keeping_memory(environment: Mapping[str, str], libc: str) -> dict[str, str]:
     return {**kept, **environment}
 
 
+def script() -> int:
+    """The command `mmlab` of an environment that holds the project."""
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(script())

@@ -18,16 +18,21 @@ from typing import Any
 
 import pandas as pd
 
+from mmlab.balancers.registry import METHODS
+from mmlab.checks import check_choice
 from mmlab.datasets import DATASETS, MultimodalData
 from mmlab.datasets.settings import setting
 from mmlab.experiments import caption, compare, report
 from mmlab.experiments.leaderboard import EPOCHS, FILES, MLP, encoders_text
 from mmlab.experiments.results import FOLDER, EpochScores, measured
-from mmlab.experiments.standing import RATES, EncoderNames, drawn, keep, standing_rows
+from mmlab.experiments.standing import RATES, EncoderNames, Rows, drawn, keep, standing_rows
 from mmlab.experiments.tuning import Tuned, tune
 from mmlab.files import write_atomically
 from mmlab.models.encoders import BUILDERS
 from mmlab.training import Joint
+
+CONTROLS = ("joint", "ensemble", "joint, head refitted", "DGL", "uniform")
+"""The rows of METHODS that stand in every table; one modality and a constant are no methods."""
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -74,18 +79,30 @@ def _all(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 def _command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
     """What makes the table again, without what does not change it."""
     words = [options.name, *options.settings]
-    for key in ("encoders", "epochs", "trials", "seeds"):
+    spelt: dict[str, Callable[[Any], str]] = {"encoders": encoders_text, "methods": ",".join}
+    for key in ("encoders", "epochs", "trials", "seeds", "methods"):
         value = getattr(options, key)
         if value != parser.get_default(key):
-            words += [f"--{key}", encoders_text(value) if key == "encoders" else str(value)]
+            words += [f"--{key}", spelt.get(key, str)(value)]
     return shlex.join([*words, "--csv", options.csv.as_posix()])
+
+
+def _rows(data: Callable[[int], MultimodalData], options: argparse.Namespace) -> Rows:
+    """The controls, and the methods that are asked for."""
+    rows = standing_rows(data(0).modalities, options.encoders)
+    if options.methods is None:
+        return rows
+    for method in options.methods:
+        check_choice("a method", method, rows)
+    left_out = METHODS.keys() - {*CONTROLS, *options.methods}
+    return {name: row for name, row in rows.items() if name not in left_out}
 
 
 def _tuned(
     data: Callable[[int], MultimodalData], options: argparse.Namespace, sweep: Mapping[str, Any]
 ) -> Tuned:
     """What the holdout chose for each row."""
-    rows = standing_rows(data(0).modalities, options.encoders)
+    rows = _rows(data, options)
     common = {
         "seeds": range(options.trials),
         "epochs": options.epochs,
@@ -104,7 +121,7 @@ def _tuned(
 
 def _untuned(data: Callable[[int], MultimodalData], options: argparse.Namespace) -> dict[str, Any]:
     """The rows that have defaults, with these; a constant on an input has none."""
-    rows = standing_rows(data(0).modalities, options.encoders)
+    rows = _rows(data, options)
     methods = {name: make for name, (make, values) in rows.items() if "factor" not in values}
     return {
         "methods": methods,
@@ -171,6 +188,12 @@ def _parser() -> argparse.ArgumentParser:
         default=MLP,
         metavar="NAME",
         help=f"of {', '.join(BUILDERS)}; or one per modality: name=normalised,picture=cnn (mlp)",
+    )
+    parser.add_argument(
+        "--methods",
+        type=lambda text: text.split(","),
+        metavar="NAME,...",
+        help="those to try beside the controls, such as OGM,MLA (all)",
     )
     parser.add_argument("--all", action="store_true", help="make every file of data/results")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training (%(default)s)")

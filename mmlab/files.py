@@ -5,6 +5,8 @@ import errno
 import os
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parents[1]
+
 
 class UnwritableError(OSError):
     """A file could not be written; the message says which, why, and what to do."""
@@ -28,3 +30,8 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
         if error.errno == errno.ENOSPC:
             fix = "the disk is full: free some space and run again"
         raise UnwritableError(f"cannot write {path}: {error.strerror or error}; {fix}") from error
+
+
+def output_folder(name: str, project: Path = PROJECT) -> Path:
+    """Where what is made goes: into a checkout, else the current folder; never beside a package."""
+    return project / name if (project / "pyproject.toml").is_file() else Path(name)

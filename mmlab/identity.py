@@ -27,8 +27,8 @@ from torch import Tensor
 PACKAGE = Path(__file__).parent
 
 ABOVE = (
-    *("__main__.py", "bench", "course", "notebooks", "originals.py", "plotting.py", "teaching"),
-    *("data_card.py", "diagnosis.py", "evidence.py"),
+    *("__main__.py", "bench", "completion.py", "course", "notebooks", "originals.py"),
+    *("plotting.py", "teaching", "data_card.py", "diagnosis.py", "evidence.py"),
 )
 """What of mmlab no run stands on: it imports from the rooms of a run, and they not from it."""
 

@@ -12,7 +12,6 @@ import io
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -28,18 +27,13 @@ from mmlab.experiments.diagnosis import name_of
 from mmlab.experiments.findings import ANSWERS
 from mmlab.experiments.intervals import ENOUGH, enough
 from mmlab.experiments.tables import unit_of
-from mmlab.files import write_atomically
+from mmlab.files import output_folder, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def figures_of(project: Path) -> Path:
-    """Where figures go: into a checkout, else into the current folder; never beside a package."""
-    return project / "figures" if (project / "pyproject.toml").is_file() else Path("figures")
-
-
-FIGURES = figures_of(Path(__file__).resolve().parents[1])
+FIGURES = output_folder("figures")
 SIZE = (8.0, 3.4)
 """Width and height of every figure, in inches; panels share it."""
 
@@ -438,6 +432,9 @@ def show(figure: Figure, name: str, alt: str) -> None:
             f"figure name {name!r} is not allowed; use letters, digits, '-' and '_', "
             "without folder or suffix, such as '01-curves'"
         )
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)  # once for both files
+        figure.set_layout_engine("none")
     png = _rendered(figure, "png", {"Software": None})
     write_atomically(FIGURES / f"{name}.png", png)
     write_atomically(FIGURES / f"{name}.svg", _rendered(figure, "svg", {"Date": None}))

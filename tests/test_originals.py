@@ -11,7 +11,7 @@ import pytest
 
 import mmlab
 from mmlab import __main__ as bootstrap
-from mmlab import originals
+from mmlab import completion, originals
 
 PACKAGE = Path(mmlab.__file__).parent
 
@@ -85,7 +85,7 @@ def bare(tmp_path):
     """Calls the launcher of a checkout by a Python without any package: standard library alone."""
     root = tmp_path / "project"
     (root / "mmlab").mkdir(parents=True)
-    for name in ("__init__.py", "__main__.py", "originals.py", "files.py"):
+    for name in ("__init__.py", "__main__.py", "completion.py", "originals.py", "files.py"):
         shutil.copy(PACKAGE / name, root / "mmlab" / name)
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(PACKAGE.parent / name, root / name)
@@ -134,11 +134,26 @@ def test_copy_notebooks_says_what_it_did_and_what_it_kept(bare, tmp_path):
     assert second.stdout.count("is kept") == 1 and str(changed) in second.stdout
 
 
-@pytest.mark.parametrize("words", [["list", "01"], ["copy-notebooks"], ["copy-notebooks", "-x"]])
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("mmlab di", "diagnose"), ("mmlab run 1", "10 11 12 13"), ("mmlab list ", "")],
+)
+def test_the_tab_key_completes_commands_and_numbers(bare, typed, offered):
+    words = " ".join(f'"{word}"' for word in typed.split(" "))
+    tab = f"COMP_WORDS=({words}); COMP_CWORD={typed.count(' ')}; _mmlab; echo ${{COMPREPLY[@]}}"
+    for shell in completion.SHELLS:
+        script = bare("completion", shell).stdout.removeprefix(completion.ZSH)
+        said = subprocess.run(["bash", "-c", f"{script}\n{tab}"], capture_output=True, text=True)
+        assert (said.stdout.strip(), said.stderr) == (offered, "")
+
+
+@pytest.mark.parametrize(
+    "words", ["list 01", "copy-notebooks", "copy-notebooks -x", "completion", "completion fish"]
+)
 def test_what_they_do_not_take_is_refused(bare, words):
-    said = bare(*words)
+    said = bare(*words.split())
     assert said.returncode == 2
-    assert f"{words[0]} takes" in said.stderr
+    assert f"{words.split()[0]} takes" in said.stderr
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(bare, tmp_path):

@@ -108,6 +108,7 @@ ROOMS = (
         "evidence",
         "notebooks",
         "originals",
+        "completion",
         "__main__",
     ),
 )
@@ -277,7 +278,9 @@ def test_outside_of_a_checkout_the_commands_say_that_they_need_one(outside, comm
     said = outside("-B", "-m", "mmlab", command)
     assert said.returncode == 1 and "is an installed package" in said.stderr
     assert "needs the project's checkout: run the same command in its folder" in said.stderr
-    assert "What works here: list, copy-notebooks, bench, diagnose, data." in said.stderr
+    assert (
+        "What works here: list, copy-notebooks, completion, bench, diagnose, data." in said.stderr
+    )
 
 
 def test_outside_of_a_checkout_the_help_offers_what_works_there(outside):

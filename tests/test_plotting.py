@@ -23,6 +23,7 @@ from nbformat import v4
 from mmlab import plotting
 from mmlab.experiments import Diagnosis, interval, share_interval
 from mmlab.experiments.findings import Finding
+from mmlab.files import output_folder
 
 
 @pytest.fixture
@@ -310,9 +311,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(shown, tmp_path, monke
 
 
 def test_figures_go_into_the_checkout_or_else_into_the_current_folder(tmp_path):
-    assert plotting.figures_of(tmp_path) == Path("figures")
+    assert output_folder("figures", tmp_path) == Path("figures")
     (tmp_path / "pyproject.toml").touch()
-    assert plotting.figures_of(tmp_path) == tmp_path / "figures"
+    assert output_folder("figures", tmp_path) == tmp_path / "figures"
     assert Path(__file__).parents[1] / "figures" == plotting.FIGURES
 
 

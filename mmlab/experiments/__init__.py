@@ -1,5 +1,6 @@
 """Methods side by side: the same seeds for all, paired intervals, and what was seen in words."""
 
+from mmlab.experiments.cache import TRAINED
 from mmlab.experiments.captions import UNITS, caption
 from mmlab.experiments.comparison import Measure, compare
 from mmlab.experiments.diagnosis import Diagnosis, diagnose
@@ -12,6 +13,7 @@ from mmlab.experiments.tuning import Tuned, tune
 from mmlab.training import train_once
 
 __all__ = [
+    "TRAINED",
     "UNITS",
     "Claim",
     "Diagnosis",

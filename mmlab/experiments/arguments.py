@@ -70,9 +70,13 @@ def dataset_of(data: MultimodalData | Callable[[int], MultimodalData], seed: int
     return found
 
 
-def check_measure(measure: object, units: Mapping[str, str]) -> None:
-    if measure is not None and not callable(measure):
-        raise TypeError(f"measure is {measure!r}; give a callable Run -> {{column: value}}")
+def check_measure(measure: object, units: Mapping[str, str], methods: Iterable[str]) -> None:
+    for name, one in measure.items() if isinstance(measure, Mapping) else [("", measure)]:
+        if name and name not in methods:
+            raise ValueError(f"measure names {name!r}, which is no method; they are {[*methods]}")
+        if one is not None and not callable(one):
+            what = f"measure[{name!r}]" if name else "measure"
+            raise TypeError(f"{what} is {one!r}; give a callable Run -> {{column: value}}")
     if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
         raise TypeError(f"units is {units!r}; give column -> text, such as {{'seconds': 's'}}")
 

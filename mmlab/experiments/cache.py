@@ -20,11 +20,15 @@ import numpy as np
 from mmlab.experiments.arguments import rate_of
 from mmlab.experiments.jobs import Job, Outcome, Row, failed_outcome
 from mmlab.experiments.tables import ERROR
-from mmlab.files import write_atomically
+from mmlab.files import output_folder, write_atomically
 from mmlab.identity import code_version, digest
 
 PLAIN = (type(None), bool, int, float, str)
 """What JSON gives back as it was, floats to the last bit."""
+
+
+TRAINED = output_folder("build/trained")
+"""Where the notebooks keep the rows that they train, each for itself and for the others."""
 
 
 class Cache:

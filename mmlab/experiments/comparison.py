@@ -41,7 +41,7 @@ def compare(
     network: type[MultimodalNet] = MultimodalNet,
     build: Mapping[str, object] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    measure: Measure | None = None,
+    measure: Measure | Mapping[str, Measure] | None = None,
     units: Mapping[str, str] | None = None,
     cache: str | Path | None = None,
     parallel: int | str | None = None,
@@ -60,7 +60,8 @@ def compare(
             at every seed, and the intervals be too narrow.
         settings: name of a method -> arguments for it alone, in place of those for all:
             {"OGM": {"lr": 0.1, "epochs": 30}}. Choose them by the columns of the holdout split.
-        measure: what else to measure: a callable Run -> {column: value}.
+        measure: what else to measure: a callable Run -> {column: value}, or name of a method ->
+            such a callable, where only some methods have it; the others' columns are then empty.
         units: column -> unit, for the columns of `measure`: "%" for shares from 0 to 1, "" for
             plain numbers, or a text such as "s". `report` shows them so.
         cache: a folder that keeps each run's row, in a file of its own, under all that the row
@@ -105,7 +106,7 @@ def compare(
     one (`mmlab.fit_seeds`); also where a run of the program fails, for the others' sake.
     """
     check_methods(methods)
-    check_measure(measure, units or {})
+    check_measure(measure, units or {}, methods)
     common = {"epochs": epochs, "network": network, "build": build, **training}
     options = options_of(common, settings or {}, methods)
     numbers, pool = whole_numbers(seeds), pool_of(parallel)
@@ -116,10 +117,11 @@ def compare(
         try_before(name, make, first, numbers, options[name])
     check_paths_apart(methods, options)
     each = ceil(pool.size / len(methods))  # a program of few seeds costs about what one of all does
+    measures = measure if isinstance(measure, Mapping) else dict.fromkeys(methods, measure)
     jobs = [
         job
         for name, make in methods.items()
-        for job in jobs_of(name, make, source, numbers, options[name], measure, each)
+        for job in jobs_of(name, make, source, numbers, options[name], measures.get(name), each)
     ]
     outcomes = run_jobs(jobs, pool, _cache(cache, jobs, source))
     rows = _rows(jobs, outcomes)

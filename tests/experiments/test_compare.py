@@ -289,6 +289,16 @@ def test_each_seed_keeps_its_rate_where_the_seeds_go_on_one_by_one():
     assert table.rate.dropna().tolist() == [0.1, 0.3]
 
 
+def test_a_measure_of_one_method_leaves_the_others_empty():
+    methods = {"joint": Joint, "uniform": Uniform}
+    table = compared(methods, measure={"uniform": lambda run: {"epochs": run.epoch}})
+    assert table.set_index("method").epochs.isna().to_dict() == {"joint": True, "uniform": False}
+    with pytest.raises(ValueError, match="measure names 'OMG', which is no method; they are"):
+        compared(methods, measure={"OMG": len})
+    with pytest.raises(TypeError, match=r"measure\['uniform'\] is 3; give a callable"):
+        compared(methods, measure={"uniform": 3})
+
+
 def test_a_measure_that_fails_leaves_the_scores():
     def measure(run):
         if run.seed == 1:

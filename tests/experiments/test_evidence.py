@@ -130,3 +130,16 @@ def test_what_cannot_be_done_is_said(capsys):
     with pytest.raises(SystemExit) as ended:
         evidence.main(["av-digit"])
     assert ended.value.code == 2 and "did you mean 'av-digits'" in capsys.readouterr().err
+
+
+def test_methods_that_are_asked_for_stand_beside_the_controls(quick, tmp_path, monkeypatch, capsys):
+    rows = standing.standing_rows(["a", "b"])
+    kept = ("joint", "a alone", "joint, input of a", "OGM", "MLA", "G-Blend")
+    monkeypatch.setattr(evidence, "standing_rows", lambda *_: {name: rows[name] for name in kept})
+    path = tmp_path / "few.csv"
+    quick("--methods", "OGM,MLA", "--csv", str(path))
+    assert [*pd.read_csv(path, comment="#").method.unique()] == [*kept[:-1]]
+    assert "--methods OGM,MLA --csv" in path.read_text().splitlines()[0]
+    with pytest.raises(SystemExit):
+        quick("--methods", "OMG")
+    assert "a method is 'OMG'" in capsys.readouterr().err
