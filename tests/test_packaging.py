@@ -87,6 +87,15 @@ def test_the_tree_names_no_machine():
     assert found == []
 
 
+def test_no_file_of_the_project_is_a_build_product():
+    """What .gitignore leaves out is made by a run, which would change the checkout."""
+    words = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    assert listed.stdout == ""
+
+
 # --- rooms ----------------------------------------------------------------------------------------
 
 ROOMS = (
