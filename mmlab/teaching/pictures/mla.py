@@ -54,9 +54,9 @@ def head_step(ax: Axes, *, angle: float, alpha: float, projector: str) -> None:
         ax.plot([0, x], [0, y], "-o", color=color, linewidth=width, markevery=[1], label=label)
     ax.set(xlim=(-1.15, 1.15), ylim=(-0.75, 1.15), aspect="equal", yticks=[0, 1])
     ax.set(xlabel="along the other's mean", ylabel="across it")
-    ax.text(0.02, 0.02, f"along {step[0]:+.2f}, across {step[1]:.2f}", transform=ax.transAxes)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 0.08), fontsize=8, borderaxespad=0.2)
-    ax.set_title("no projector" if projector == "none" else f"{projector}, α = {alpha:g}")
+    ax.legend(loc="lower left", fontsize=8, borderaxespad=0.2)
+    name = "no projector" if projector == "none" else f"{projector}, α = {alpha:g}"
+    ax.set_title(f"{name}\nalong {step[0]:+.2f}, across {step[1]:.2f}")
 
 
 CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]], dtype=torch.float64)
