@@ -3,8 +3,9 @@
 A value is taken apart as pickle would. Code of the caller's own counts by what it is compiled to,
 with its defaults, the values it closes over and the global names it reads: so comments and the
 lines around a lambda do not matter, and a helper function does. Code of installed packages counts
-by its name and the package's version, and mmlab by the source files that a run stands on. A class
-may say by `__identity__(self)` which values stand for one of its objects.
+by its name and the package's version, and mmlab by the source files that a run stands on, as they
+were when this was loaded, and by what a program has put in the place of its functions (`patches`).
+A class may say by `__identity__(self)` which values stand for one of its objects.
 """
 
 from __future__ import annotations
@@ -77,6 +78,23 @@ def code_version() -> str:
     return found.hexdigest()
 
 
+def patches() -> dict[str, object]:
+    """Functions and classes of the caller's own that stand in rooms of a run, such as a new step.
+
+    Values other than these, set from outside, are not seen.
+    """
+    found: dict[str, object] = {}
+    for name, module in sorted(sys.modules.items()):
+        if name.partition(".")[0] == PACKAGE.name and _is_installed(name):
+            classes = [x for x in vars(module).values() if isinstance(x, type)]
+            places: list[ModuleType | type] = [module]
+            for place in places + [x for x in classes if x.__module__ == name]:
+                for key, one in vars(place).items():
+                    if isinstance(one, FunctionType | type) and not _came_along(one):
+                        found[f"{name} {place.__name__}.{key}"] = one
+    return found
+
+
 class _Identity:
     """A digest that grows by values; what was seen before counts by its number."""
 
@@ -147,10 +165,10 @@ class _Identity:
 
     def _add_class(self, value: type, where: str) -> None:
         self.say("class", value.__module__, value.__qualname__)
-        if _is_installed(value.__module__):
+        if _came_along(value):
             return self.say(_version(value.__module__))
         own = {name: one for name, one in vars(value).items() if name not in BOOKKEEPING}
-        self._add_all("bases", value.__bases__, where)
+        self._add_all("bases", (type(value), *value.__bases__), where)
         for name in sorted(own):
             if not (name == "__slots__" or type(own[name]).__name__ in _DESCRIPTORS):
                 self.say(name)
@@ -158,7 +176,8 @@ class _Identity:
 
     def _add_function(self, value: FunctionType, where: str) -> None:
         self.say("function", value.__module__)
-        if _is_installed(value.__module__) and "<" not in value.__qualname__:
+        installed = _came_along(value)
+        if installed and "<" not in value.__qualname__:
             return self.say(value.__qualname__, _version(value.__module__))
         self.add(value.__code__, where)
         more = value.__defaults__, value.__kwdefaults__, vars(value)
@@ -167,7 +186,7 @@ class _Identity:
             self.say("closes over", name)
             if (content := _content(cell)) is not _EMPTY:
                 self.add(content, f"{where}: {name}")
-        if not _is_installed(value.__module__):
+        if not installed:
             for name in sorted(_names(value.__code__) & value.__globals__.keys()):
                 self.say("reads", name)
                 self.add(value.__globals__[name], f"{where}: the global {name}")
@@ -187,7 +206,9 @@ class _Identity:
             raise _unknown(value, where)
         self.found.update(Path(path).read_bytes())
         for name, one in sorted(vars(value).items()):  # what a program has set since
-            if not name.startswith("__") and isinstance(one, bool | int | float | str | Tensor):
+            plain = isinstance(one, bool | int | float | str | Tensor)
+            replaced = isinstance(one, FunctionType) and one.__module__ != value.__name__
+            if not name.startswith("__") and (plain or replaced):
                 self.add((name, one), where)
         names = {getattr(one, "__module__", None) for one in vars(value).values()}
         names |= {one.__name__ for one in vars(value).values() if isinstance(one, ModuleType)}
@@ -196,13 +217,17 @@ class _Identity:
                 self.add(sys.modules[name], f"{where}: {name}")
 
     def _add_object(self, value: object, where: str) -> None:
-        """Any other object by what pickle would write of it."""
+        """Any other object by what pickle would write of it; one around a function by that."""
+        if (inside := getattr(value, "__wrapped__", None)) is not None:  # of functools.cache
+            return self._add_all("wrapped", (type(value), inside), where)
         try:
             parts: Any = value.__reduce_ex__(4)
         except Exception as error:
             raise _unknown(value, where) from error
-        if isinstance(parts, str):
+        if isinstance(parts, str) and _came_along(type(value)):
             return self.say("named", type(value).__module__, parts)
+        if isinstance(parts, str):  # a name, which may stand for another object the next time
+            raise _unknown(value, where)
         padded: list[Any] = [*parts] + [None] * (5 - len(parts))
         make, arguments, state, items, pairs, *rest = padded
         self._add_all("object", (make, *arguments), where)
@@ -225,6 +250,7 @@ class _Identity:
 _DESCRIPTORS = ("getset_descriptor", "member_descriptor")
 _READS = ("LOAD_GLOBAL", "LOAD_NAME")
 _EMPTY = object()
+_MADE_IN_PYTHON = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 
 def _content(cell: Any) -> object:
@@ -239,6 +265,13 @@ def _names(code: CodeType) -> set[str]:
     inner = (_names(one) for one in code.co_consts if isinstance(one, CodeType))
     reads = (i.argval for i in dis.get_instructions(code) if i.opname in _READS)
     return {*reads}.union(*inner)
+
+
+def _came_along(value: FunctionType | type) -> bool:
+    """Whether code is installed. What `exec` makes without `__name__` says the module builtins."""
+    if value.__module__ not in (None, "builtins"):
+        return _is_installed(value.__module__)
+    return isinstance(value, type) and not value.__flags__ & _MADE_IN_PYTHON
 
 
 @functools.cache
@@ -264,3 +297,6 @@ def _unknown(value: object, where: str) -> UnknownIdentityError:
         "same the next time, so a cache or a checkpoint might give results of something else; use "
         "numbers, texts, tensors, functions and classes there, or leave these out"
     )
+
+
+code_version()  # now: who changes a file from here on still runs what was loaded

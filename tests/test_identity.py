@@ -3,6 +3,7 @@
 import functools
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from mmlab import identity
 from mmlab.balancers import MLA, OGM, Joint
 from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves
-from mmlab.identity import UnknownIdentityError, code_version, digest
+from mmlab.identity import UnknownIdentityError, code_version, digest, patches
 
 
 def of(value):
@@ -28,6 +29,17 @@ def made(source, **names):
     space = {"__name__": "__main__", **names}
     exec(source, space)
     return space["f"]
+
+
+def nameless(source):
+    """What a source text calls f that runs without the name of a module."""
+    space = {}
+    exec(source, space)
+    return space["f"]
+
+
+META = "class f(type):\n def __call__(c): return {}"
+DEFS = ("def f()", "class f:\n def m(s)")
 
 
 def closing(value):
@@ -90,6 +102,11 @@ UNLIKE = {
     "functions of torch": (nn.functional.mse_loss, nn.functional.l1_loss, torch.add, torch.sub),
     "modules": (nn.Dropout(0.1), nn.Dropout(0.2), nn.ReLU()),
     "ends": ([[1], 2], [[1, 2]], [1, [2]]),
+    "kept answers": tuple(made(f"f = cache(lambda: {k})", cache=functools.cache) for k in (1, 2)),
+    "metaclasses": tuple(
+        made("class f(metaclass=g): pass", g=made(META.format(k))) for k in (1, 2)
+    ),
+    "code without a module": tuple(nameless(f"{f}: return {k}") for f in DEFS for k in (1, 2)),
 }
 
 
@@ -111,9 +128,54 @@ def test_a_module_of_ones_own_counts_by_its_file(tmp_path, monkeypatch):
     assert found[0] != found[1]
 
 
+def test_a_function_that_is_put_into_a_module_of_ones_own_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "helper_changed.py").write_text("def g(): return 0\n")
+    module = importlib.import_module("helper_changed")
+    found = [of(made("def f(): return helper.g()", helper=module))]
+    for number in (1, 2):
+        module.g = made(f"def f(): return {number}")
+        found.append(of(made("def f(): return helper.g()", helper=module)))
+    assert len({*found}) == 3
+
+
+def test_what_is_put_into_mmlab_is_found(monkeypatch):
+    assert patches() == {}
+    step, build = made("def f(): return 1"), made("class f: pass")
+    monkeypatch.setattr(Joint, "step", step)
+    monkeypatch.setattr("mmlab.training.loop.find_device", build)
+    assert patches() == {
+        "mmlab.training.balancer Joint.step": step,
+        "mmlab.training.loop mmlab.training.loop.find_device": build,
+    }
+
+
+def test_the_version_of_the_code_is_that_of_what_is_loaded(tmp_path):
+    shutil.copytree(identity.PACKAGE, tmp_path / "mmlab", ignore=lambda *_: ["__pycache__"])
+    code = (
+        "import mmlab.identity as i; path = i.PACKAGE / 'seeds.py'\n"
+        "path.write_text(path.read_text() + '# changed'); print(i.code_version())"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-B", "-c", text], cwd=tmp_path, capture_output=True, text=True
+        ).stdout
+        for text in ("import mmlab.identity as i; print(i.code_version())", code, code)
+    ]
+    assert said[0] == said[1] != said[2] and all(said)
+
+
+class Named:
+    """What pickle would write by a name alone."""
+
+    def __reduce__(self):
+        return "Named"
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        Named,
         lambda: open(os.devnull),  # noqa: SIM115
         threading.Lock,
         lambda: (x for x in ()),

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmlab.experiments.arguments import rate_of
 from mmlab.experiments.jobs import Job, Outcome, Row, failed_outcome
 from mmlab.experiments.tables import ERROR
 from mmlab.files import output_folder, write_atomically
-from mmlab.identity import code_version, digest
+from mmlab.identity import code_version, digest, patches
+from mmlab.training import find_device
 
 PLAIN = (type(None), bool, int, float, str)
 """What JSON gives back as it was, floats to the last bit."""
@@ -138,8 +140,10 @@ def method_digest(job: Job) -> str:
     Raises UnknownIdentityError for what cannot be told apart.
     """
     found = [digest(job.make(), f"method {job.name!r}"), digest(job.measure, "measure")]
+    found += [digest(patches(), "mmlab as it was changed"), str(torch.get_default_dtype())]
+    found += [str(find_device(job.options.get("device", "auto")))]  # "auto" is not one everywhere
     for name, value in sorted(job.options.items()):
-        if name != "lr":
+        if name not in ("lr", "device"):
             found.append(f"{name} {digest(value, f'{name} of method {job.name!r}')}")
     return hashlib.sha256(" ".join(found).encode()).hexdigest()
 

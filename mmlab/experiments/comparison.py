@@ -69,7 +69,8 @@ def compare(
             called again trains what is missing, and its table is the same to the last bit, with the
             same `parallel` (with another one, up to rounding). Equal runs of other sweeps are taken
             from it too. What is lost at most is one program: the seeds of a method, or with
-            at_once=False one run.
+            at_once=False one run. For a row that is read, no observer and no `measure` is called,
+            so a list that these fill stays empty. Rows of older code stay in the folder.
         parallel: None: all runs in this process, one after the other. A number: so many processes
             of this machine. "config": what `joblib.parallel_config` says around the call, "loky"
             or "dask". A worker trains the seeds of a method, as one program where it can, with its

@@ -97,8 +97,26 @@ def test_another_run_is_trained(known, change):
 
 
 def test_another_version_of_the_code_trains_again(known, monkeypatch):
-    monkeypatch.setattr(caches, "code_version", lambda: "another")
+    monkeypatch.setattr(caches, "code_version", "another".lower)  # of Python: no patch of mmlab
     assert swept(known, measure=measure)[1] == [0, 1]
+
+
+def test_another_device_precision_or_step_trains_again(known, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(caches, "find_device", {"auto": torch.device("meta")}.get)
+        assert swept(known, measure=measure, device="auto")[1] == [0, 1]
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "get_default_dtype", lambda: torch.float64)
+        assert swept(known, measure=measure)[1] == [0, 1]
+    with monkeypatch.context() as patched:
+        patched.setattr(Balancer, "step", lambda self, s: None)
+        assert swept(known, measure=measure)[1] == [0, 1]
+    assert swept(known, measure=measure)[1] == []
+
+
+def test_what_auto_finds_is_the_device(known, monkeypatch):
+    monkeypatch.setattr(caches, "find_device", {"auto": torch.device("cpu")}.get)
+    assert swept(known, measure=measure, device="auto")[1] == []
 
 
 def test_data_of_a_seed_may_come_from_a_callable_or_not(known):
