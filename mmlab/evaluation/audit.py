@@ -61,14 +61,12 @@ def audit(
 ) -> pd.DataFrame:
     """Six questions to a method, each answered by a few short trainings.
 
-    | question | figure |
-    |---|---|
-    | does the special step do anything? | distance to the method without it |
-    | does the order of the modalities matter? | distance to a training in the reversed order |
-    | does it see the test split? | distance to a training with another test split |
-    | does it read the holdout? | the same, with another holdout |
-    | does a prediction depend on its batch? | distance of samples alone to the same ones together |
-    | does the scale of an input change its rank? | largest change of the lead, see below |
+    - Does the special step do anything? Distance to the method without it.
+    - Does the order of the modalities matter? Distance to a training in the reversed order.
+    - Does it see the test split? Distance to a training with another test split.
+    - Does it read the holdout? The same, with another holdout.
+    - Does a prediction depend on its batch? Distance of samples alone to the same ones together.
+    - Does the scale of an input change its rank? Largest change of the lead, see below.
 
     A distance is one of predicted log-probabilities on the holdout, from the same initial weights,
     as a part of the way by which joint training moves them: 1 is as far as joint training goes. The
