@@ -15,6 +15,7 @@ from nbformat import v4
 from paging import add_result, article, soup
 
 from mmlab.notebooks import SiteError, run
+from mmlab.notebooks.catalogue import ROOT
 from mmlab.notebooks.pages.prepare import prepare
 from mmlab.notebooks.site import build
 
@@ -316,6 +317,12 @@ def prepared(*cells, folder: Path = Path("nowhere")) -> tuple[nbformat.NotebookN
     """The source of the page of these cells, and its notes."""
     page, notes = prepare(v4.new_notebook(cells=list(cells)), folder)
     return nbformat.reads(page, as_version=4), notes
+
+
+def test_a_warning_names_its_file_from_the_checkout_on():
+    said = v4.new_output("stream", name="stderr", text=f"{ROOT}/mmlab/seeds.py:3: UserWarning: no")
+    page, _ = prepared(v4.new_code_cell("warn", outputs=[said]))
+    assert page.cells[0].outputs[0].text == "mmlab/seeds.py:3: UserWarning: no"
 
 
 def outputs_of(data: dict, **metadata) -> tuple[list[str], list[str]]:

@@ -30,7 +30,10 @@ PLAIN = (type(None), bool, int, float, str)
 
 
 TRAINED = output_folder("build/trained")
-"""Where the notebooks keep the rows that they train, each for itself and for the others."""
+"""Where the notebooks keep the rows that they train, each for itself and for the others.
+
+:meta hide-value:
+"""
 
 
 class Cache:

@@ -120,7 +120,10 @@ def _code(cell: NotebookNode, folder: Path, notes: Notes) -> NotebookNode:
 
 def _output(output: NotebookNode, folder: Path, notes: Notes) -> NotebookNode | None:
     """An output in one form; None where it has none that a page shows."""
-    if output.output_type in ("stream", "error"):
+    if output.output_type == "stream":  # a warning names its file, in the folder of one machine
+        text = output.text.replace(f"{ROOT}{os.sep}", "")
+        return v4.new_output("stream", name=output.name, text=text)
+    if output.output_type == "error":
         return output
     for kind, show in FORMS.items():
         if kind in output.data:

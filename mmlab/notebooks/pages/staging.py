@@ -10,12 +10,22 @@ from mmlab.notebooks.pages.prepare import Notes, plain_markdown
 from mmlab.notebooks.pages.records import table
 from mmlab.notebooks.pages.reference import reference_pages
 
-INDEX = """Balanced multimodal learning
+TITLE = """Balanced multimodal learning
 ============================
 
 Executed notebooks, in reading order. Minutes are what a reader should allow on a CPU in the profile
 ``teach``; ``smoke`` is a quick look, with fewer seeds and wider intervals.
+"""
 
+QUESTIONS = """
+- :doc:`Which method should I use? <10-who-wins-and-when>`
+- :doc:`What does each method do, and what does it cost? <mmlab/balancers/README>`
+- :doc:`How do I train on a folder of my own files? <docs/own-data>`
+- :doc:`Where are the plans, the assignment and the slides of a course? <docs/course/README>`
+"""
+"""What readers come for; a page that is not there is no link."""
+
+NOTEBOOKS = """
 .. raw:: html
    :file: runs.html
 
@@ -95,7 +105,8 @@ def _sources(records: list[dict[str, Any]], pages: dict[str, Path]) -> Iterator[
     yield from ((f"{name}.ipynb", text) for name, text in notebooks.items())
     yield "runs.html", table(records)
     library = pages.keys() - notebooks.keys()
-    yield "index.rst", INDEX + (LIBRARY if library else "")
+    parts = (TITLE, QUESTIONS, NOTEBOOKS, LIBRARY) if library else (TITLE, NOTEBOOKS)
+    yield "index.rst", "".join(parts)
     if library:
         for name in sorted(library):
             file = pages[name]
