@@ -194,10 +194,10 @@ def test_an_unknown_notebook_is_not_graded(tmp_path):
 def test_the_command_prints_and_writes_a_table(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def pretend(files, *, seed, seconds):
-        asked.append((*files, seed, seconds))
-        yield Mark(str(files[0]), "10 mean_ranks", 3, 4, "case 'x': wrong")
-        yield Mark(str(files[0]), "10 overlap_error", 3, 3, "")
+    def pretend(file, *, seed, seconds):
+        asked.append((file, seed, seconds))
+        first = Mark(str(file), "10 mean_ranks", 3, 4, "case 'x': wrong")
+        return [first, Mark(str(file), "10 overlap_error", 3, 3, "")]
 
     monkeypatch.setattr(grading, "grade", pretend)
     paths = [hand_in(tmp_path, RANKS, name=f"{name}.ipynb") for name in ("ada", "bo")]
