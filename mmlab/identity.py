@@ -17,6 +17,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -212,6 +213,7 @@ class _Identity:
                 self.add((name, one), where)
         names = {getattr(one, "__module__", None) for one in vars(value).values()}
         names |= {one.__name__ for one in vars(value).values() if isinstance(one, ModuleType)}
+        names.discard("__main__")  # it holds all sorts; what came from there was added above
         for name in sorted(name for name in names if isinstance(name, str)):
             if name in sys.modules and not _is_installed(name):
                 self.add(sys.modules[name], f"{where}: {name}")
@@ -282,8 +284,18 @@ def _is_installed(module: str | None) -> bool:
         return not below or not {below[0], f"{below[0]}.py"} & {*ABOVE}
     if top == "__main__" or top in sys.stdlib_module_names:
         return top != "__main__"
-    path = Path(getattr(sys.modules.get(module or ""), "__file__", None) or "unknown")
+    loaded = sys.modules.get(module or "") or sys.modules.get(top)
+    path = Path(getattr(loaded, "__file__", None) or _place(top))
     return LIBRARY in path.parents or not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+
+
+def _place(top: str) -> str:
+    """The file of a package that was loaded once and is gone again, as in a forked kernel."""
+    try:
+        found = find_spec(top)
+    except (ImportError, ValueError):
+        found = None
+    return (found and found.origin) or "unknown"
 
 
 def _version(module: str | None) -> str:

@@ -150,6 +150,13 @@ def test_what_is_put_into_mmlab_is_found(monkeypatch):
     }
 
 
+def test_what_comes_from_a_package_that_was_unloaded_is_no_patch(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tqdm"]:
+        monkeypatch.delitem(sys.modules, name)
+    identity._is_installed.cache_clear()
+    assert patches() == {}
+
+
 def test_the_version_of_the_code_is_that_of_what_is_loaded(tmp_path):
     shutil.copytree(identity.PACKAGE, tmp_path / "mmlab", ignore=lambda *_: ["__pycache__"])
     code = (
