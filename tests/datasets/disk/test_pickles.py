@@ -50,12 +50,12 @@ def read(content):
 @pytest.mark.parametrize("spelling", [b"numpy.core", b"numpy._core"])
 def test_arrays_of_every_protocol_and_spelling(protocol, spelling):
     content = pickle.dumps(VALUES, protocol)
+    written = b"numpy._core" if b"numpy._core" in content else b"numpy.core"  # before NumPy 2
     if protocol in (0, 1, 2, 3):  # with later ones the name's length stands before it
-        content = content.replace(b"numpy._core", spelling)
-    elif spelling == b"numpy.core":
-        old, new = b"numpy._core.", b"numpy.core."
-        for name in (b"multiarray", b"numeric"):
-            before, after = old + name, new + name
+        content = content.replace(written, spelling)
+    elif spelling != written:
+        for name in (b".multiarray", b".numeric"):
+            before, after = written + name, spelling + name
             content = content.replace(
                 b"\x8c" + bytes([len(before)]) + before, b"\x8c" + bytes([len(after)]) + after
             )
