@@ -66,6 +66,7 @@ CONFIG: dict[str, Any] = {
         "show_navbar_depth": 1,
         "navigation_depth": 2,
         "navbar_persistent": [],
+        "primary_sidebar_end": [],  # by itself a place for advertisements
         "use_download_button": True,
         "use_fullscreen_button": False,
         "footer_content_items": ["mmlab-footer.html"],
