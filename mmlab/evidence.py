@@ -25,14 +25,19 @@ from mmlab.datasets.settings import setting
 from mmlab.experiments import caption, compare, report
 from mmlab.experiments.leaderboard import EPOCHS, FILES, MLP, encoders_text
 from mmlab.experiments.results import FOLDER, EpochScores, measured
-from mmlab.experiments.standing import RATES, EncoderNames, Rows, drawn, keep, standing_rows
+from mmlab.experiments.standing import (
+    CONTROLS,
+    RATES,
+    EncoderNames,
+    Rows,
+    drawn,
+    keep,
+    standing_rows,
+)
 from mmlab.experiments.tuning import Tuned, tune
 from mmlab.files import write_atomically
 from mmlab.models.encoders import BUILDERS
 from mmlab.training import Joint
-
-CONTROLS = ("joint", "ensemble", "joint, head refitted", "DGL", "uniform")
-"""The rows of METHODS that stand in every table; one modality and a constant are no methods."""
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

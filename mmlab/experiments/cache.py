@@ -46,10 +46,13 @@ class Cache:
 
     Raises:
         NotADirectoryError, PermissionError: no folder to write into.
+        UnknownIdentityError: mmlab was changed by something that has no identity.
     """
 
     def __init__(self, folder: Path, methods: Mapping[str, str], data: Mapping[int, str]) -> None:
         self._folder, self._methods, self._data = folder, methods, data
+        changes = digest(patches(), "mmlab as it was changed")
+        self._code = f"{code_version()} {changes} {torch.get_default_dtype()}"
 
     def find(self, job: Job) -> dict[int, Outcome]:
         """Seed -> what its run left, of the seeds that are known."""
@@ -81,7 +84,7 @@ class Cache:
     def key(self, job: Job, seed: int) -> str:
         """The name of a run's file."""
         rate = rate_of(job.options, job.seeds.index(seed))
-        words = (code_version(), self._methods[job.name], self._data[seed], repr(rate), repr(seed))
+        words = (self._code, self._methods[job.name], self._data[seed], repr(rate), repr(seed))
         return hashlib.sha256(" ".join(words).encode()).hexdigest()
 
     def _path(self, key: str) -> Path:
@@ -143,7 +146,6 @@ def method_digest(job: Job) -> str:
     Raises UnknownIdentityError for what cannot be told apart.
     """
     found = [digest(job.make(), f"method {job.name!r}"), digest(job.measure, "measure")]
-    found += [digest(patches(), "mmlab as it was changed"), str(torch.get_default_dtype())]
     found += [str(find_device(job.options.get("device", "auto")))]  # "auto" is not one everywhere
     for name, value in sorted(job.options.items()):
         if name not in ("lr", "device"):

@@ -51,6 +51,9 @@ Rows = dict[str, tuple[Callable[..., Balancer], Mapping[str, Sequence[float]]]]
 RATES = {"lr": (0.005, 0.01, 0.02, 0.04, 0.08)}
 FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 
+CONTROLS = ("joint", "ensemble", "joint, head refitted", "DGL", "uniform")
+"""What stands beside the methods in every table, with one modality alone and a constant."""
+
 FILE = Path(__file__).with_name("standing.json")
 
 
@@ -135,7 +138,8 @@ def standing(
     rows = standing_rows(modalities, encoders)
     alone = _best([f"{m} alone" for m in modalities], chosen)
     constant = _best([_constant(m, encoders) for m in modalities], chosen)
-    controls = ["joint", alone, "ensemble", constant, "joint, head refitted", "DGL", "uniform"]
+    joint, ensemble, *others = CONTROLS
+    controls = [joint, alone, ensemble, constant, *others]
     made: dict[str, Callable[[], Balancer]] = {}
     own: dict[str, dict[str, float]] = {}
     for row in dict.fromkeys([*controls, *methods]):

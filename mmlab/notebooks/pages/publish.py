@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from mmlab.files import UnwritableError, write_atomically
+from mmlab.files import write_atomically
 from mmlab.notebooks.pages.links import FILES
 
 TEXT = re.compile(
@@ -98,5 +98,5 @@ def _noting(faults: list[str]) -> Iterator[None]:
     """Note that something cannot be done to a file, and go on."""
     try:
         yield
-    except (UnwritableError, OSError) as error:
+    except OSError as error:
         faults.append(str(error))
