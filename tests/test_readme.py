@@ -14,7 +14,7 @@ import yaml
 from matplotlib.image import imsave
 
 import mmlab
-from mmlab import Step
+from mmlab import Step, originals
 from mmlab.__main__ import AT_ONCE, COMMANDS
 from mmlab.training import Run
 
@@ -191,6 +191,16 @@ def test_the_chinese_page_is_up_to_date() -> None:
     assert [one for one in theirs if one not in ours] == []
     assert {one for one in ours if "notebooks/" in one} <= {*theirs}
     assert pictures(CHINESE) == pictures(README)
+
+
+def test_the_readme_and_the_list_ask_the_same_questions() -> None:
+    """The list takes them from the map in notebook 00."""
+    row = re.compile(r"^\| (\d\d) \| \[[^|]+\]\(notebooks/[^|]+\) \| (.+) \|$", re.MULTILINE)
+    listed = originals.table().splitlines()[1:]
+    asked = row.findall(README)
+    assert [number for number, _ in asked] == [line[:2] for line in listed]
+    for line, (_, question) in zip(listed, asked, strict=True):
+        assert line.endswith(f" - {question}")
 
 
 def pictures(page: str) -> list[str]:

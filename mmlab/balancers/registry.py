@@ -77,7 +77,7 @@ METHODS: dict[str, Method] = {
     "joint": Method(
         "mmlab.training.balancer",
         "Joint",
-        "one loss on the fused logits",
+        "one loss, on the fused logits",
         "–",
         floor=1,
         look=("#000000", "-", "o"),
@@ -85,7 +85,7 @@ METHODS: dict[str, Method] = {
     "uniform": Method(
         _HERE + "joint",
         "Uniform",
-        "joint loss + unimodal losses: the baseline with the same losses",
+        "add the unimodal losses to the joint loss: the baseline with the same losses",
         "–",
         floor=1,
         look=("#7F7F7F", (0, (5, 1)), "v"),
@@ -93,7 +93,7 @@ METHODS: dict[str, Method] = {
     "G-Blend": Method(
         _HERE + "gblend",
         "GradientBlending",
-        "weight of each loss = its gain on the holdout divided by its overfitting squared",
+        "weigh each loss by its gain on the holdout, divided by the square of its overfitting",
         "Wang, Tran, Feiszli, CVPR 2020",
         floor=1,
         look=("#E69F00", (0, (8, 2)), "d"),
@@ -102,7 +102,7 @@ METHODS: dict[str, Method] = {
     "ACE": Method(
         _HERE + "atf",
         "ATF",
-        "a factor on each encoder's update follows its loss",
+        "scale each encoder's update by a factor that follows the encoder's loss",
         _ATF,
         floor=1,
         look=("#56B4E9", (0, (1, 1)), "<"),
@@ -112,7 +112,7 @@ METHODS: dict[str, Method] = {
     "BDO": Method(
         _HERE + "atf",
         "ATF",
-        "the same, with a second look at the batch after the update",
+        "the same, and correct the factors by the losses after the update",
         _ATF,
         floor=4 / 3,
         look=("#E69F00", (0, (3, 1)), ">"),
@@ -122,7 +122,7 @@ METHODS: dict[str, Method] = {
     "OGM": Method(
         _HERE + "ogm",
         "OGM",
-        "damp the gradient of the modality that is ahead",
+        "shrink the gradient of the encoder that is ahead",
         _OGM,
         floor=1,
         look=("#009E73", (0, (6, 1, 1, 1)), "p"),
@@ -132,7 +132,7 @@ METHODS: dict[str, Method] = {
     "OGM-GE": Method(
         _HERE + "ogm",
         "OGM",
-        "the same, and add noise to all encoders' gradients",
+        "the same, and add noise to the gradients of all encoders",
         _OGM,
         floor=1,
         look=("#CC79A7", (0, (3, 1, 1, 1, 1, 1)), "*"),
@@ -141,7 +141,7 @@ METHODS: dict[str, Method] = {
     "MMPareto": Method(
         _HERE + "mmpareto",
         "MMPareto",
-        "combine joint and unimodal gradients without conflict",
+        "combine joint and unimodal gradient into a step that opposes neither",
         "Wei, Hu, ICML 2024",
         floor=5 / 3,
         look=("#56B4E9", (0, (12, 2)), "P"),
@@ -150,7 +150,7 @@ METHODS: dict[str, Method] = {
     "MLA": Method(
         _HERE + "mla",
         "MLA",
-        "modalities take turns with one shared head, whose gradient is projected",
+        "train the modalities in turn; a projection protects what the shared head has learnt",
         "Zhang et al., CVPR 2024",
         floor=1,
         look=("#009E73", (0, (2, 2)), "X"),
@@ -159,7 +159,7 @@ METHODS: dict[str, Method] = {
     "AGM": Method(
         _HERE + "agm",
         "AGM",
-        "damp the modality that is further ahead than usual, by its Shapley part of the logits",
+        "slow a modality that is further ahead than usual, by its Shapley value in the logits",
         "Li et al., ICCV 2023",
         floor=1,
         look=("#009E73", (0, (9, 1, 2, 1)), "h"),
@@ -168,7 +168,7 @@ METHODS: dict[str, Method] = {
     "PMR": Method(
         _HERE + "pmr",
         "PMR",
-        "pull the features of the modality that is behind to the means of their classes",
+        "pull the features of the modality that is behind towards their class means",
         "Fan et al., CVPR 2023",
         floor=1,
         look=("#CC79A7", (0, (4, 1)), "H"),
@@ -186,7 +186,7 @@ METHODS: dict[str, Method] = {
     "MMCosine": Method(
         _HERE + "mmcosine",
         "MMCosine",
-        "the fusion adds cosines of features and class weights: lengths do not count",
+        "add cosines of features and class weights in the fusion: lengths do not count",
         "Xu et al., ICASSP 2023",
         floor=1,
         look=("#E69F00", (0, (10, 1, 1, 1)), "$c$"),
@@ -195,7 +195,7 @@ METHODS: dict[str, Method] = {
     "UMT": Method(
         _HERE + "umt",
         "UMT",
-        "joint loss + the distance of each encoder's features to those of one trained alone",
+        "keep each encoder's features close to those of a teacher that was trained alone",
         "Du et al., ICML 2023",
         floor=4 / 3,
         look=("#56B4E9", (0, (7, 1)), "$u$"),
@@ -204,7 +204,7 @@ METHODS: dict[str, Method] = {
     "D&R": Method(
         _HERE + "relearning",
         "Relearning",
-        "an encoder whose features separate train better than holdout goes part of the way back",
+        "move an encoder back towards its initial weights; the more it overfits, the further",
         "Wei et al., ECCV 2024",
         floor=1,
         look=("#E69F00", (0, (2, 3)), "$r$"),
@@ -213,7 +213,7 @@ METHODS: dict[str, Method] = {
     "LFM": Method(
         _HERE + "lfm",
         "LFM",
-        "the modalities are drawn together first, and classify more and more",
+        "align the modalities first, then give classification more and more weight",
         "Yang et al., NeurIPS 2024",
         floor=1,
         look=("#CC79A7", (0, (9, 3)), "$f$"),
@@ -221,7 +221,7 @@ METHODS: dict[str, Method] = {
     "CML": Method(
         _HERE + "cml",
         "CML",
-        "confidence that grows when a modality is removed is penalised",
+        "penalise confidence that grows when a modality is removed",
         "Ma et al., ICML 2023",
         floor=1,
         look=("#009E73", (0, (4, 3)), "$m$"),
@@ -230,7 +230,7 @@ METHODS: dict[str, Method] = {
     "ReconBoost": Method(
         _HERE + "reconboost",
         "ReconBoost",
-        "modalities take turns as learners of a boosting, and their logits are added up",
+        "train the modalities in turn, as in boosting, and add up their logits",
         "Hua et al., ICML 2024",
         floor=1,
         look=("#E69F00", (0, (6, 3, 1, 3)), "$b$"),
@@ -239,7 +239,7 @@ METHODS: dict[str, Method] = {
     "SMV": Method(
         _HERE + "smv",
         "SMV",
-        "samples come again with that modality alone which did least for being right on them",
+        "repeat samples with only the modality that contributes least to the right answer",
         "Wei et al., CVPR 2024",
         floor=1,
         look=("#56B4E9", (0, (1, 2, 4, 2)), "$v$"),
@@ -248,7 +248,7 @@ METHODS: dict[str, Method] = {
     "DGL": Method(
         _HERE + "dgl",
         "DGL",
-        "each encoder learns from its own loss alone, the fusion from the joint loss alone",
+        "train each encoder by its own loss alone, and the fusion by the joint loss alone",
         "Wei et al., ICCV 2025",
         floor=1,
         look=("#CC79A7", (0, (15, 2)), "$d$"),
@@ -256,7 +256,7 @@ METHODS: dict[str, Method] = {
     "InfoReg": Method(
         _HERE + "inforeg",
         "InfoReg",
-        "uniform, and early on the encoder that is ahead is held near where its epoch began",
+        "uniform; early on, pull the encoder that is ahead to its weights at the epoch's start",
         "Huang et al., CVPR 2025",
         floor=1,
         look=("#009E73", (0, (3, 3, 1, 1)), "$i$"),
@@ -265,7 +265,7 @@ METHODS: dict[str, Method] = {
     "PCGrad": Method(
         _HERE + "blend",
         "Blend",
-        "of two conflicting gradients each loses its part along the other",
+        "if two gradients conflict, take from each its part along the other",
         "Yu et al., NeurIPS 2020",
         floor=5 / 3,
         look=("#E69F00", (0, (8, 1, 1, 1, 1, 1)), "1"),
@@ -275,7 +275,7 @@ METHODS: dict[str, Method] = {
     "CAGrad": Method(
         _HERE + "blend",
         "Blend",
-        "of the steps near the mean gradient, the one that helps the worse-off loss most",
+        "of the steps near the mean gradient, take the one that helps the worse-off loss most",
         "Liu et al., NeurIPS 2021",
         floor=5 / 3,
         look=("#56B4E9", (0, (1, 4)), "2"),
@@ -285,7 +285,7 @@ METHODS: dict[str, Method] = {
     "IMTL-G": Method(
         _HERE + "blend",
         "Blend",
-        "the step reaches equally far along both gradients",
+        "take a step that reaches equally far along both gradients",
         "Liu et al., ICLR 2021",
         floor=5 / 3,
         look=("#009E73", (0, (5, 5)), "3"),
@@ -295,7 +295,7 @@ METHODS: dict[str, Method] = {
     "Nash-MTL": Method(
         _HERE + "blend",
         "Blend",
-        "the two losses bargain: the product of their gains is the largest",
+        "let the two losses bargain: make the product of their gains as large as possible",
         "Navon et al., ICML 2022",
         floor=5 / 3,
         look=("#CC79A7", (0, (11, 1, 3, 1)), "4"),
@@ -305,7 +305,7 @@ METHODS: dict[str, Method] = {
     "Aligned-MTL": Method(
         _HERE + "blend",
         "Blend",
-        "the gradients are made orthogonal and equally long, then averaged",
+        "make the gradients orthogonal and equally long, then average them",
         "Senushkin et al., CVPR 2023",
         floor=5 / 3,
         look=("#56B4E9", (0, (13, 1, 1, 1, 1, 1)), "+"),
