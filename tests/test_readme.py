@@ -183,7 +183,7 @@ def test_commands_exist(page: Path) -> None:
 
 
 def test_the_chinese_page_is_up_to_date() -> None:
-    """Its commands, code and pictures are those of the English one, and so are the notebooks."""
+    """Commands, code, pictures, notebooks, methods and data sets are those of the English one."""
     ours, theirs = (
         [*re.findall(r"```.*?```", page, re.DOTALL), *re.findall(r"\]\((notebooks/[^)]+)", page)]
         for page in (README, CHINESE)
@@ -191,6 +191,8 @@ def test_the_chinese_page_is_up_to_date() -> None:
     assert [one for one in theirs if one not in ours] == []
     assert {one for one in ours if "notebooks/" in one} <= {*theirs}
     assert pictures(CHINESE) == pictures(README)
+    for cell in (r"`\w+\(.*?\)`", r'`"[\w-]+"`'):  # the class of a method, the name of a data set
+        assert re.findall(rf"\| ({cell}) \|", CHINESE) == re.findall(rf"\| ({cell}) \|", README)
 
 
 def test_the_readme_and_the_list_ask_the_same_questions() -> None:
