@@ -143,10 +143,10 @@ def test_what_is_put_into_mmlab_is_found(monkeypatch):
     assert patches() == {}
     step, build = made("def f(): return 1"), made("class f: pass")
     monkeypatch.setattr(Joint, "step", step)
-    monkeypatch.setattr("mmlab.training.loop.find_device", build)
+    monkeypatch.setattr("mmlab.training.devices.find_device", build)
     assert patches() == {
         "mmlab.training.balancer Joint.step": step,
-        "mmlab.training.loop mmlab.training.loop.find_device": build,
+        "mmlab.training.devices mmlab.training.devices.find_device": build,
     }
 
 

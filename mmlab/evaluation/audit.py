@@ -19,7 +19,7 @@ from mmlab.models.fusion import Concat
 from mmlab.models.network import MultimodalNet, for_averaging
 from mmlab.nested import changed, is_real
 from mmlab.training import Balancer, Joint, Run, fit, train_once
-from mmlab.training.loop import check_balancer
+from mmlab.training.arguments import check_balancer
 from mmlab.training.progress import no_progress
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 from mmlab.training.balancer import Balancer, Joint, Training
 from mmlab.training.begin import begin
 from mmlab.training.checkpoint import Checkpoint
+from mmlab.training.devices import find_device
 from mmlab.training.early_stopping import EarlyStopping
-from mmlab.training.loop import find_device, fit
+from mmlab.training.loop import fit
 from mmlab.training.progress import Progress
 from mmlab.training.run import Run
 from mmlab.training.stacked import fit_seeds, train_once

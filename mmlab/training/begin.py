@@ -6,8 +6,9 @@ from torch.optim import Optimizer
 
 from mmlab.datasets.base import MultimodalData
 from mmlab.models.network import MultimodalNet
+from mmlab.training.arguments import check_arguments
 from mmlab.training.balancer import Balancer
-from mmlab.training.loop import check_arguments, train
+from mmlab.training.loop import train
 from mmlab.training.losses import Loss
 from mmlab.training.optimizers import unwrapped
 from mmlab.training.processes import check_one_process
@@ -45,8 +46,8 @@ def begin(
         model,
         data,
         balancer,
-        epochs,
-        batch_size,
+        epochs=epochs,
+        batch_size=batch_size,
         accumulate=1,
         drop_last=False,
         loss=loss,

@@ -220,6 +220,12 @@ class Course(ABC):
         """What the optimiser moves."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of the network, and of the method's own modules."""
+        own = [] if self.modules is None else self.modules.parameters()
+        return [*self.model.parameters(), *own]
+
     def after_batch(self) -> None:
         """Called after the updates of each batch."""
         if self.schedule is not None:

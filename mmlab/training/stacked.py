@@ -32,32 +32,33 @@ from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
 from mmlab.seeds import Source, drawing, drawing_all, generator
 from mmlab.training import processes
-from mmlab.training.balancer import Balancer, build_options
-from mmlab.training.checkpoint import check_own_paths
-from mmlab.training.exact import check_exact, check_prepared
-from mmlab.training.loop import (
-    MakeOptimizer,
+from mmlab.training.arguments import (
     check_arguments,
     check_balancer,
     check_clip,
     check_observers,
     check_trainable,
-    find_device,
-    fit,
-    make_optimizer,
-    own_modules,
-    plan,
-    prepare,
-    train,
-    trained_parameters,
-    warn_of_adaptive,
 )
+from mmlab.training.balancer import Balancer, build_options
+from mmlab.training.checkpoint import check_own_paths
+from mmlab.training.devices import find_device
+from mmlab.training.exact import check_exact, check_prepared
+from mmlab.training.loop import fit, train
 from mmlab.training.merged import StackedBalancer
 from mmlab.training.optimizers import SGD
 from mmlab.training.progress import with_progress
 from mmlab.training.rates import Rates
 from mmlab.training.run import Course, Observer, Run
 from mmlab.training.schedule import MakeSchedule, Schedule
+from mmlab.training.setup import (
+    MakeOptimizer,
+    make_optimizer,
+    own_modules,
+    plan,
+    prepare,
+    trained_parameters,
+    warn_of_adaptive,
+)
 from mmlab.training.updates import has_other_hooks, scale_next_update
 
 AT_ONCE = 32
@@ -360,7 +361,16 @@ def _stacked_run(
     """What `fit` makes before it trains, for a stack."""
     datasets = [job.data for job in jobs]
     for data, balancer in zip(datasets, balancers, strict=True):
-        check_arguments(model, data, balancer, epochs, batch_size, accumulate, drop_last, loss)
+        check_arguments(
+            model,
+            data,
+            balancer,
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            drop_last=drop_last,
+            loss=loss,
+        )
     check_clip(clip)
     for data in datasets:
         _check_in_memory(data)

@@ -37,6 +37,12 @@ from mmlab.training.updates import forget_scaling, scale_next_update
 Only = Callable[[tuple[int, ...]], bool]
 """Whether a parameter is meant, by its shape."""
 
+Recorded = dict[tuple[str, str], tuple[Any, Tensor | None]]
+"""(metric, output) -> the value of a step for the history, and whether any sample had the modality.
+
+None: all had.
+"""
+
 
 class Parameters:
     """The trained parameters of a network by part, looked up once for many steps.
@@ -489,11 +495,8 @@ class Step:
             parts |= dict(zip(tensors, copies, strict=True))
             self.logged |= {(name, output): part for output, part in parts.items()}
 
-    def _recorded(self) -> dict[tuple[str, str], tuple[Any, Tensor | None]]:
-        """(metric, output) -> the value for the history, and whether any sample had the modality.
-
-        None: all had.
-        """
+    def _recorded(self) -> Recorded:
+        """What the history gets of this step."""
         losses = vars(self).get("losses")
         found = {} if losses is None else losses.recorded()
         found |= {key: (value, None) for key, value in self.logged.items()}
