@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmlab.balancers.ogm import check_labels, levelled, probabilities_of_truth
+from mmlab.balancers.scores import check_labels, levelled, probabilities_of_truth
 from mmlab.checks import check_number, check_several, check_shapes, check_values
 from mmlab.models.fusion import shapley_weights
 from mmlab.training.balancer import Balancer, Training

@@ -328,6 +328,7 @@ class Blend(Balancer):
     def weights(self, gram: Tensor) -> Tensor:
         """The weights (…, 2) of the joint and the unimodal gradient, from Gramians (…, 2, 2)."""
         if isinstance(self.weighting, str):
-            return RULES[self.weighting](gram, **({} if self.c is None else {"c": self.c}))
+            rule = RULES[self.weighting]
+            return rule(gram) if self.c is None else rule(gram, c=self.c)
         each = [self.weighting(one) for one in gram.flatten(0, -3)]
         return torch.stack(each).to(gram).view(gram.shape[:-1])

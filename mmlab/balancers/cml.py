@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from mmlab.balancers.ogm import check_labels
+from mmlab.balancers.scores import check_labels
 from mmlab.checks import check_number, check_shapes
 from mmlab.models.network import Output, joined_masks
 from mmlab.training.balancer import Balancer

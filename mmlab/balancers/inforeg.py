@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mmlab.balancers.ogm import check_labels, mean_scores
+from mmlab.balancers.scores import check_labels, mean_scores
 from mmlab.checks import check_number, check_several, check_shapes, check_values, check_whole
 from mmlab.gradients import grams
 from mmlab.training.balancer import Balancer, Training, warn_without_run

@@ -1,12 +1,14 @@
 """What the methods are measured against: the uniform sum, and one modality alone."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mmlab.checks import check_number
 from mmlab.models.network import Output
-from mmlab.training.balancer import Balancer, Batch
+from mmlab.training.balancer import Balancer, Batch, Training
 from mmlab.training.step import Step
 
 
@@ -61,3 +63,26 @@ class Unimodal(Balancer):
 
     def answers(self, batch: Batch) -> Tensor | None:
         return batch.has(self.m)
+
+
+def trained_alone(run: Training, epochs: int) -> dict[str, nn.Module]:
+    """The encoder of each modality, trained alone from where the run is, with a head of its own.
+
+    Raises:
+        FloatingPointError: a training fails; the message names the modality.
+    """
+    found = {}
+    for m in run.model.modalities:
+        try:
+            found[m] = run.branch(Unimodal(m), epochs).encoders[m]
+        except FloatingPointError as error:
+            raise FloatingPointError(f"in the training of {m!r} alone: {error}") from error
+    return found
+
+
+@torch.no_grad()
+def take_values(module: nn.Module, of: nn.Module) -> None:
+    """Give a module the parameters and buffers of one that is built alike."""
+    mine, theirs = (chain(one.parameters(), one.buffers()) for one in (module, of))
+    for own, value in zip(mine, theirs, strict=True):
+        own.copy_(value)

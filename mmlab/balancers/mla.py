@@ -73,7 +73,10 @@ def restarted_projector(means: Tensor, alpha: float | Tensor, rows: Tensor | Non
 
     Source: ours; the literal recursion shrinks until the head stops learning.
     """
-    check_shapes(means=(means, "KD"), **({} if rows is None else {"rows": (rows, "CD")}))
+    matrices = {"means": (means, "KD")}
+    if rows is not None:
+        matrices["rows"] = (rows, "CD")
+    check_shapes(**matrices)
     upper = _spared(means, _checked(alpha))
     if rows is not None:
         return rows - (rows @ upper) @ upper.mT

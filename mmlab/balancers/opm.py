@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mmlab.balancers.ogm import check_labels, discrepancy_ratios, mean_scores
+from mmlab.balancers.ogm import discrepancy_ratios
+from mmlab.balancers.scores import check_labels, mean_scores
 from mmlab.checks import check_number, check_shapes, check_values, check_whole
 from mmlab.models.network import joined_masks
 from mmlab.training.balancer import Balancer

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from mmlab.balancers.ogm import check_labels, levelled
+from mmlab.balancers.scores import check_labels, levelled
 from mmlab.checks import check_number, check_several, check_shapes, check_whole
 from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmlab.balancers.ogm import check_labels, probabilities_of_truth
-from mmlab.balancers.umt import take_values, trained_alone
+from mmlab.balancers.joint import take_values, trained_alone
+from mmlab.balancers.scores import check_labels, probabilities_of_truth
 from mmlab.checks import check_number, check_shapes, check_whole
 from mmlab.models.network import MultimodalNet, Output, joined_masks, masks_of
 from mmlab.training.balancer import Balancer, Training, warn_without_run

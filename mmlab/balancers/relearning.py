@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmlab.balancers.ogm import check_labels
 from mmlab.balancers.pmr import truths
+from mmlab.balancers.scores import check_labels
 from mmlab.checks import check_number, check_shapes, check_whole
 from mmlab.gradients import align_to
 from mmlab.training.balancer import Joint, Reading, Training, warn_without_run

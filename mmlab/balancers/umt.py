@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from mmlab.balancers.joint import Unimodal
+from mmlab.balancers.joint import take_values, trained_alone
 from mmlab.checks import check_number, check_shapes
 from mmlab.models.network import MultimodalNet
 from mmlab.training.balancer import Balancer, Training, warn_without_run
@@ -123,26 +122,3 @@ class UMT(Balancer):
         taught = features_by(self.teachers, s)
         rows = [feature_distances(s.out.features[m], taught[m]) for m in s.modalities]
         return torch.where(s.seen, s.mean(torch.stack(rows, dim=-2)), 0)
-
-
-def trained_alone(run: Training, epochs: int) -> dict[str, nn.Module]:
-    """The encoder of each modality, trained alone from where the run is, with a head of its own.
-
-    Raises:
-        FloatingPointError: a training fails; the message names the modality.
-    """
-    found = {}
-    for m in run.model.modalities:
-        try:
-            found[m] = run.branch(Unimodal(m), epochs).encoders[m]
-        except FloatingPointError as error:
-            raise FloatingPointError(f"in the training of {m!r} alone: {error}") from error
-    return found
-
-
-@torch.no_grad()
-def take_values(module: nn.Module, of: nn.Module) -> None:
-    """Give a module the parameters and buffers of one that is built alike."""
-    mine, theirs = (chain(one.parameters(), one.buffers()) for one in (module, of))
-    for own, value in zip(mine, theirs, strict=True):
-        own.copy_(value)
