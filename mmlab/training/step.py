@@ -54,25 +54,24 @@ class Parameters:
     """
 
     def __init__(self, model: MultimodalNet, own: nn.Module | None = None) -> None:
+        inside = set(model.encoders.parameters())
+        beside = [] if own is None else list(own.parameters())
         self.encoders = {
             m: [p for p in encoder.parameters() if p.requires_grad]
             for m, encoder in model.encoders.items()
         }
-        inside = set(model.encoders.parameters())
-        beside = [] if own is None else list(own.parameters())
         self.others = [
             p for p in (*model.parameters(), *beside) if p.requires_grad and p not in inside
         ]
+        self.shared = self._sharing(model, beside)
+        self.hooked = any(bool(p._post_accumulate_grad_hooks) for p in (*inside, *self.others))
+
+    def _sharing(self, model: MultimodalNet, beside: Sequence[nn.Parameter]) -> set[str]:
         named = model.named_parameters(remove_duplicate=False)
         elsewhere = {p for name, p in named if not name.startswith("encoders.")}
-        users = Counter(p for own in self.encoders.values() for p in own)
+        users = Counter(p for trained in self.encoders.values() for p in trained)
         users.update(p for p in (*elsewhere, *beside) if p in users)
-        self.shared = {m for m, own in self.encoders.items() if any(users[p] > 1 for p in own)}
-        self.hooked = any(map(_is_hooked, (*inside, *self.others)))
-
-
-def _is_hooked(p: nn.Parameter) -> bool:
-    return bool(p._post_accumulate_grad_hooks)
+        return {m for m, trained in self.encoders.items() if any(users[p] > 1 for p in trained)}
 
 
 class Step:
@@ -113,20 +112,7 @@ class Step:
         parameters: Parameters | None = None,
         piece: int | None = None,
     ) -> None:
-        if not isinstance(batch, Batch):
-            raise TypeError(
-                f"batch is a {type(batch).__name__}; give Batch({{modality: x, ...}}, target)"
-            )
-        if optimizer is not None and not isinstance(optimizer, optim.Optimizer):
-            raise TypeError(
-                f"optimizer is a {type(optimizer).__name__}; give an optimiser made from "
-                "model.parameters(): Step(model, batch, optimizer, epoch)"
-            )
-        if not isinstance(model, MultimodalNet):
-            raise TypeError(
-                f"model is a {type(model).__name__}; give the MultimodalNet itself, without a "
-                "wrapper: a step runs its parts one by one"
-            )
+        _check_arguments(model, batch, optimizer)
         self.model = model
         self.batch = batch if self._lead else rows_of(batch)
         part = part_of(self.batch)
@@ -230,20 +216,24 @@ class Step:
             values: (…, M, B), one row per modality, gives (…, M); or (…, B) of all samples.
             of: the one modality that values (…, B) belong to, whatever axes lead.
         """
-        if of is not None:
-            self._encoder(of)  # is known
         lead, shape = self._lead, tuple(values.shape)
         *networks, size = self.batch.target.shape[: lead + 1]
-        own = of is None and values.ndim == lead + 2
-        allowed = (*networks, len(self.modalities), size) if own else (*networks, size)
-        if of is not None and values.ndim > lead:
-            shape = (*shape[:lead], shape[-1])
+        by_modality = of is None and values.ndim == lead + 2
+        if of is not None:
+            self._encoder(of)  # is known
+            if values.ndim > lead:
+                shape = (*shape[:lead], shape[-1])
+        allowed = (*networks, len(self.modalities), size) if by_modality else (*networks, size)
         if shape != allowed:
             raise ValueError(
                 f"values has shape {tuple(values.shape)}; allowed are (…, {len(self.modalities)}, "
                 "B), one row per modality, and (…, B); or say whose they are: mean(values, of=m)"
             )
-        mask = self._present if own and self.batch.present else self.batch.has(of) if of else None
+        mask = None
+        if of is not None:
+            mask = self.batch.has(of)
+        elif by_modality and self.batch.present:
+            mask = self._present
         if mask is None:
             return values.mean(-1)
         while mask.ndim < values.ndim:
@@ -286,30 +276,35 @@ class Step:
             return
         hooks = []
         if scale is not None and (isinstance(scale, Tensor) or scale != 1):
-            hooks = self._scaled_backward(scale)
+            hooks = self._scaling_hooks(scale)
         try:
             loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _scaled_backward(self, scale: float | Tensor) -> list[torch.utils.hooks.RemovableHandle]:
-        hooks, shape = [], tuple(scale.shape) if isinstance(scale, Tensor) else ()
-        if shape and (shape[-1] not in (1, len(self.modalities)) or len(shape) > self._lead + 1):
-            raise ValueError(
-                f"scale has shape {shape}; allowed are a number and (…, {len(self.modalities)}), "
-                "one factor per modality"
-            )
-        for i, m in enumerate(self.modalities):
-            k = scale
-            if isinstance(scale, Tensor) and shape:
-                k = scale[..., i if shape[-1] > 1 else 0]
+    def _scaling_hooks(self, scale: float | Tensor) -> list[torch.utils.hooks.RemovableHandle]:
+        """They multiply the gradient that flows into each encoder by its factor."""
+        hooks = []
+        for m, k in zip(self.modalities, self._factors(scale), strict=True):
             # A forward pass of one's own may give other features than it fuses.
             plain = self.model.plain_forward
             for tensor in [self.out.features[m]] if plain else self._encoder(m):
                 if tensor.requires_grad:
                     hooks.append(tensor.register_hook(lambda grad, k=k: grad * align_to(grad, k)))
         return hooks
+
+    def _factors(self, scale: float | Tensor) -> Sequence[float | Tensor]:
+        """One per modality, from that or from one for all."""
+        count = len(self.modalities)
+        if not isinstance(scale, Tensor) or not scale.ndim:
+            return [scale] * count
+        if scale.shape[-1] not in (1, count) or scale.ndim > self._lead + 1:
+            raise ValueError(
+                f"scale has shape {tuple(scale.shape)}; allowed are a number and (…, {count}), one "
+                "factor per modality"
+            )
+        return scale.expand(*scale.shape[:-1], count).unbind(-1)
 
     def blend(
         self, losses: Mapping[str, Sequence[Tensor]], rule: Rule, by: str = "encoder"
@@ -341,14 +336,9 @@ class Step:
                 f"the numbers of losses are {given}; give each encoder as many, and at least one"
             )
         encoders = {m: self._own(m) for m in losses}
-        # These depend on an encoder by its features alone; a loss of another pass may not.
-        own = {key: loss for key, loss in self.losses.computed.items() if key in self.losses}
-        rows = [[*row] for row in losses.values()]
-        given_losses = {id(loss): loss for row in rows for loss in row}.values()
-        self._objectives += [x.detach() for x in given_losses if not self.losses.knows(x)]
-        known = self.model.plain_forward and {id(x) for row in rows for x in row} <= {
-            id(x) for x in own.values()
-        }
+        named = {id(loss): loss for row in losses.values() for loss in row}
+        self._objectives += [x.detach() for x in named.values() if not self.losses.knows(x)]
+        known = self._go_by_features(named)
         with self._not_stored():
             return blend(
                 losses,
@@ -357,15 +347,30 @@ class Step:
                 encoders=encoders,
                 others=self._parameters.others,
                 layers=self._layers(encoders) if known and by == "encoder" else {},
-                apart=known
-                and all(
-                    loss is own.get(m) or all(other[k] is loss for other in rows)
-                    for m, row in losses.items()
-                    for k, loss in enumerate(row)
-                ),
+                apart=known and self._are_apart(losses),
                 lead=self._lead,
                 several=self._exchange is not None,
             )
+
+    def _own_losses(self) -> dict[str, Tensor]:
+        """Those of this step's own pass that were read: the joint and the unimodal ones."""
+        return {key: loss for key, loss in self.losses.computed.items() if key in self.losses}
+
+    def _go_by_features(self, ids: Iterable[int]) -> bool:
+        """Whether these losses depend on encoders by their features alone.
+
+        A loss of another pass may not.
+        """
+        return self.model.plain_forward and {*ids} <= {id(x) for x in self._own_losses().values()}
+
+    def _are_apart(self, losses: Mapping[str, Sequence[Tensor]]) -> bool:
+        """Whether each loss is the same one for all encoders, or each encoder's unimodal loss."""
+        own = self._own_losses()
+        for kind in zip(*losses.values(), strict=True):
+            shared = all(loss is kind[0] for loss in kind)
+            if not shared and any(x is not own.get(m) for m, x in zip(losses, kind, strict=True)):
+                return False
+        return True
 
     def _layers(self, encoders: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, list[Layer]]:
         if self._piece is not None:  # what the factors are read from is not kept
@@ -627,13 +632,11 @@ def features_by(encoders: nn.ModuleDict, s: Step) -> dict[str, Tensor]:
 
     They run as the network's own do (`encode`, its precision), in the mode that they are in.
     """
-    inputs, by, exchange = inputs_of(s.batch), s.model.with_encoders(encoders), s._exchange
-    found = {
-        m: by.encoded(m, inputs[m])
-        if exchange is None
-        else exchange.gather(m, encoder, partial(by.encoded, m, inputs[m]))
-        for m, encoder in encoders.items()
-    }
+    inputs, network = inputs_of(s.batch), s.model.with_encoders(encoders)
+    found = {}
+    for m, encoder in encoders.items():
+        encode = partial(network.encoded, m, inputs[m])
+        found[m] = encode() if s._exchange is None else s._exchange.gather(m, encoder, encode)
     if not isinstance(s.batch, Frames):
         return found
     return {m: as_rows(m, h, s.batch.rows) for m, h in found.items()}
@@ -644,3 +647,21 @@ def _copied(tensors: list[Tensor]) -> Sequence[Tensor]:
     if len({(x.shape, x.dtype, x.device) for x in tensors}) == 1:
         return torch.stack(tensors).unbind()
     return [x.clone() for x in tensors]
+
+
+def _check_arguments(model: object, batch: object, optimizer: object) -> None:
+    """Raises TypeError for what a step cannot be made of."""
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"batch is a {type(batch).__name__}; give Batch({{modality: x, ...}}, target)"
+        )
+    if optimizer is not None and not isinstance(optimizer, optim.Optimizer):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; give an optimiser made from "
+            "model.parameters(): Step(model, batch, optimizer, epoch)"
+        )
+    if not isinstance(model, MultimodalNet):
+        raise TypeError(
+            f"model is a {type(model).__name__}; give the MultimodalNet itself, without a "
+            "wrapper: a step runs its parts one by one"
+        )
