@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from mmlab.checks import check_whole
 from mmlab.datasets.base import MultimodalData
 from mmlab.training import Balancer, Joint, fit, fit_seeds, train_once
+from mmlab.training.arguments import seed_list
 from mmlab.training.checkpoint import check_own_paths
 from mmlab.training.progress import no_progress
 
@@ -35,23 +35,16 @@ def check_methods(methods: object) -> None:
             )
 
 
-def whole_numbers(seeds: Any) -> list[int]:
-    if isinstance(seeds, int):
-        raise TypeError(f"seeds is {seeds}; give the seeds themselves, such as range({seeds})")
-    found = list(seeds) if isinstance(seeds, Iterable) else []
-    if not isinstance(seeds, Iterable) or not all(
-        isinstance(seed, Integral) and not isinstance(seed, bool) for seed in found
-    ):
-        raise TypeError(f"seeds is {seeds!r}; give whole numbers, such as range(5) or [3, 5, 8]")
-    if not found:
-        raise ValueError("seeds is empty; give at least one whole number")
+def distinct_seeds(seeds: object) -> list[int]:
+    """Several seeds, each once. Raises TypeError, ValueError."""
+    found = seed_list(seeds)
     twice = [seed for place, seed in enumerate(found) if seed in found[:place]]
     if twice:
         raise ValueError(
             f"seeds names {twice[0]} more than once; the same run again is no evidence, and pairs "
             "need one row per seed: give each once"
         )
-    return [int(seed) for seed in found]
+    return found
 
 
 def check_source(data: object) -> None:

@@ -16,9 +16,9 @@ from mmlab.experiments.arguments import (
     check_paths_apart,
     check_source,
     dataset_of,
+    distinct_seeds,
     options_of,
     try_before,
-    whole_numbers,
 )
 from mmlab.experiments.cache import Cache, make_folder, method_digest
 from mmlab.experiments.jobs import Data, Job, Measure, Outcome, Row, jobs_of
@@ -110,7 +110,7 @@ def compare(
     check_measure(measure, units or {}, methods)
     common = {"epochs": epochs, "network": network, "build": build, **training}
     options = options_of(common, settings or {}, methods)
-    numbers, pool = whole_numbers(seeds), pool_of(parallel)
+    numbers, pool = distinct_seeds(seeds), pool_of(parallel)
     check_source(data)
     source = _source(data, numbers, pool)
     first = dataset_of(source, numbers[0])

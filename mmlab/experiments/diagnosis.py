@@ -35,7 +35,7 @@ from mmlab.balancers.controls import Ensemble, ScaledInputs
 from mmlab.checks import check_number
 from mmlab.datasets.base import Batch, MultimodalData, in_memory
 from mmlab.evaluation import accuracy, forward, probe_accuracy
-from mmlab.experiments.arguments import check_source, dataset_of, whole_numbers
+from mmlab.experiments.arguments import check_source, dataset_of, distinct_seeds
 from mmlab.experiments.comparison import compare
 from mmlab.experiments.findings import (
     ANSWERS,
@@ -170,7 +170,7 @@ def diagnose(
     """
     import pandas as pd
 
-    numbers = whole_numbers(seeds)
+    numbers = distinct_seeds(seeds)
     if len(numbers) < 5:
         raise ValueError(f"seeds are {numbers}; give at least five: fewer have no useful interval")
     _check(scales, margin, training)

@@ -24,8 +24,8 @@ from mmlab.experiments.arguments import (
     check_methods,
     check_source,
     dataset_of,
+    distinct_seeds,
     training_arguments,
-    whole_numbers,
 )
 from mmlab.experiments.comparison import compare
 from mmlab.experiments.tables import ANSWERED, ERROR, HOLDOUT, SCORES, SHARE, check_column
@@ -115,7 +115,7 @@ def tune(
     """
     check_methods(methods)
     check_source(data)
-    numbers = whole_numbers(seeds)
+    numbers = distinct_seeds(seeds)
     trials = [trial for name in methods for trial in _trials(name, methods[name], grid)]
     _check_grid(grid, methods, trials)
     _warn_of_unequal(methods, trials)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import nn
@@ -118,6 +119,18 @@ def check_seed(seed: object) -> None:
     """Refuse what is not one whole number."""
     if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise TypeError(f"seed is {seed!r}; give one whole number (several: fit_seeds)")
+
+
+def seed_list(seeds: object) -> list[int]:
+    """Several seeds, at least one, as Python's own whole numbers. Raises TypeError, ValueError."""
+    if isinstance(seeds, Integral):
+        raise TypeError(f"seeds is {seeds}; give the seeds themselves, such as range({seeds})")
+    found: list[Any] = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+    if not all(isinstance(seed, Integral) and not isinstance(seed, bool) for seed in found):
+        raise TypeError(f"seeds is {seeds!r}; give whole numbers, such as range(5) or [3, 5, 8]")
+    if not found:
+        raise ValueError("seeds is empty; give at least one whole number")
+    return [int(seed) for seed in found]
 
 
 def check_clip(clip: float | None) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,21 @@ from mmlab.training.step import Parameters, Step
 
 Logged = Mapping[tuple[str, str], object]
 
+
+class _Modules(NamedTuple):
+    network: MultimodalNet
+    own: nn.Module | None
+    """The method's own."""
+
+
+class _Updated(NamedTuple):
+    """What updates leave, what the method logged meanwhile, and what it keeps."""
+
+    modules: _Modules
+    logged: Logged
+    kept: Mapping[str, Any]
+
+
 SAMPLES = 16
 """Samples that an update is tried on: whether networks mix does not hang on how many."""
 
@@ -36,10 +51,11 @@ def check_exact(
     methods: StackedBalancer,
     seeds: Sequence[int],
     batch: Batch,
+    *,
     epoch: int,
+    progress: float,
     lr: float,
     loss: Loss | None,
-    progress: float,
 ) -> None:
     """Let two networks take an update within the stack and on their own: both must agree.
 
@@ -51,7 +67,7 @@ def check_exact(
     """
     size = batch.target.shape[1]
     some = replace(batch, index=None)[:, : min(SAMPLES, size)]
-    trial = _Trial(model, methods, seeds, some, (epoch, progress), lr, loss)
+    trial = _Trial(model, methods, seeds, some, epoch, progress, lr, loss)
     try:
         try:
             why = trial.difference(wide=some.target.device.type != "mps")
@@ -80,48 +96,49 @@ def check_prepared(methods: StackedBalancer, r: int, alone: Balancer) -> None:
         )
 
 
+@dataclass(frozen=True)
 class _Trial:
     """The updates of one batch, on copies."""
 
-    def __init__(
-        self,
-        model: NetworkStack,
-        methods: StackedBalancer,
-        seeds: Sequence[int],
-        batch: Batch,
-        when: tuple[int, float],
-        lr: float,
-        loss: Loss | None,
-    ) -> None:
-        self.model, self.methods, self.seeds, self.batch = model, methods, seeds, batch
-        (self.epoch, self.progress), self.lr, self.loss = when, lr, loss
+    model: NetworkStack
+    methods: StackedBalancer
+    seeds: Sequence[int]
+    batch: Batch
+    epoch: int
+    progress: float
+    lr: float
+    loss: Loss | None
 
     def difference(self, wide: bool) -> str:
         """What the two networks do otherwise within the stack; nothing where all agrees."""
-        within, logged, kept = self._updated(self.model, self.methods.balancer, slice(None), wide)
-        tolerance = 1e-6 if wide else 1e-2
+        within = self._updated(self.model, self.methods.balancer, slice(None), wide)
         for r in {0, len(self.seeds) - 1}:
             one, balancer = self.model.replica(r), self.methods.of(r)
-            before = (one, self.methods.own(balancer))
-            alone, theirs, own = self._updated(one, balancer, r, wide)
-            moved = [
-                _apart(_flat(start), _flat(mine), _flat(stack, r), tolerance)
-                for start, mine, stack in zip(before, alone, within, strict=True)
-                if start is not None and mine is not None and stack is not None
-            ]
-            why = next(filter(None, moved), "") or _logged_apart(logged, theirs, r, tolerance)
-            why = why or _kept_apart(kept, own, r, self.methods, tolerance)
+            start = _Modules(one, self.methods.own(balancer))
+            alone = self._updated(one, balancer, r, wide)
+            why = self._difference_of(r, start, alone, within, tolerance=1e-6 if wide else 1e-2)
             if why:
                 return f"network {r} {why}"
         return ""
 
+    def _difference_of(
+        self, r: int, start: _Modules, alone: _Updated, within: _Updated, tolerance: float
+    ) -> str:
+        """What network r does otherwise within the stack."""
+        for before, mine, stack in zip(start, alone.modules, within.modules, strict=True):
+            if before is not None and mine is not None and stack is not None:
+                why = _apart(_flat(before), _flat(mine), _flat(stack, r), tolerance)
+                if why:
+                    return why
+        why = _logged_apart(within.logged, alone.logged, r, tolerance)
+        return why or _kept_apart(within.kept, alone.kept, r, self.methods, tolerance)
+
     def _updated(
         self, model: MultimodalNet, balancer: Balancer, place: int | slice, wide: bool
-    ) -> tuple[tuple[MultimodalNet, nn.Module | None], Logged, dict[str, Any]]:
-        """Copies of a network and the method's own module after the updates of the batch by SGD.
+    ) -> _Updated:
+        """What the updates of the batch by SGD make of copies.
 
-        With them, what was logged, and what the method keeps. The rate is one at which a
-        difference is no rounding.
+        The rate is one at which a difference is no rounding.
         """
         model, balancer = copy.deepcopy((model, balancer))
         model.autocast = None
@@ -162,7 +179,7 @@ class _Trial:
                 optimizer.zero_grad()
         if len(steps) != yields:
             raise UnstackableError("its step moves the optimiser by hand, which networks share")
-        return (model, own), s.logged, vars(balancer)
+        return _Updated(_Modules(model, own), s.logged, vars(balancer))
 
 
 def _widened(value: Any) -> Any:

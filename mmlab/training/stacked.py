@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
-from operator import index
 from typing import Any, NoReturn, Self, cast
 
 import torch
@@ -38,6 +37,7 @@ from mmlab.training.arguments import (
     check_clip,
     check_observers,
     check_trainable,
+    seed_list,
 )
 from mmlab.training.balancer import Balancer, build_options
 from mmlab.training.checkpoint import check_own_paths
@@ -113,7 +113,7 @@ def fit_seeds(
         UnstackableError: at_once=True, and one program would not do what separate ones do.
         TypeError, ValueError: arguments of the wrong kind, or not one per seed.
     """
-    seeds = _whole_numbers(seeds)
+    seeds = seed_list(seeds)
     _check_network(network)
     check_options(training)
     datasets = _per_seed("data", data, MultimodalData, seeds)
@@ -154,22 +154,6 @@ def check_options(training: Mapping[str, Any]) -> None:
                 f"{name!r} is no argument of `fit`; beside those of fit_seeds allowed are "
                 f"{', '.join(allowed)}"
             )
-
-
-def _whole_numbers(seeds: Sequence[int]) -> list[int]:
-    if isinstance(seeds, int):
-        raise TypeError(f"seeds is {seeds}; give the seeds themselves, such as range({seeds})")
-    try:
-        if any(isinstance(seed, bool | Tensor) for seed in seeds):
-            raise TypeError
-        found = [index(seed) for seed in seeds]  # NumPy's whole numbers are no int
-    except TypeError:
-        raise TypeError(
-            f"seeds is {seeds!r}; give whole numbers, such as range(5) or [3, 5, 8]"
-        ) from None
-    if not found:
-        raise ValueError("seeds is empty; give at least one whole number")
-    return found
 
 
 def _per_seed(name: str, given: Any, kind: type | Any, seeds: Sequence[int]) -> list:
@@ -675,9 +659,15 @@ class StackedRun(Course):
         return replace(stack_batches(parts), index=batch.index)
 
     def _check(self, batch: Batch, progress: float) -> None:
-        lr = self.optimizer.param_groups[0]["lr"]
         check_exact(
-            self.model, self.methods, self.seeds, batch, self.epoch, lr, self.loss, progress
+            self.model,
+            self.methods,
+            self.seeds,
+            batch,
+            epoch=self.epoch,
+            progress=progress,
+            lr=self.optimizer.param_groups[0]["lr"],
+            loss=self.loss,
         )
 
     def start(self) -> None:
