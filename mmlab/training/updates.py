@@ -19,13 +19,36 @@ from torch import Tensor, nn, optim
 from mmlab.gradients import align_to
 from mmlab.training.optimizers import SGD
 
+Factors = Mapping[nn.Parameter, float | Tensor]
 Waiting = list[tuple[list[nn.Parameter], float | Tensor]]
 
-_waiting: WeakKeyDictionary[optim.Optimizer, Waiting] = WeakKeyDictionary()
-"""Groups of parameters whose next update is to be scaled, each with its factor."""
 
-_hooks: WeakKeyDictionary[optim.Optimizer, tuple[int, int]] = WeakKeyDictionary()
-"""The numbers of our hooks before and after the step."""
+class _Scaling:
+    """What is asked of one optimiser, and where its scaled step is.
+
+    waiting: groups of parameters whose next update is to be scaled, each with its factor.
+    hooks:   the numbers of our hooks before and after the step.
+    undo:    what to do after the step; finished=False where an error or a keyboard cut it short.
+    within:  steps that have begun within the step which is scaled: torch calls the hooks of both
+             where a subclass's `step` calls that of its base.
+    """
+
+    def __init__(self, optimizer: optim.Optimizer) -> None:
+        self.waiting: Waiting = []
+        before = optimizer.register_step_pre_hook(_before_step)
+        after = optimizer.register_step_post_hook(_after_step)
+        self.hooks = before.id, after.id
+        self.undo: Callable[..., None] | None = None
+        self.within = 0
+
+    def abandon(self) -> None:
+        """Take back what a step that was cut short has left."""
+        if self.undo is not None:
+            undo, self.undo = self.undo, None
+            undo(finished=False)
+
+
+_scalings: WeakKeyDictionary[optim.Optimizer, _Scaling] = WeakKeyDictionary()
 
 LINEAR_IN_LR = (
     *(SGD, optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
@@ -44,35 +67,24 @@ def scale_next_update(
     """
     if not parameters:
         return  # a frozen encoder
-    _abandon(optimizer)
-    if optimizer not in _waiting:
-        _waiting[optimizer] = []
-        before = optimizer.register_step_pre_hook(_before_step)
-        after = optimizer.register_step_post_hook(_after_step)
-        _hooks[optimizer] = before.id, after.id
-    number_before, number_after = _hooks[optimizer]
+    if optimizer not in _scalings:
+        _scalings[optimizer] = _Scaling(optimizer)
+    scaling = _scalings[optimizer]
+    scaling.abandon()
+    number_before, number_after = scaling.hooks
     before_step: Any = optimizer._optimizer_step_pre_hooks  # both are ordered dicts
     after_step: Any = optimizer._optimizer_step_post_hooks
     before_step.move_to_end(number_before)
     after_step.move_to_end(number_after, last=False)
-    _waiting[optimizer].append((list(parameters), k))
-
-
-_undo: WeakKeyDictionary[optim.Optimizer, Callable[..., None]] = WeakKeyDictionary()
-"""What to do after the step; finished=False where an error or a keyboard cut it short."""
-
-_within: WeakKeyDictionary[optim.Optimizer, int] = WeakKeyDictionary()
-"""Steps that have begun within the step which is scaled.
-
-torch calls the hooks of both where a subclass's `step` calls that of its base.
-"""
+    scaling.waiting.append((list(parameters), k))
 
 
 def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
-    if optimizer in _undo:
-        _within[optimizer] += 1
+    scaling = _scalings[optimizer]
+    if scaling.undo is not None:
+        scaling.within += 1
         return
-    waiting, _waiting[optimizer] = _waiting[optimizer], []
+    waiting, scaling.waiting = scaling.waiting, []
     # To read a factor is free on a CPU only, where numpy knows its type; a group has one rate.
     cheap = type(optimizer) in LINEAR_IN_LR and all(
         not isinstance(k, Tensor) or (not k.ndim and k.is_cpu and k.dtype != torch.bfloat16)
@@ -80,14 +92,20 @@ def _before_step(optimizer: optim.Optimizer, *_: object) -> None:
     )
     if cheap:  # the memory that a tensor on the CPU shares with numpy: no wait for a GPU
         waiting = [(parameters, _read(k)) for parameters, k in waiting]
+    factor = _multiplied(waiting)
+    if factor:
+        scaling.undo = (_by_learning_rate if cheap else _by_interpolation)(optimizer, factor)
+        scaling.within = 0
+
+
+def _multiplied(waiting: Waiting) -> dict[nn.Parameter, float | Tensor]:
+    """The factor of each parameter that has a gradient; one without stays as it is."""
     factor: dict[nn.Parameter, float | Tensor] = {}
     for parameters, k in waiting:
         for p in parameters:
-            if p.grad is not None:  # else it stays as it is
+            if p.grad is not None:
                 factor[p] = factor[p] * k if p in factor else k
-    if factor:
-        _undo[optimizer] = (_by_learning_rate if cheap else _by_interpolation)(optimizer, factor)
-        _within[optimizer] = 0
+    return factor
 
 
 def _read(k: float | Tensor) -> float:
@@ -95,18 +113,14 @@ def _read(k: float | Tensor) -> float:
 
 
 def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
-    if optimizer not in _undo:
+    scaling = _scalings[optimizer]
+    if scaling.undo is None:
         return
-    if _within[optimizer]:
-        _within[optimizer] -= 1
+    if scaling.within:
+        scaling.within -= 1
     else:
-        _undo.pop(optimizer)(finished=True)
-
-
-def _abandon(optimizer: optim.Optimizer) -> None:
-    """Take back what a step that was cut short has left."""
-    if optimizer in _undo:
-        _undo.pop(optimizer)(finished=False)
+        undo, scaling.undo = scaling.undo, None
+        undo(finished=True)
 
 
 def has_other_hooks(optimizer: optim.Optimizer) -> bool:
@@ -119,9 +133,6 @@ def has_other_hooks(optimizer: optim.Optimizer) -> bool:
         return True
     hooks = {**optimizer._optimizer_step_pre_hooks, **optimizer._optimizer_step_post_hooks}
     return not {*hooks.values()} <= {_before_step, _after_step}
-
-
-Factors = Mapping[nn.Parameter, float | Tensor]
 
 
 def _by_learning_rate(optimizer: optim.Optimizer, factor: Factors) -> Callable[..., None]:
@@ -166,6 +177,6 @@ def _by_interpolation(_: optim.Optimizer, factor: Factors) -> Callable[..., None
 
 def forget_scaling(optimizer: optim.Optimizer | None) -> None:
     """Drop what was asked of the optimiser for a step that was never taken, or never ended."""
-    if optimizer is not None and optimizer in _waiting:
-        _waiting[optimizer].clear()
-        _abandon(optimizer)
+    if optimizer is not None and optimizer in _scalings:
+        _scalings[optimizer].waiting.clear()
+        _scalings[optimizer].abandon()
