@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,14 @@ class Exchange(Protocol):
 
     def gather(self, m: str, encoder: nn.Module, encode: Callable[[], Tensor]) -> Tensor:
         """Features (B, …) of all samples, from those that `encode` gives of this process's own."""
+
+
+class Laziness(NamedTuple):
+    """What `MultimodalNet.lazily` tells the forward pass, see there."""
+
+    piece: int | None
+    rows: Rows | None
+    exchange: Exchange | None
 
 
 class LazyFeatures(Mapping[str, Tensor]):
@@ -364,10 +372,7 @@ class MultimodalNet(nn.Module):
                 )
 
         self.autocast: torch.dtype | None = None
-        self._lazy = False
-        self._piece: int | None = None
-        self._rows: Rows | None = None
-        self._exchange: Exchange | None = None
+        self._laziness: Laziness | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -420,14 +425,12 @@ class MultimodalNet(nn.Module):
                 "frames have a label; give encoders and a fusion of your own to "
                 "MultimodalNet.build, or make each frame a sample"
             )
-        flags = vars(self)  # nn.Module's own way to set an attribute takes microseconds
-        flags["_lazy"], flags["_piece"], flags["_rows"] = True, piece, rows
-        flags["_exchange"] = exchange
+        attributes = vars(self)  # nn.Module's own way to set one takes microseconds
+        attributes["_laziness"] = Laziness(piece, rows, exchange)
         try:
             out = self(inputs)
         finally:
-            flags["_lazy"], flags["_piece"], flags["_rows"] = False, None, None
-            flags["_exchange"] = None
+            attributes["_laziness"] = None
         if not isinstance(out, Output):
             raise TypeError(
                 f"{type(self).__name__}.forward gives a {type(out).__name__}; it must give an "
@@ -448,13 +451,11 @@ class MultimodalNet(nn.Module):
                 f"this network has the modalities {list(self.encoders)}, the inputs are "
                 f"{list(inputs)}. For missing modalities fill in zeros and set Batch.present"
             )
-        features: Mapping[str, Tensor] = LazyFeatures(
-            self, inputs, self._piece, self._rows, self._exchange
-        )
-        if not self._lazy:
+        features: Mapping[str, Tensor] = LazyFeatures(self, inputs, *(self._laziness or ()))
+        if self._laziness is None:
             features = dict(features)  # computes them all
         out = Output(features, unimodal=LazyLogits(self, features), fusion=self.fusion)
-        if not self._lazy:
+        if self._laziness is None:
             _ = out.joint
         return out
 
