@@ -12,11 +12,10 @@ from torch import Tensor
 from mmlab.checks import check_whole
 from mmlab.datasets.base import MultimodalData
 from mmlab.training import Balancer, Joint, fit, fit_seeds, train_once
+from mmlab.training.alone import MakeBalancer
 from mmlab.training.arguments import seed_list
 from mmlab.training.checkpoint import check_own_paths
 from mmlab.training.progress import no_progress
-
-MakeBalancer = Callable[[], Balancer]
 
 
 def check_methods(methods: object) -> None:

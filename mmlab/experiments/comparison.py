@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from mmlab.datasets.base import MultimodalData
 from mmlab.experiments.arguments import (
-    MakeBalancer,
     check_measure,
     check_methods,
     check_paths_apart,
@@ -27,6 +26,7 @@ from mmlab.experiments.tables import ANSWERED, ERROR, failure, known_unit
 from mmlab.experiments.workers import Pool, pool_of
 from mmlab.identity import digest
 from mmlab.models.network import MultimodalNet
+from mmlab.training.alone import MakeBalancer
 
 if TYPE_CHECKING:
     import pandas as pd

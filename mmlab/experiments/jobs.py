@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mmlab.datasets.base import MultimodalData
 from mmlab.evaluation import answered_share, share_accuracy, test_scores
-from mmlab.experiments.arguments import MakeBalancer, dataset_of, rate_of
+from mmlab.experiments.arguments import dataset_of, rate_of
 from mmlab.experiments.tables import ANSWERED, ERROR, HOLDOUT, SHARE
 from mmlab.models.stack import UnstackableError
 from mmlab.training import Run, fit_seeds, stacked
+from mmlab.training.alone import MakeBalancer
 from mmlab.training.progress import no_progress
 
 Measure = Callable[[Run], Mapping[str, Any]]

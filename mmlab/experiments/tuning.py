@@ -20,7 +20,6 @@ import numpy as np
 
 from mmlab.datasets.base import MultimodalData
 from mmlab.experiments.arguments import (
-    MakeBalancer,
     check_methods,
     check_source,
     dataset_of,
@@ -29,6 +28,7 @@ from mmlab.experiments.arguments import (
 )
 from mmlab.experiments.comparison import compare
 from mmlab.experiments.tables import ANSWERED, ERROR, HOLDOUT, SCORES, SHARE, check_column
+from mmlab.training.alone import MakeBalancer
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -52,9 +52,8 @@ class SequenceGRU(nn.Module):
     def forward(self, x: Nested) -> Tensor:
         values, mask = read_steps(x)
         steps = self.embed(values)
-        first = (~mask).argsort(
-            dim=1, stable=True
-        )  # what is no step comes last, and changes nothing
+        # what is no step comes last, and changes nothing
+        first = (~mask).argsort(dim=1, stable=True)
         states, _ = self.gru(steps.gather(1, first.unsqueeze(-1).expand_as(steps)))
         if self.each:
             place = first.argsort(1).unsqueeze(-1).expand_as(states)

@@ -1,5 +1,6 @@
 """Training: what a balancer is, a step, the one loop, and many seeds as one program."""
 
+from mmlab.training.alone import train_once
 from mmlab.training.balancer import Balancer, Joint, Training
 from mmlab.training.begin import begin
 from mmlab.training.checkpoint import Checkpoint
@@ -8,7 +9,7 @@ from mmlab.training.early_stopping import EarlyStopping
 from mmlab.training.loop import fit
 from mmlab.training.progress import Progress
 from mmlab.training.run import Run
-from mmlab.training.stacked import fit_seeds, train_once
+from mmlab.training.stacked import fit_seeds
 from mmlab.training.step import Step
 from mmlab.training.tensorboard import TensorBoard
 

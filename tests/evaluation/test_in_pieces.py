@@ -10,7 +10,7 @@ from mmlab import evaluation
 from mmlab.balancers import MLA, OGM, GradientBlending, Joint
 from mmlab.datasets import Batch, MultimodalData, splits
 from mmlab.models import MultimodalNet
-from mmlab.training import fit, fit_seeds, stacked
+from mmlab.training import fit, fit_seeds, stacked_run
 from mmlab.training.passes import read
 
 GAPS = MultimodalData(*(lacking(split) for split in DATA.splits.values()))
@@ -62,8 +62,10 @@ def test_a_stack_reads_its_splits_in_pieces_too(data, monkeypatch):
 
 
 def test_networks_that_share_a_split_hold_it_once(monkeypatch):
-    held, join = [], stacked.concatenate
-    monkeypatch.setattr(stacked, "concatenate", lambda sets: held.append(len(sets)) or join(sets))
+    held, join = [], stacked_run.concatenate
+    monkeypatch.setattr(
+        stacked_run, "concatenate", lambda sets: held.append(len(sets)) or join(sets)
+    )
     again = MultimodalData(DATA.train, DATA.test, DATA.holdout)
     data = [DATA, again, GAPS]
     fit_seeds(data, Joint, seeds=[0, 1, 2], epochs=1, device="cpu", at_once=True)

@@ -33,7 +33,8 @@ from mmlab.datasets.synthetic import synthetic
 from mmlab.evaluation import Curves, test_accuracy
 from mmlab.models import FUSIONS, Concat, NetworkStack, UnstackableError
 from mmlab.models.stack import stack_modules
-from mmlab.training import Run, fit_seeds, stacked, train_once
+from mmlab.seeds import generator
+from mmlab.training import Run, fit_seeds, stacked, stacked_run, train_once
 
 SEEDS = [3, 5, 8]
 METHODS = {name: method.make for name, method in REGISTERED.items()} | {
@@ -889,7 +890,7 @@ def test_a_mistake_of_ones_own_is_told_as_it_would_be_alone():
 
 def test_a_loss_that_is_no_number_is_told_with_its_seed():
     data = datasets()
-    order = torch.randperm(90, generator=stacked.generator(5, "order", 0))
+    order = torch.randperm(90, generator=generator(5, "order", 0))
     data[1].train.inputs["a"][order[40]] = torch.nan  # in the third batch; all later ones follow
     why = "the 'joint' loss of seed 5 is nan in batch 2 of epoch 1 under Joint"
     with pytest.raises(FloatingPointError, match=why):
@@ -947,7 +948,7 @@ def test_the_trial_leaves_no_trace(base, monkeypatch):
 
     def ends(tried):
         if not tried:
-            monkeypatch.setattr(stacked, "check_exact", lambda *_, **__: None)
+            monkeypatch.setattr(stacked_run, "check_exact", lambda *_, **__: None)
         torch.manual_seed(0)
         before = torch.get_rng_state()
         runs = train(Own, datasets(), epochs=3)
@@ -961,7 +962,7 @@ def test_the_trial_leaves_no_trace(base, monkeypatch):
 
 def test_the_trial_is_at_epochs_0_1_2_4_8_and_the_last(monkeypatch):
     seen = []
-    monkeypatch.setattr(stacked, "check_exact", lambda *_, **given: seen.append(given["epoch"]))
+    monkeypatch.setattr(stacked_run, "check_exact", lambda *_, **given: seen.append(given["epoch"]))
     train(lambda: GradientBlending("offline"), datasets(), epochs=11)
     assert seen == [0, 1, 2, 4, 8, 10, 10]  # and at the very last batch
 
@@ -1114,7 +1115,7 @@ def test_each_network_sees_its_own_samples_in_its_own_order():
     train(Sees, data, epochs=1, batch_size=90)
     batch = next(batch for batch in seen if batch.index is not None)
     for r, seed in enumerate(SEEDS):
-        own = torch.randperm(90, generator=stacked.generator(seed, "order", 0))
+        own = torch.randperm(90, generator=generator(seed, "order", 0))
         assert torch.equal(batch.index[r], own)
         assert torch.equal(batch.target[r], data[r].train.target[own])
         for m, x in data[r].train.inputs.items():
