@@ -73,22 +73,21 @@ def linear_layers(
     found = {}
     for m, parameters in encoders.items():
         root = features[m].grad_fn if parameters else None
-        if root is None:
+        if root is None or any(users[p] > 1 or _is_waited_for(p) for p in parameters):
             continue
-        if any(users[p] > 1 or _is_waited_for(p) for p in parameters):
-            continue
-        layers, others = _read(root)
-        mine = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
-        matrices = all(layer.weight.ndim == 2 + lead for layer in layers)
-        whole = (
-            matrices
-            and not others
-            and len(mine) == len(parameters)
-            and set(mine) == set(parameters)
-        )
-        if whole and _pays(layers):
+        layers = _layers_with_all(root, parameters, lead)
+        if layers and _pays(layers):
             found[m] = _in_order(layers, parameters)
     return found
+
+
+def _layers_with_all(root: Node, parameters: Parameters, lead: int) -> list[Layer]:
+    """The linear layers under a node, if they have just these parameters, each once; else none."""
+    layers, others = _read(root)
+    held = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    each_once = len(held) == len(parameters) and set(held) == set(parameters)
+    matrices = all(layer.weight.ndim == 2 + lead for layer in layers)
+    return layers if each_once and matrices and not others else []
 
 
 def _in_order(layers: list[Layer], parameters: Parameters) -> list[Layer]:
@@ -142,25 +141,32 @@ def _layer(node: Node) -> Layer | None:
     if node.name() not in PRODUCTS:
         return None
     bias_at, weight_at, kept = PRODUCTS[node.name()]
-    scales = [getattr(node, name, 1) for name in ("_saved_alpha", "_saved_beta")]
-    if bias_at is not None and scales != [1, 1]:
-        return None
-    turned = node.next_functions[weight_at][0]
-    if turned is None or turned.name() not in TURNED or not _swaps_last(turned):
-        return None
-    weight = getattr(turned.next_functions[0][0], "variable", None)
+    weight = _transposed(node.next_functions[weight_at][0])
     if weight is None:
         return None
     bias = None
     if bias_at is not None:
-        under = node.next_functions[bias_at][0]
-        if under is not None:
-            if under.name() == "UnsqueezeBackward0":  # (R, out) meets (R, rows, out)
-                under = under.next_functions[0][0]
-            bias = getattr(under, "variable", None)
-            if bias is None or bias.shape != weight.shape[:-1]:
-                return None
+        added = node.next_functions[bias_at][0]
+        bias = None if added is None else _added(added)
+        plain = all(getattr(node, name, 1) == 1 for name in ("_saved_alpha", "_saved_beta"))
+        fits = added is None or (bias is not None and bias.shape == weight.shape[:-1])
+        if not plain or not fits:
+            return None
     return Layer(weight, bias, getattr(node, kept), GradientEdge(node, 0))
+
+
+def _transposed(node: Node | None) -> nn.Parameter | None:
+    """The parameter whose last two axes a node swaps; None for any other node."""
+    if node is None or node.name() not in TURNED or not _swaps_last(node):
+        return None
+    return getattr(node.next_functions[0][0], "variable", None)
+
+
+def _added(node: Node) -> nn.Parameter | None:
+    """The parameter that a product adds by this node; None for what is computed."""
+    if node.name() == "UnsqueezeBackward0":  # (R, out) meets (R, rows, out)
+        return getattr(node.next_functions[0][0], "variable", None)
+    return getattr(node, "variable", None)
 
 
 SPARED = 2**22
