@@ -4,7 +4,7 @@ Huang, Wei, Yang, Hu, "Adaptive Unimodal Regulation for Balanced Multimodal Info
 Acquisition", CVPR 2025.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -157,13 +157,7 @@ class InfoReg(Balancer):
                 "InfoReg holds encoders near where an epoch began", "it is the uniform sum"
             )
         s.backward(s.losses.stack())
-        with torch.no_grad():
-            traces = self.fisher_traces(s)
-            scores = mean_scores(s, s.out.unimodal)
-            growth = torch.ones_like(scores)
-            if self.traces:
-                growth = trace_growth(torch.stack(self.traces, dim=-2), self.window)
-            k = pull_strengths(scores, growth, self.beta, self.threshold) * s.seen
+        traces, k = self.fisher_traces(s), self.strengths(s)
         self.sum = traces if self.sum is None else self.sum + traces
         self.steps += 1
         s.log(**{"fisher trace": dict(s.each(traces)), "coefficient": dict(s.each(k))})
@@ -171,20 +165,34 @@ class InfoReg(Balancer):
             s.backward((k * self.distances(s)).sum(-1) / 2)
         yield
 
+    @torch.no_grad()
+    def strengths(self, s: Step) -> Tensor:
+        """How strongly each encoder is held, (…, M)."""
+        scores = mean_scores(s, s.out.unimodal)
+        growth = torch.ones_like(scores)  # in the first epoch
+        if self.traces:
+            growth = trace_growth(torch.stack(self.traces, dim=-2), self.window)
+        return pull_strengths(scores, growth, self.beta, self.threshold) * s.seen
+
+    @torch.no_grad()
     def fisher_traces(self, s: Step) -> Tensor:
         """‖g‖² of each encoder's gradient, (…, M)."""
-        return self._squares(s, [s.stored_grad(m) for m in s.modalities])
+        return squared_lengths(s, {m: s.stored_grad(m) for m in s.modalities})
 
     def distances(self, s: Step) -> Tensor:
         """‖θ − θ_0‖² of each encoder, (…, M), with a graph."""
-        now = [s.model.encoders[m].parameters() for m in s.modalities]
-        pairs = [
-            zip(own, self.starts[m], strict=True) for m, own in zip(s.modalities, now, strict=True)
-        ]
-        return self._squares(s, [[p - first for p, first in own] for own in pairs])
+        moved = {}
+        for m in s.modalities:
+            pairs = zip(s.model.encoders[m].parameters(), self.starts[m], strict=True)
+            moved[m] = [p - first for p, first in pairs]
+        return squared_lengths(s, moved)
 
-    def _squares(self, s: Step, vectors: Sequence[Sequence[Tensor]]) -> Tensor:
-        """The squared length of each modality's list of tensors, (…, M)."""
-        loss = s.losses["joint"]
-        squares = [grams([x], loss.ndim).sum((-3, -2, -1)) if x else 0 * loss for x in vectors]
-        return torch.stack(squares, dim=-1)
+
+def squared_lengths(s: Step, vectors: Mapping[str, Sequence[Tensor]]) -> Tensor:
+    """The squared length of the vector of each modality, a list of tensors: (…, M); of none 0."""
+    loss = s.losses["joint"]  # its axes are those that lead every parameter
+    squares = [
+        grams([vectors[m]], loss.ndim).sum((-3, -2, -1)) if vectors[m] else 0 * loss
+        for m in s.modalities
+    ]
+    return torch.stack(squares, dim=-1)

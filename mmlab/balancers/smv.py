@@ -252,8 +252,10 @@ class SMV(Balancer):
         values = torch.stack([*found.values.values()]).cpu().double()  # (M, N)
         has = joined_masks(found.present, found.values)
         has = torch.ones_like(values, dtype=torch.bool) if has is None else has.cpu()
-        by_sample = self.level == "sample"
-        counts = further_copies(values) * has if by_sample else self.redrawn(values, has, draws)
+        if self.level == "sample":
+            counts = further_copies(values) * has
+        else:
+            counts = self.redrawn(values, has, draws)
         for m, own, copies, there in zip(found.values, values, counts, has, strict=True):
             run.record("train", m, "value", own.sum() / there.sum())
             run.record("train", m, "copies", copies.sum() / len(copies))
