@@ -26,7 +26,7 @@ from mmlab.experiments import caption, compare, report
 from mmlab.experiments.leaderboard import EPOCHS, FILES, MLP, encoders_text
 from mmlab.experiments.results import FOLDER, EpochScores, measured
 from mmlab.experiments.standing import (
-    CONTROLS,
+    CONTROL_ROWS,
     RATES,
     EncoderNames,
     Rows,
@@ -99,7 +99,7 @@ def _rows(data: Callable[[int], MultimodalData], options: argparse.Namespace) ->
         return rows
     for method in options.methods:
         check_choice("a method", method, rows)
-    left_out = METHODS.keys() - {*CONTROLS, *options.methods}
+    left_out = METHODS.keys() - {*CONTROL_ROWS, *options.methods}
     return {name: row for name, row in rows.items() if name not in left_out}
 
 

@@ -51,7 +51,7 @@ Rows = dict[str, tuple[Callable[..., Balancer], Mapping[str, Sequence[float]]]]
 RATES = {"lr": (0.005, 0.01, 0.02, 0.04, 0.08)}
 FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 
-CONTROLS = ("joint", "ensemble", "joint, head refitted", "DGL", "uniform")
+CONTROL_ROWS = ("joint", "ensemble", "joint, head refitted", "DGL", "uniform")
 """What stands beside the methods in every table, with one modality alone and a constant."""
 
 FILE = Path(__file__).with_name("standing.json")
@@ -138,7 +138,7 @@ def standing(
     rows = standing_rows(modalities, encoders)
     alone = _best([f"{m} alone" for m in modalities], chosen)
     constant = _best([_constant(m, encoders) for m in modalities], chosen)
-    joint, ensemble, *others = CONTROLS
+    joint, ensemble, *others = CONTROL_ROWS
     controls = [joint, alone, ensemble, constant, *others]
     made: dict[str, Callable[[], Balancer]] = {}
     own: dict[str, dict[str, float]] = {}

@@ -191,22 +191,22 @@ def _check_grid(grid: Grid, methods: Mapping[str, MakeBalancer], trials: Sequenc
         raise ValueError("two methods have trials of one name; rename one of the methods")
 
 
-def _parameters(make: MakeBalancer) -> list[str]:
-    """The names of what a maker can be given."""
+def _signature(make: MakeBalancer) -> list[inspect.Parameter]:
     try:
-        found = inspect.signature(make).parameters.values()
+        return [*inspect.signature(make).parameters.values()]
     except (TypeError, ValueError):  # a class written in C, say
         return []
-    return [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _parameters(make: MakeBalancer) -> list[str]:
+    """The names of what a maker can be given."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in _signature(make) if p.kind in named]
 
 
 def _takes_any(make: MakeBalancer) -> bool:
     """Whether a maker takes keywords of any name, as `ScaledInputs` does."""
-    try:
-        found = inspect.signature(make).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(p.kind is p.VAR_KEYWORD for p in found)
+    return any(p.kind is p.VAR_KEYWORD for p in _signature(make))
 
 
 def _settled(
