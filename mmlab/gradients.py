@@ -65,16 +65,6 @@ def cosine(a: Gradient, b: Gradient) -> Tensor:
     return torch.where(length > 0, dot(a, b) / length, length)
 
 
-def scale(grads: Gradient, k: float | Tensor) -> list[Tensor]:
-    """k times the gradient."""
-    return list(torch._foreach_mul(list(grads), k))
-
-
-def combine(a: Gradient, b: Gradient, weight_a: Tensor, weight_b: Tensor) -> list[Tensor]:
-    """weight_a * a + weight_b * b."""
-    return list(torch._foreach_add(scale(a, weight_a), scale(b, weight_b)))
-
-
 def entry_std(grads: Gradient, lead: int = 0) -> list[Tensor]:
     """Standard deviation over the entries of each tensor, plus 1e-8 (OGM-GE's released code).
 

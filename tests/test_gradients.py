@@ -81,14 +81,6 @@ def test_the_cosine_with_a_zero_gradient_is_zero():
     assert gradients.cosine(make(1), zero) == 0 == gradients.cosine(zero, zero)
 
 
-def test_scale_and_combine():
-    a, b = make(1), make(2)
-    torch.testing.assert_close(flat(gradients.scale(a, -2.5)), -2.5 * flat(a))
-    weights = torch.tensor(0.3, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)
-    expected = 0.3 * flat(a) - 2 * flat(b)
-    torch.testing.assert_close(flat(gradients.combine(a, b, *weights)), expected)
-
-
 def test_entry_std_is_each_tensors_own_and_tiny_for_one_entry():
     stds = gradients.entry_std(make(1))
     for std, g in zip(stds[:2], make(1)[:2], strict=True):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from mmlab.bench.loops import LR, MOMENTUM
 from mmlab.bench.networks import BATCH_SIZE
 from mmlab.bench.timing import Timed
 from mmlab.datasets import MultimodalData, Stream
@@ -19,7 +20,6 @@ from mmlab.training import Joint, fit
 from mmlab.training.optimizers import SGD
 
 CLASSES, SIDE, SOUND, WIDTH = 10, 128, 64, 64
-LR, MOMENTUM = 0.01, 0.9
 
 
 class Pictures(Dataset):
