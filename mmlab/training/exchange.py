@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlab.datasets.base import Batch
 from mmlab.datasets.parts import Part
-from mmlab.gradients import flatten
+from mmlab.gradients import flatten, unflatten
 from mmlab.models.modes import differs_in_training
 from mmlab.training.processes import count, told_of_others
 
@@ -183,10 +183,7 @@ def average(tensors: Sequence[Tensor]) -> None:
         with told_of_others():
             distributed.all_reduce(flat)
         flat /= count()
-        parts = flat.split([x.numel() for x in some])
-        torch._foreach_copy_(
-            some, [part.view(x.shape) for part, x in zip(parts, some, strict=True)]
-        )
+        torch._foreach_copy_(some, unflatten(flat, some))
 
 
 class Slices:
@@ -223,6 +220,6 @@ class Slices:
         found = padded.new_empty(count() * self.length)
         with told_of_others():
             distributed.all_gather(list(found.split(self.length)), padded)
-        sizes = [x.numel() for x in self.like]
-        parts = found[: sum(sizes)].split(sizes)
-        return [part.view(x.shape).to(x) for part, x in zip(parts, self.like, strict=True)]
+        entries = sum(x.numel() for x in self.like)  # what follows is padding
+        parts = unflatten(found[:entries], self.like)
+        return [part.to(x) for part, x in zip(parts, self.like, strict=True)]
