@@ -84,18 +84,19 @@ def word_of(values: ArrayLike, p: float, equal: float = np.nan) -> str:
 
 
 def _p(values: ArrayLike) -> float:
-    return p_value(values) if _enough(values) else np.nan
+    return p_value(values) if _is_judged(values) else np.nan
 
 
 def _p_equal(values: ArrayLike, margin: float | None) -> float:
-    return equivalence(values, margin) if margin is not None and _enough(values) else np.nan
+    return equivalence(values, margin) if margin is not None and _is_judged(values) else np.nan
 
 
-def _enough(values: ArrayLike) -> bool:
-    return _whole(values) and enough(values)
+def _is_judged(values: ArrayLike) -> bool:
+    """Whether values get a verdict: no run failed, and they are enough for an interval."""
+    return _is_complete(values) and enough(values)
 
 
-def _whole(values: ArrayLike) -> bool:
+def _is_complete(values: ArrayLike) -> bool:
     return not _failed(values)
 
 
@@ -149,8 +150,8 @@ def report(
             rows[method] |= _other_unit(seeds, step, by, folds)
     result = pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("method")
     result.attrs["caption"] = joined(
-        f"{heading}: {repeated(filter(_whole, own.values()), by)}",
-        could_see((values, step) for values in filter(_enough, paired.values())),
+        f"{heading}: {repeated(filter(_is_complete, own.values()), by)}",
+        could_see((values, step) for values in filter(_is_judged, paired.values())),
         tuned([table]),
     )
     return result
@@ -217,11 +218,11 @@ def claims(
 
 
 def _caption(given: list[Claim], values: list[ArrayLike], by: str, corrected: bool) -> str:
-    judged = [(own, c.unit) for own, c in zip(values, given, strict=True) if _enough(own)]
+    judged = [(own, c.unit) for own, c in zip(values, given, strict=True) if _is_judged(own)]
     margins = {f"±{shown(c.margin, c.unit)} {c.unit}" for c in given if c.margin is not None}
     how = "Holm's correction" if corrected else "no correction"
     return joined(
-        repeated(filter(_whole, values), by),
+        repeated(filter(_is_complete, values), by),
         f"verdicts at {100 * LEVEL:.0f} %, with {how} for the number of claims",
         f"a difference within {', '.join(sorted(margins))} counts as none" if margins else "",
         could_see(judged),
