@@ -10,6 +10,7 @@ Python can say that it is too old.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import importlib.util
@@ -93,7 +94,9 @@ def main(arguments: list[str]) -> int:
         print("mmlab", __version__)
         return 0
     if command not in {**AT_ONCE, **COMMANDS}:
-        wrong = f"mmlab: unknown command {command!r}; choose one of these."
+        near = difflib.get_close_matches(command, offered(ROOT), 1)
+        meant = f" Did you mean `{near[0]}`?" if near else ""
+        wrong = f"mmlab: unknown command {command!r}; choose one of these.{meant}"
         print(f"{wrong}\n{usage(ROOT)}", file=sys.stderr)
         return 2
     try:
@@ -210,7 +213,8 @@ def at_once(command: str, rest: list[str]) -> int:
         say(f"mmlab: {command} takes {words}; this was {' '.join(rest) or 'nothing'!r}", sys.stderr)
         return 2
     new, kept = copies(Path(rest[0]))
-    say(f"{len(new)} notebooks copied into {rest[0]}. Open that folder in JupyterLab.")
+    done = f"{len(new)} notebooks copied into" if new else "All notebooks are already in"
+    say(f"{done} {rest[0]}. Open that folder in JupyterLab.")
     for path in kept:
         say(f"{path} differs from ours and is kept; to have ours, move it away and copy again.")
     return 0
@@ -383,8 +387,8 @@ def download(system: str, environment: Mapping[str, str]) -> str:
     if system != "linux" or "/cpu" in told:
         return f"about {SMALL} GB."
     return (
-        f"about {LARGE} GB, most of it CUDA. Without an NVIDIA GPU {SMALL} GB do: stop, and say\n"
-        f"  PIP_EXTRA_INDEX_URL={CPU_INDEX} python3 -m mmlab run"
+        f"about {LARGE} GB, most of it CUDA. Without an NVIDIA GPU {SMALL} GB do: stop (Ctrl-C),\n"
+        f"and say the same command with this before it:\n  PIP_EXTRA_INDEX_URL={CPU_INDEX}"
     )
 
 

@@ -243,7 +243,9 @@ def test_a_set_up_says_beforehand_how_much_it_downloads(root, installer, monkeyp
         monkeypatch.delenv(name, raising=False)
     bootstrap.interpreter(root)
     said = capsys.readouterr().out
-    assert f"about {bootstrap.LARGE} GB" in said and bootstrap.CPU_INDEX in said
+    assert f"about {bootstrap.LARGE} GB" in said
+    assert "the same command with this before it:" in said
+    assert said.splitlines()[-2] == f"  PIP_EXTRA_INDEX_URL={bootstrap.CPU_INDEX}"
     (root / "constraints.txt").write_text("torch==9.9\n")
     again(root, installer)
     assert "GB" not in capsys.readouterr().out, "an update fetches little"
@@ -350,8 +352,20 @@ def test_an_environment_that_lacks_something_is_not_used(root, site, monkeypatch
 def test_an_unknown_command_is_refused_before_anything_is_set_up(capsys, no_installing):
     assert bootstrap.main(["tset"]) == 2
     said = capsys.readouterr().err
-    assert "'tset'" in said
+    assert "'tset'" in said and "Did you mean `test`?" in said
     assert all(f"\n  {command}" in said for command in ("run", "test", "lab", "bench", "list"))
+
+
+def test_a_command_like_no_other_is_no_guess(capsys):
+    assert bootstrap.main(["xyz"]) == 2
+    assert "mean" not in capsys.readouterr().err
+
+
+def test_notebooks_that_are_copied_already_are_said_to_be_there(tmp_path, capsys):
+    new = f"{len(originals.notebooks())} notebooks copied into"
+    for said in (new, "All notebooks are already in"):
+        assert bootstrap.main(["copy-notebooks", str(tmp_path)]) == 0
+        assert capsys.readouterr().out.startswith(f"{said} {tmp_path}")
 
 
 def test_help_and_a_bare_call_list_the_commands(capsys):

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -244,3 +245,37 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     local = [link for link in links if not (link.startswith("http") or HOST.match(link))]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def sections(notebook: Path) -> set[str]:
+    """The headings of a notebook, as links name them."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_into_notebooks_lead_to_a_section(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+\.ipynb)#([^)]+)", page.read_text(encoding="utf-8"))
+    assert [to for to in links if to[1] not in sections(page.parent / to[0])] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("docs/diagnose.md", "\n## Which method should I use?\n"),
+        ("docs/several-processes.md", "`--nproc-per-node 4`"),
+        ("docs/audit/04-ogm-ge.md", r"k_m g_m + \xi_m"),
+        ("docs/audit/05-mmpareto.md", "**The formula of the method**"),
+    ],
+)
+def test_what_readers_come_for_stands_early(name: str, place: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert len(text.partition(place)[0].split()) < 350 and place in text
+
+
+def test_the_references_say_how_to_cite_the_collection() -> None:
+    title = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["title"]
+    said = (ROOT / "docs/references.md").read_text(encoding="utf-8")
+    assert f'"{title}"' in " ".join(said.split())

@@ -145,7 +145,8 @@ def choose(numbers: Iterable[int | str], folder: Path = NOTEBOOKS) -> list[Noteb
     wanted = {str(number).zfill(2) for number in numbers} or set(there)
     if unknown := sorted(wanted.difference(there)):
         raise NotebookError(
-            f"unknown notebook {', '.join(unknown)}; choose from {', '.join(there)}"
+            f"unknown notebook {', '.join(unknown)}; choose from {', '.join(there)} "
+            "(`python3 -m mmlab list` says what each asks)"
         )
     return [notebook for notebook in notebooks if notebook.name[:2] in wanted]
 

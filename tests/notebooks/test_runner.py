@@ -95,7 +95,8 @@ def test_unknown_notebook_names_those_there_are(folder, capsys):
     write_notebook(folder, "00-a")
     write_notebook(folder, "03-b")
     assert main(["run", "07"], folder) == 2
-    assert "unknown notebook 07; choose from 00, 03" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "unknown notebook 07; choose from 00, 03" in said and "mmlab list" in said
 
 
 def test_an_empty_folder_is_an_error(folder):
