@@ -2,18 +2,33 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import pytest
-import torch
 from bs4 import BeautifulSoup
+from docutils import nodes
 from nbformat import v4
 from paging import add_result, article, soup
+from sphinx import addnodes
 
+from mmlab.balancers import OGM
 from mmlab.datasets import Stream
+from mmlab.models import Concat, MultimodalNet
 from mmlab.notebooks.catalogue import NOTEBOOKS, ROOT
-from mmlab.notebooks.pages.reference import ROOMS, keep_marks, keep_sentence, list_arguments
+from mmlab.notebooks.pages.reference import (
+    ROOMS,
+    drop_borrowed,
+    keep_marks,
+    keep_sentence,
+    leave_out,
+    list_arguments,
+    name_defaults,
+    shorten_values,
+)
 from mmlab.notebooks.site import build
+from mmlab.training import Balancer, Step
+from mmlab.training.optimizers import SGD
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +112,91 @@ def test_what_is_no_code_is_read_as_it_is_written():
     lines += ["again |x|", ">>> 2 ** 3 | 4"]
     keep_marks(None, "class", "", Stream, None, lines)
     assert lines[0] == r"\|S\| of `a|b*` and clip\_ with \*args, *one word* only::"
-    theirs = ["words of torch"]
-    keep_marks(None, "attribute", "", torch.utils.data.default_collate, None, theirs)
-    assert theirs == []
     assert lines[2] == "    |x| * y" and lines[4:] == [r"again \|x\|", ">>> 2 ** 3 | 4"]
+
+
+def skipped(thing: object, name: str, what: str = "class") -> bool | None:
+    return leave_out(None, what, name, thing, False, None)
+
+
+class Pair(NamedTuple):
+    first: int
+
+
+def test_a_field_of_a_tuple_is_listed_by_its_class_alone(site):
+    assert skipped(Pair.first, "first") is True
+    assert skipped(Step.out, "out") is None
+    for page in (site / "reference").glob("*.html"):
+        assert "Alias for field number" not in page.read_text("utf-8")
+
+
+def test_words_of_torch_are_not_ours(site):
+    assert skipped(SGD.step, "step") is True
+    assert skipped(Stream.collate, "collate") is True
+    assert skipped(Stream.collate, "collate", "module") is None
+    assert skipped(OGM.step, "step") is None  # Balancer says what it does
+    assert skipped(MultimodalNet.forward, "forward") is None
+    for method, words in ((Concat.forward, []), (OGM.step, ["a"]), (Balancer.step, ["a"])):
+        lines = ["a"]
+        drop_borrowed(None, "method", "", method, None, lines)
+        assert lines == words
+    page = article(site / "reference/mmlab.models.html")
+    net = page.find("dt", id="mmlab.models.network.MultimodalNet.forward")
+    assert "Output" in net.get_text() and net.find_next_sibling("dd").get_text(strip=True) == ""
+    for file in (site / "reference").glob("*.html"):
+        assert "Should be overridden by all subclasses" not in file.read_text("utf-8")
+
+
+def test_what_is_computed_once_keeps_its_words(site):
+    page = article(site / "reference/mmlab.training.html")
+    out = page.find("dt", id="mmlab.training.step.Step.out").find_next_sibling("dd")
+    assert "The forward pass." in out.get_text()
+
+
+def constant(value: str) -> str:
+    """A constant of this value, as a page shows it."""
+    equals = addnodes.desc_sig_punctuation("", "=")
+    typed = addnodes.desc_annotation("", "", addnodes.desc_sig_punctuation("", ":"))
+    shown = addnodes.desc_annotation("", "", equals, nodes.Text(value))
+    head, content = addnodes.desc_signature("", "A", typed, shown), addnodes.desc_content()
+    addnodes.desc("", head, content)
+    shorten_values(None, "py", "data", content)
+    return head.astext()
+
+
+def test_the_value_of_a_constant_is_short_and_has_names(site):
+    assert constant("15") == "A:=15"
+    assert constant("'<a> in mmlab.b and b.C'") == "A:='<a> in mmlab.b and b.C'"
+    assert constant("(<class 'zlib.error'>, <function f>, <function <lambda>>, <enum 'E'>)") == (
+        "A:=(error, f, lambda, E)"
+    )
+    assert constant("collections.abc.Callable[[torch.optim.sgd.SGD], mmlab.a.B]") == (
+        "A:=Callable[[SGD], B]"
+    )
+    assert constant("'" + 200 * "a" + "'") == "A:"
+    page = article(site / "reference/mmlab.plotting.html")
+    assert "=" not in page.find("dt", id="mmlab.plotting.LOOKS").get_text()
+
+
+def test_the_signature_of_a_dataclass_is_read_as_python(pages):
+    default = "(a: ~b.C = <function f>, d: dict = <factory>)"
+    assert name_defaults(None, "class", "", Stream, None, default, None) == (
+        "(a: ~b.C = f, d: dict = ...)",
+        None,
+    )
+    assert name_defaults(None, "data", "", 3, None, None, None) is None
+    for page in pages.values():
+        for parameter in page.select("dt.sig-object .sig-param"):
+            assert not re.search("[~<]", parameter.get_text())
+
+
+def test_a_long_signature_has_a_line_per_parameter(site):
+    page = article(site / "reference/mmlab.training.html")
+    fit = page.find("dt", id="mmlab.training.loop.fit")
+    assert [line.get_text().strip() for line in fit.select("dl dd")][:2] == [
+        "model: MultimodalNet,",
+        "data: MultimodalData,",
+    ]
 
 
 def test_public_names_in_a_text_lead_to_the_reference(site):

@@ -45,6 +45,8 @@ CONFIG: dict[str, Any] = {
     "autodoc_preserve_defaults": True,  # as written, not as they are on this machine
     "autodoc_member_order": "bysource",
     "add_module_names": False,
+    "python_maximum_signature_line_length": 120,  # with modules; else a line per parameter
+    "python_trailing_comma_in_multi_line_signatures": False,
     "toc_object_entries": False,  # every page would copy thousands of them
     "napoleon_google_docstring": True,
     "napoleon_numpy_docstring": False,

@@ -12,7 +12,15 @@ from sphinx.transforms import SphinxTransform
 
 import mmlab
 from mmlab.notebooks.pages.prepare import TAG, embed
-from mmlab.notebooks.pages.reference import keep_marks, keep_sentence, list_arguments
+from mmlab.notebooks.pages.reference import (
+    drop_borrowed,
+    keep_marks,
+    keep_sentence,
+    leave_out,
+    list_arguments,
+    name_defaults,
+    shorten_values,
+)
 
 HOMES = mmlab._module_of()
 """Public name -> the module or room that holds it."""
@@ -92,9 +100,13 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("mmlab_links", None, "")
     app.add_config_value("mmlab_footers", {}, "")
     app.add_transform(PlainText)
+    app.connect("autodoc-skip-member", leave_out)
+    app.connect("autodoc-process-signature", name_defaults)
+    app.connect("autodoc-process-docstring", drop_borrowed, priority=100)
     app.connect("autodoc-process-docstring", keep_marks, priority=100)
     app.connect("autodoc-process-docstring", list_arguments, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", keep_sentence, priority=900)  # after it
+    app.connect("object-description-transform", shorten_values)
     app.connect("doctree-resolved", link_names)
     app.connect("html-page-context", describe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,9 +2,14 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
 
 import mmlab
 
@@ -73,8 +78,6 @@ MARKS = re.compile(r"(`[^`]*`|(?<!\S)\*\w[^*`]*\w\*(?!\w))|([|*]|(?<=\w)_(?!\w))
 
 def keep_marks(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Let what is no code in a docstring be read as it is written, as in ``|S|`` or ``clip_``."""
-    if inspect.isroutine(thing) and not str(thing.__module__).startswith("mmlab"):
-        lines.clear()  # a default of somebody else's, with its own words
     literal = -1  # how far in the text stands of which what follows is code
     for number, line in enumerate(lines):
         if not line.strip():
@@ -123,3 +126,77 @@ def keep_sentence(
             lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
             del lines[number]
             return
+
+
+# --- which members there are, and how their values are written --------------------------------
+
+
+def leave_out(
+    app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any
+) -> bool | None:
+    """Skip what a class has no words of ours for; None leaves it to Sphinx.
+
+    That is the fields of a NamedTuple, which the class lists, and functions of somebody else's or
+    with their words. `forward` stays: its signature says what a network takes.
+    """
+    if what != "class":
+        return None
+    field = str(getattr(thing, "__doc__", "")).startswith("Alias for field number ")
+    theirs = inspect.isfunction(thing) and not thing.__module__.startswith("mmlab.")
+    return True if field or theirs or (_is_borrowed(thing) and name != "forward") else None
+
+
+def drop_borrowed(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """Leave out what somebody else says of a method that we override."""
+    if _is_borrowed(thing):
+        lines.clear()
+
+
+def _is_borrowed(thing: Any) -> bool:
+    """Whether this is a method of ours without words, and the words for it are somebody else's.
+
+    Where a class of ours says what the methods of its kind do, these are ours.
+    """
+    if not inspect.isfunction(thing) or thing.__doc__ or "." not in thing.__qualname__:
+        return False
+    owner = getattr(sys.modules[thing.__module__], thing.__qualname__.partition(".")[0], None)
+    bases = [base for base in getattr(owner, "__mro__", ()) if thing.__name__ in vars(base)]
+    first = next((base for base in bases if vars(base)[thing.__name__].__doc__), None)
+    return first is not None and not first.__module__.startswith("mmlab.")
+
+
+OBJECT = re.compile(r"<(?:class|function|enum|ufunc) '?(?:\w+\.)*<?(\w+)>?'?>")
+"""A class or function as Python shows it."""
+
+HOME = re.compile(r"\b(?:collections\.abc|typing|(?:torch|mmlab)(?:\.\w+)*)\.(?=[A-Z])")
+"""The module before the name of a type."""
+
+LONGEST_VALUE = 160
+"""Characters of the value of a constant, about two lines; a page shows no longer one."""
+
+
+def name_defaults(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, gives: str
+) -> tuple[str, str] | None:
+    """Write the defaults of a dataclass so that its signature is read as Python."""
+    if not signature:
+        return None
+    return OBJECT.sub(r"\1", signature).replace("<factory>", "..."), gives
+
+
+def shorten_values(app: Sphinx, domain: str, kind: str, content: nodes.Element) -> None:
+    """Name classes and functions in the value of a constant, and leave out a long one.
+
+    What a long table holds is said in the words about it.
+    """
+    for part in list(content.parent.findall(addnodes.desc_annotation)):
+        signs = [sign.astext() for sign in part.findall(addnodes.desc_sig_punctuation)]
+        if signs != ["="]:
+            continue
+        text = HOME.sub("", OBJECT.sub(r"\1", part[-1].astext()))
+        if len(text) > LONGEST_VALUE:
+            part.parent.remove(part)
+        else:
+            part[-1] = nodes.Text(text)
