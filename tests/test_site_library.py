@@ -241,3 +241,16 @@ def test_the_library_s_pages_learn_of_new_notebooks_at_the_end(tmp_path, monkeyp
 def test_the_papers_are_there_with_links(site):
     links = [a["href"] for a in article(site / "docs/references.html")("a", href=True)]
     assert sum(link.startswith("https://arxiv.org/abs/") for link in links) > 10
+
+
+def test_there_is_a_chinese_page(site):
+    page = article(site / "README.zh.html")
+    assert page.h1.find_parent("section")["lang"] == "zh"
+    links = {a["href"] for a in page("a", href=True)}
+    assert {"README.html", "docs/library.html", "docs/references.html"} <= links
+    assert all(image["src"].startswith("data:image/") for image in page("img")) and page("img")
+    first = soup(site / "index.html")
+    for part in (first.select_one("article.bd-article"), first.select_one("nav.bd-links")):
+        (link,) = part.find_all("a", href="README.zh.html")
+        assert link.select_one('[lang="zh"]')
+    assert article(site / "README.html").h1.find_parent("section").get("lang") is None

@@ -83,10 +83,12 @@ def link_names(app: Sphinx, document: nodes.document, name: str) -> None:
 def describe(
     app: Sphinx, name: str, template: str, context: dict[str, Any], document: nodes.document | None
 ) -> None:
-    """Give a page its description and footer, and redirect its links."""
+    """Give a page its description and footer, redirect its links, and say if it is Chinese."""
     links = app.config.mmlab_links
     if name in links.pages:
         context["body"] = links.redirect(context["body"], name)
+    if name.endswith(".zh"):
+        context["body"] = context["body"].replace("<section ", '<section lang="zh" ', 1)
     context["mmlab_footer"] = app.config.mmlab_footers.get(name, app.config.mmlab_footers["index"])
     if document and (first := next(iter(document.findall(nodes.paragraph)), None)):
         text = html.escape(re.sub(r"\s+", " ", first.astext()))

@@ -22,6 +22,7 @@ QUESTIONS = """
 - :doc:`What does each method do, and what does it cost? <mmlab/balancers/README>`
 - :doc:`How do I train on a folder of my own files? <docs/own-data>`
 - :doc:`Where are the plans, the assignment and the slides of a course? <docs/course/README>`
+- :doc:`中文介绍 <README.zh>`
 """
 """What readers come for; a page that is not there is no link."""
 
@@ -46,6 +47,7 @@ LIBRARY = """
    :caption: The library
 
    README
+   README.zh
    docs/*
    docs/*/*
    data/README
@@ -59,6 +61,7 @@ BADGES = re.compile(r"^\[!\[.*\n", re.MULTILINE)
 
 DOCS = (
     "README.md",
+    "README.zh.md",
     "docs/*.md",
     "docs/*/*.md",
     "data/README.md",
