@@ -264,6 +264,7 @@ def test_links_into_notebooks_lead_to_a_section(page: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "place"),
     [
+        ("docs/diagnose.md", "\n## Which drop do my data have?\n"),
         ("docs/diagnose.md", "\n## Which method should I use?\n"),
         ("docs/several-processes.md", "`--nproc-per-node 4`"),
         ("docs/audit/04-ogm-ge.md", r"k_m g_m + \xi_m"),
