@@ -162,8 +162,7 @@ def warn_of_left_out(optimizer: optim.Optimizer, left: int, wanted: int) -> None
 
 ADAPTIVE = (
     *(optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.SparseAdam),
-    *(optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Rprop, optim.Adafactor),
-    *([optim.Muon] if hasattr(optim, "Muon") else []),  # from torch 2.9 on
+    *(optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Rprop, optim.Adafactor, optim.Muon),
 )
 """Optimisers that divide the gradient by its usual size, and so take a constant factor out."""
 
