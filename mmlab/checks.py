@@ -138,7 +138,10 @@ def check_several(name: str, tensor: Tensor) -> None:
         ValueError: there is no axis, or it is shorter.
     """
     if not tensor.ndim or tensor.shape[-1] < 2:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; allowed is (…, M) with M ≥ 2.")
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; allowed is (…, M) with M ≥ 2: of one "
+            "modality alone nothing is ahead or behind, so train it under Joint."
+        )
 
 
 def _broadcast(shapes: list[torch.Size]) -> bool:

@@ -15,10 +15,12 @@ from mmlab import (
     MultimodalData,
     MultimodalNet,
     Output,
+    Step,
     Uniform,
     fit,
     fit_seeds,
 )
+from mmlab.balancers import METHODS
 from mmlab.evaluation import accuracy
 from mmlab.experiments import claims, compare, difference, fold_means, interval, report, summary
 from mmlab.models import NetworkStack
@@ -662,3 +664,165 @@ def test_there_are_two_folds_or_more(folds):
 def test_a_claim_has_a_text_its_author_and_values(row):
     with pytest.raises(TypeError, match=r"a claim is .*; give \(text, who, values\) or"):
         claims([row])
+
+
+# A method of one's own
+
+
+def of_joint(s):
+    return s.losses["joint"]
+
+
+def nothing_before_backward(s):
+    s.scale_grad("a", 0.5)
+    s.backward(of_joint(s))
+    yield
+
+
+def no_noise_before_backward(s):
+    s.add_noise("a", [1.0] * 4)
+    s.backward(of_joint(s))
+    yield
+
+
+def one_spread_for_all(s):
+    s.backward(of_joint(s))
+    s.add_noise("a", [1.0])
+    yield
+
+
+def a_detached_loss(s):
+    s.backward(of_joint(s).detach())
+    yield
+
+
+def scaled_after_the_last_update(s):
+    s.backward(of_joint(s))
+    yield
+    s.scale_update("a", 0.5)
+
+
+def filled_after_the_last_update(s):
+    s.backward(of_joint(s))
+    yield
+    again = Step(s.model, s.batch)
+    again.backward(again.losses["joint"])
+
+
+def weights_in_a_list(s):
+    s.blend({m: (of_joint(s), s.losses[m]) for m in s.modalities}, lambda gram: [1.0, 1.0])
+    yield
+
+
+def one_weight_per_gramian(s):
+    losses = {m: (of_joint(s), s.losses[m]) for m in s.modalities}
+    s.blend(losses, lambda gram: gram[..., 0, 0])
+    yield
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (nothing_before_backward, r"encoder 'a' has no gradient yet.*backward\(loss\) first"),
+        (no_noise_before_backward, r"encoder 'a' has no gradient yet.*backward\(loss\) first"),
+        (one_spread_for_all, r"1 numbers for the 4 parameters of encoder 'a'.*spread"),
+        (a_detached_loss, r"depends on no trained parameter: it was detached"),
+        (scaled_after_the_last_update, r"Mine\.step calls scale_update after its last `yield`"),
+        (filled_after_the_last_update, r"Mine\.step fills gradients after its last `yield`"),
+        (weights_in_a_list, r"the rule gives a list; it must give a tensor of weights"),
+        (one_weight_per_gramian, r"weights of the shape \(.*, or \(2,\) for all"),
+    ],
+)
+def test_what_a_step_does_in_vain_is_refused(step, message):
+    mine = type("Mine", (Balancer,), {"step": lambda self, s: step(s)})()
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
+        train(mine)
+
+
+def test_weights_per_gramian_are_refused_where_there_are_as_many_gramians():
+    def blended(s):
+        losses = {m: (of_joint(s), s.losses[m]) for m in s.modalities}
+        s.blend(losses, lambda gram: gram.diagonal(dim1=-2, dim2=-1)[..., 0])
+        yield
+
+    mine = type("Mine", (Balancer,), {"step": lambda self, s: blended(s)})()
+    linear = {m: lambda: nn.Linear(5, 64) for m in "ab"}  # both Gramians in one call of the rule
+    with pytest.raises(ValueError, match=r"weights of the shape .* \(2,\) for all"):
+        fit(MultimodalNet.build(DATA, encoders=linear), DATA, mine, epochs=1, device="cpu")
+
+
+def test_constant_weights_count_for_all():
+    def blended(s):
+        losses = {m: (of_joint(s), s.losses[m]) for m in s.modalities}
+        s.blend(losses, lambda gram: torch.ones(2))
+        yield
+
+    mine = type("Mine", (Balancer,), {"step": lambda self, s: blended(s)})()
+    constant, uniform = train(mine), train(Uniform())
+    for p, q in zip(constant.model.parameters(), uniform.model.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_a_loss_from_before_the_update_says_where_to_take_a_new_one():
+    class Twice(Balancer):
+        def step(self, s):
+            s.backward(s.losses["joint"])
+            yield
+            s.backward(s.losses["joint"])
+            yield
+
+    with pytest.raises(RuntimeError) as caught:
+        train(Twice())
+    assert "read before a `yield`" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, r"Mine\.fuse gives a NoneType; it must give a tensor"),
+        (torch.zeros(12), r"Mine\.fuse gives the shape \(12,\); it must give \(B, 3\)"),
+        (torch.zeros(12, 2), r"Mine\.fuse gives the shape \(12, 2\); it must give \(B, 3\)"),
+    ],
+)
+def test_a_prediction_has_a_column_per_output(answer, message):
+    mine = type("Mine", (Balancer,), {"fuse": lambda self, out, present=None: answer})()
+    run = train(mine)
+    with pytest.raises((TypeError, ValueError), match=message):
+        run.predict(DATA.test)
+
+
+def test_an_order_is_of_numbers():
+    mine = type("Mine", (Balancer,), {"order": lambda self, run: ["first", "second"]})()
+    with pytest.raises(TypeError, match=r"Mine\.order gives a list.*whole numbers"):
+        train(mine)
+
+
+# One of what there should be several of
+
+
+@pytest.mark.parametrize("name", ["OGM", "AGM", "PMR", "OPM", "InfoReg", "ReconBoost"])
+def test_a_method_that_compares_modalities_says_so_to_one_alone(name):
+    def alone():
+        return Batch({"a": torch.randn(12, 5, generator=DRAW)}, torch.arange(12) % 3)
+
+    data, method = MultimodalData(alone(), alone(), alone()), METHODS[name].make()
+    with pytest.raises(ValueError, match=r"under Joint"):
+        fit(MultimodalNet.build(data, **method.network), data, method, epochs=2, device="cpu")
+
+
+def test_one_class_teaches_nothing():
+    def same():
+        return Batch({"a": torch.randn(4, 5, generator=DRAW)}, torch.zeros(4).long())
+
+    with pytest.warns(UserWarning, match=r"all labels of train are 0.*n_classes"):
+        MultimodalData(same(), same(), same())
+
+
+@pytest.mark.parametrize("encoders", ["mlp", "normalised", "cnn"])
+def test_one_number_per_sample_is_a_column(encoders):
+    def numbers():
+        return Batch({"a": torch.randn(6, generator=DRAW)}, torch.arange(6) % 3)
+
+    data = MultimodalData(numbers(), numbers(), numbers())
+    with pytest.raises(ValueError, match=r"'a' has one number per sample.*unsqueeze"):
+        MultimodalNet.build(data, encoders=encoders)

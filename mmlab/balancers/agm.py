@@ -44,7 +44,8 @@ def shapley_parts(values: Tensor) -> Tensor:
     count = (values.shape[-3] + 1).bit_length() - 1
     if values.shape[-3] != 2**count - 1 or count < 2:
         raise ValueError(
-            f"values has {values.shape[-3]} coalitions; allowed are 2^M − 1 of M ≥ 2 modalities"
+            f"values has {values.shape[-3]} coalitions; allowed are 2^M − 1 of M ≥ 2 modalities: "
+            "of one alone nothing is ahead or behind, so train it under Joint"
         )
     weights = _weights(count, values.device, values.dtype)
     return torch.einsum("ms,...sbc->...mbc", weights, values)

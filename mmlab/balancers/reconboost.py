@@ -157,6 +157,11 @@ class ReconBoost(Balancer):
 
     def start(self, run: Training) -> None:
         count, self.begun = len(run.model.modalities), False
+        if count < 2:
+            raise ValueError(
+                f"ReconBoost lets modalities take turns, and the data have {run.model.modalities}; "
+                "give at least two, or train one under Joint"
+            )
         self.phase = self.epochs_per_stage or min(4, max(1, run.epochs // (2 * count)))
         warn_if_short(run.epochs, count, self.phase)
 

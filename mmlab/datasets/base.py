@@ -706,6 +706,12 @@ class MultimodalData:
                     "read; give n_classes=..."
                 )
             self.n_classes = int(self.train.target.max()) + 1
+            if self.n_classes == 1:
+                warnings.warn(
+                    "all labels of train are 0, so there is one class, every loss is 0 and nothing "
+                    "is learnt; give n_classes=... if there are more classes",
+                    stacklevel=4,
+                )
         whole = isinstance(self.n_classes, Integral) and not isinstance(self.n_classes, bool)
         if not whole or self.n_classes < 1:
             raise ValueError(

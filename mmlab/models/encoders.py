@@ -182,6 +182,11 @@ def _make_encoder(
             )
         if data.frames:
             return _of_each_frame(m, given, data, width, seed)
+        if not data.shape(m):
+            raise ValueError(
+                f"the encoder {given!r} reads at least one axis beside the samples, and {m!r} has "
+                "one number per sample, (B,); give it as (B, 1): x.unsqueeze(1)"
+            )
         return seeded(seed, "encoder", m, build=partial(BUILDERS[given], data.shape(m), width))
     if isinstance(given, nn.Module):
         encoder: object = copy.deepcopy(given, copied)

@@ -104,8 +104,10 @@ def blend(
             m: [torch.stack(d, -3) for d in zip(*found.pop(m), strict=True)] for m in factored
         }
         grams_of |= {m: gram(layers[m], deltas[m]) for m in factored}
-        together = torch.stack([grams_of[m] for m in factored], dim=-3)
-        weights = _weights(rule, together)
+        # an axis of one between encoders and losses, as below: else one number per encoder would
+        # pass, where there are as many of them as losses, for weights that count for all
+        together = torch.stack([grams_of[m] for m in factored], dim=-3).unsqueeze(-3)
+        weights = _weights(rule, together).squeeze(-2)
         for m, own in zip(factored, weights.unbind(-2), strict=True):
             _add(blended(layers[m], deltas.pop(m), own))
     for m in whole:
@@ -184,8 +186,30 @@ class _Gradients:
 
 
 def _weights(rule: Rule, gramians: Tensor) -> Tensor:
-    """The rule's weights (…, K); what it says once counts for all encoders and tensors."""
-    return rule(gramians).to(gramians).expand(gramians.shape[:-1])
+    """The rule's weights (…, K); what it says once, (K,), counts for all encoders and tensors.
+
+    Raises TypeError for what is no tensor, ValueError for weights of another shape.
+    """
+    found: object = rule(gramians)
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"the rule gives a {type(found).__name__}; it must give a tensor of weights (…, K) "
+            "from Gramians (…, K, K)"
+        )
+    _check_weights(found, gramians)
+    return found.to(gramians).expand(gramians.shape[:-1])
+
+
+def _check_weights(found: Tensor, gramians: Tensor) -> None:
+    """Raises ValueError for weights that are neither (…, K) nor (K,)."""
+    shape, wanted = tuple(found.shape), tuple(gramians.shape[:-1])
+    pairs = zip(shape[::-1], wanted[::-1], strict=False)
+    fits = len(shape) in (1, len(wanted)) and all(n in (1, k) for n, k in pairs)
+    if not fits or shape[-1] != wanted[-1]:
+        raise ValueError(
+            f"the rule gives weights of the shape {shape} from Gramians of the shape "
+            f"{tuple(gramians.shape)}; it must give {wanted}, or ({wanted[-1]},) for all"
+        )
 
 
 def _sum(losses: Sequence[Tensor]) -> Tensor:

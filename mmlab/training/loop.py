@@ -39,7 +39,7 @@ from mmlab.training.setup import (
 )
 from mmlab.training.sharing import share_out
 from mmlab.training.step import Parameters, Recorded, Step
-from mmlab.training.updates import forget_scaling
+from mmlab.training.updates import forget_scaling, is_waiting
 
 
 def fit(
@@ -268,6 +268,22 @@ def _take(run: Course, s: Step, first: bool, left: Sequence[nn.Parameter]) -> No
         raise RuntimeError(
             f"{run.balancer.name}.step never yielded, so nothing would be trained; "
             "fill the gradients, then `yield` once for each optimiser step"
+        )
+    if first:
+        _check_nothing_left(run)
+
+
+def _check_nothing_left(run: Course) -> None:
+    """Refuse what a step does after its last yield: no update would come of it in its batch."""
+    if is_waiting(run.optimizer):
+        raise RuntimeError(
+            f"{run.balancer.name}.step calls scale_update after its last `yield`, and no update "
+            "follows that it could scale; call it before a `yield`"
+        )
+    if any(p.grad is not None for group in run.optimizer.param_groups for p in group["params"]):
+        raise RuntimeError(
+            f"{run.balancer.name}.step fills gradients after its last `yield`, and they would be "
+            "added to those of the next batch; `yield` once more, or leave this out"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -332,8 +332,8 @@ class Run(Course):
             return self.answers(split).values["prediction"]
 
         def answer(piece: Batch, out: Output) -> dict[str, Tensor]:
-            fuse = self.balancer.fuse
-            return {"prediction": of_every_frame(fuse, out, len(piece), piece.present)}
+            prediction = of_every_frame(self._fused, out, len(piece), piece.present)
+            return {"prediction": prediction}
 
         some = pieces(split.to(self.device))
         return read(self.model, some, answer, self.modules, every=True).values["prediction"]
@@ -345,10 +345,23 @@ class Run(Course):
         """
 
         def answer(piece: Batch, out: Output) -> dict[str, Tensor]:
-            prediction = self.balancer.fuse(out, piece.present)
+            prediction = self._fused(out, piece.present)
             return {"prediction": prediction, "answered": self.answered(piece)}
 
         return read(self.model, pieces(split.to(self.device)), answer, self.modules)
+
+    def _fused(self, out: Output, present: Mapping[str, Tensor] | None) -> Tensor:
+        """What the method predicts. Raises TypeError, ValueError where it is no prediction."""
+        found: object = self.balancer.fuse(out, present)
+        who, outputs = f"{self.balancer.name}.fuse", self.data.n_outputs
+        if not isinstance(found, Tensor):
+            raise TypeError(f"{who} gives a {type(found).__name__}; it must give a tensor (B, C)")
+        if found.ndim < 2 or found.shape[-1] != outputs:
+            raise ValueError(
+                f"{who} gives the shape {tuple(found.shape)}; it must give (B, {outputs}), one "
+                "column per output of the network"
+            )
+        return found
 
     def answered(self, batch: Batch) -> Tensor:
         """Which samples (or frames that count) it has an answer for, booleans (B,)."""
@@ -426,7 +439,13 @@ class Run(Course):
         if given is None:
             draw = generator(self.seed, *self.stream, "order", self.epoch)
             return epoch_order(self.data.sampler, self.size, draw).to(self.device)
-        order = torch.as_tensor(given, device=self.device)
+        try:
+            order = torch.as_tensor(given, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{self.balancer.name}.order gives a {type(given).__name__} of which torch makes "
+                f"no tensor ({error}); return a 1-D sequence of sample indices (whole numbers)"
+            ) from error
         if order.ndim != 1 or not len(order) or order.dtype not in WHOLE:
             raise ValueError(
                 f"{self.balancer.name}.order gives {order.dtype} of shape {tuple(order.shape)}; "

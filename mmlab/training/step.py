@@ -279,6 +279,19 @@ class Step:
             hooks = self._scaling_hooks(scale)
         try:
             loss.backward(torch.ones_like(loss) if loss.ndim else None, retain_graph=True)
+        except RuntimeError as error:
+            if not loss.requires_grad:
+                raise RuntimeError(
+                    "the loss given to backward depends on no trained parameter: it was detached, "
+                    "or computed under torch.no_grad(), or all that it depends on is frozen"
+                ) from error
+            if "modified by an inplace operation" in str(error):
+                error.add_note(
+                    "In a balancer: a loss that was read before a `yield` belongs to the "
+                    "parameters before the update. Call backward before the `yield`, or read what "
+                    "comes after it from a new Step(s.model, s.batch, s.optimizer, s.epoch)."
+                )
+            raise
         finally:
             for hook in hooks:
                 hook.remove()
@@ -414,8 +427,9 @@ class Step:
     ) -> None:
         """Multiply the gradient of encoder m by k, or by one k per parameter.
 
-        Call it after `backward`: a parameter without a gradient stays without one. An adaptive
-        optimiser such as Adam divides a constant factor out again: see `scale_update`.
+        Call it after `backward`, else it raises RuntimeError; a parameter to which no gradient came
+        stays without one. An adaptive optimiser such as Adam divides a constant factor out again:
+        see `scale_update`.
 
         Args:
             only: only(shape) says which parameters are meant, by their shape.
@@ -607,7 +621,17 @@ class Step:
         """
         parameters = self._own(m)
         self._check_alone()
+        if parameters and not self._filled and all(p.grad is None for p in parameters):
+            raise RuntimeError(
+                f"encoder {m!r} has no gradient yet, so there is nothing to change; call "
+                "s.backward(loss) first"
+            )
         each = [k] * len(parameters) if isinstance(k, float | int | Tensor) else list(k)
+        if len(each) != len(parameters):
+            raise ValueError(
+                f"{len(each)} numbers for the {len(parameters)} parameters of encoder {m!r}; give "
+                "one per parameter, as s.spread(m) has them"
+            )
         chosen, factors = [], []
         taken: set[int] = set()
         for p, factor in zip(parameters, each, strict=True):

@@ -123,6 +123,11 @@ def _after_step(optimizer: optim.Optimizer, *_: object) -> None:
         undo(finished=True)
 
 
+def is_waiting(optimizer: optim.Optimizer) -> bool:
+    """Whether an update is still to be scaled that has not come."""
+    return optimizer in _scalings and bool(_scalings[optimizer].waiting)
+
+
 def has_other_hooks(optimizer: optim.Optimizer) -> bool:
     """Whether anything but this module acts before, in or after the optimiser's steps.
 
