@@ -214,3 +214,26 @@ def test_words_are_found_without_a_server(browser: "Chrome", site: Path) -> None
                 By.CSS_SELECTOR, f"#search-results a[href*='{page}']"
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("asked", "page"),
+    [
+        ("own data folder", "docs/own-data"),
+        ("MMPareto formula", "docs/audit/05-mmpareto"),
+        ("which drop do my data have", "docs/diagnose"),
+        ("assignment", "docs/course/assignment"),
+    ],
+)
+def test_the_search_shows_first_what_has_the_words_in_a_heading(
+    browser: "Chrome", site: Path, asked: str, page: str
+) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(f"{(site / 'search.html').as_uri()}?q={asked}")
+    links = "return [...document.querySelectorAll('#search-results li > a')].map(a => a.href)"
+    # the list grows result by result
+    found = WebDriverWait(browser, 60).until(
+        lambda b: len(shown := b.execute_script(links)) >= 3 and shown
+    )
+    assert any(f"{page}.html" in address for address in found[:3]), found[:5]

@@ -55,6 +55,7 @@ CONFIG: dict[str, Any] = {
     "html_title": "mmlab",
     "html_static_path": [str(THEME / "static")],
     "html_css_files": ["mmlab.css"],
+    "html_search_scorer": str(THEME / "scorer.js"),
     "html_sidebars": {"**": ["search-button-field.html", "sbt-sidebar-nav.html"]},
     "html_use_index": False,
     "html_domain_indices": False,

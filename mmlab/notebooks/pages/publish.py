@@ -31,16 +31,20 @@ MATHJAX = (
 SKIP = '<div id="pst-skip-link"'
 """The one part of a page that the theme leaves without a role."""
 
+PARAMETERS = "<dl>\n<dd>"
+"""A long signature with a line per parameter: for Sphinx a list of descriptions of nothing."""
+
 
 def finish(page: str) -> str:
     """The HTML of a page as readers get it.
 
     Chinese is marked as such, so that it is spoken and shown right; the link that skips the lists
-    has a role; and no script draws the icons.
+    has a role; the lines of a signature are no list; and no script draws the icons.
     """
     marked = TEXT.sub(lambda m: f'<span lang="zh">{m[2]}</span>' if m[2] else m[0], page)
     skip = SKIP.replace("div", 'div role="navigation" aria-label="Skip"')
-    return ICONS.sub("", marked).replace(SKIP, skip, 1)
+    lines = PARAMETERS.replace("<dl", '<dl role="presentation"')
+    return ICONS.sub("", marked).replace(SKIP, skip, 1).replace(PARAMETERS, lines)
 
 
 def mathjax(site: Path) -> dict[Path, Path]:

@@ -13,15 +13,27 @@ from mmlab.notebooks.pages.reference import reference_pages
 TITLE = """Balanced multimodal learning
 ============================
 
-Executed notebooks, in reading order. Minutes are what a reader should allow on a CPU in the profile
-``teach``; ``smoke`` is a quick look, with fewer seeds and wider intervals.
+Notebooks and a small library: why a network with several modalities can lose to its best single
+one, and the methods that answer it.
+"""
+
+ORDER = """
+The notebooks as they ran, in reading order. Minutes are what a reader should allow on a CPU in
+the profile ``teach``; ``smoke`` is a quick look, with fewer seeds and wider intervals.
 """
 
 QUESTIONS = """
-- :doc:`Which method should I use? <10-who-wins-and-when>`
-- :doc:`What does each method do, and what does it cost? <mmlab/balancers/README>`
+- :doc:`Which drop do my data have? <docs/diagnose>`
+- `Which method should I use? <docs/diagnose.html#which-method-should-i-use>`__
+- :doc:`What does each method read and change? <docs/methods-map>`
+  :doc:`What does it cost? <mmlab/balancers/README>`
+- What is its formula? :doc:`OGM-GE <docs/audit/04-ogm-ge>`,
+  :doc:`MMPareto <docs/audit/05-mmpareto>`, others in their notebooks
 - :doc:`How do I train on a folder of my own files? <docs/own-data>`
-- :doc:`Where are the plans, the assignment and the slides of a course? <docs/course/README>`
+- :doc:`How do I train on several GPUs? <docs/several-processes>`
+- :doc:`Where is the assignment of the course? <docs/course/assignment>`
+  :doc:`Where are the plans and the slides? <docs/course/README>`
+- :doc:`How do I cite? <docs/references>`
 - :doc:`中文介绍 <README.zh>`
 """
 """What readers come for; a page that is not there is no link."""
@@ -108,7 +120,7 @@ def _sources(records: list[dict[str, Any]], pages: dict[str, Path]) -> Iterator[
     yield from ((f"{name}.ipynb", text) for name, text in notebooks.items())
     yield "runs.html", table(records)
     library = pages.keys() - notebooks.keys()
-    parts = (TITLE, QUESTIONS, NOTEBOOKS, LIBRARY) if library else (TITLE, NOTEBOOKS)
+    parts = (TITLE, QUESTIONS, ORDER, NOTEBOOKS, LIBRARY) if library else (TITLE, ORDER, NOTEBOOKS)
     yield "index.rst", "".join(parts)
     if library:
         for name in sorted(library):
