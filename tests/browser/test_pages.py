@@ -185,6 +185,20 @@ def test_paper_shows_every_line_and_column(browser: "Chrome", site: Path, name: 
     assert browser.execute_script(CUT, PAPER) == []
 
 
+SHADES = """
+const shown = e => getComputedStyle(e);
+const bright = colour => colour.match(/[0-9.]+/g).slice(0, 3).every(part => part > 180);
+const words = [...document.querySelectorAll("article :is(h1, h2, p, pre, td)")];
+return [shown(document.body).backgroundColor, words.filter(e => bright(shown(e).color)).length];
+"""
+
+
+@pytest.mark.parametrize("name", PAGES[:-1])
+def test_paper_is_white_whatever_the_screen_is(browser: "Chrome", site: Path, name: str) -> None:
+    show(browser, site / f"{name}.html", width=PAPER, media="print", dark=True)
+    assert browser.execute_script(SHADES) == ["rgb(255, 255, 255)", 0]
+
+
 def test_formulas_are_set_and_nothing_comes_from_elsewhere(browser: "Chrome", site: Path) -> None:
     asked = show(browser, site / "00-a.html")
     count = "return document.querySelectorAll(arguments[0]).length"
