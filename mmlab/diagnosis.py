@@ -45,7 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mmlab.diagnosis", description=__doc__)
     parser.add_argument("name", metavar="NAME", help=f"of {', '.join(DATASETS)}")
     parser.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="of the data set, such as split=arm"
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the data set, such as split=arm",
     )
     parser.add_argument("--seeds", type=int, default=5, help="how many trainings of each (5)")
     parser.add_argument("--epochs", type=int, default=15, help="of each training (15)")

@@ -29,10 +29,9 @@ def _parser() -> argparse.ArgumentParser:
 
     help = "write the notebooks without solutions and answers"
     command = commands.add_parser("student", help=help, description=student.__doc__)
-    command.add_argument(
-        "folder", type=Path, metavar="DIR", help="where to; nothing is overwritten"
-    )
-    command.add_argument("numbers", nargs="*", metavar="NN", help="which; all if none is given")
+    add = command.add_argument
+    add("folder", type=Path, metavar="DIR", help="where to; nothing is overwritten")
+    add("numbers", nargs="*", default=[], metavar="NN", help="which; all if none is given")
     command.set_defaults(run=_student)
 
     help = "grade students' notebooks on hidden cases"
