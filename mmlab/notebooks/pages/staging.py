@@ -60,13 +60,39 @@ LIBRARY = """
 
    README
    README.zh
+   docs/library
+   docs/diagnose
+   docs/own-data
+   docs/first-method
+   docs/own-method
+   docs/your-own
+   docs/many-runs
+   docs/several-processes
+   docs/papers-data
    docs/*
-   docs/*/*
    data/README
    mmlab/balancers/README
-   CONTRIBUTING
    reference/index
+   CONTRIBUTING
+
+.. toctree::
+   :hidden:
+   :titlesonly:
+   :glob:
+   :caption: The course
+
+   docs/course/README
+   docs/course/*
+
+.. toctree::
+   :hidden:
+   :titlesonly:
+   :glob:
+   :caption: Papers and released code
+
+   docs/audit/*
 """
+"""What is read first stands first; a glob takes what is not named before it."""
 
 BADGES = re.compile(r"^\[!\[.*\n", re.MULTILINE)
 """Lines of pictures that are elsewhere."""
