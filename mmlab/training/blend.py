@@ -104,10 +104,7 @@ def blend(
             m: [torch.stack(d, -3) for d in zip(*found.pop(m), strict=True)] for m in factored
         }
         grams_of |= {m: gram(layers[m], deltas[m]) for m in factored}
-        # an axis of one between encoders and losses, as below: else one number per encoder would
-        # pass, where there are as many of them as losses, for weights that count for all
-        together = torch.stack([grams_of[m] for m in factored], dim=-3).unsqueeze(-3)
-        weights = _weights(rule, together).squeeze(-2)
+        weights = _weights(rule, torch.stack([grams_of[m] for m in factored], dim=-3))
         for m, own in zip(factored, weights.unbind(-2), strict=True):
             _add(blended(layers[m], deltas.pop(m), own))
     for m in whole:

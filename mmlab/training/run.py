@@ -356,7 +356,7 @@ class Run(Course):
         who, outputs = f"{self.balancer.name}.fuse", self.data.n_outputs
         if not isinstance(found, Tensor):
             raise TypeError(f"{who} gives a {type(found).__name__}; it must give a tensor (B, C)")
-        if found.ndim < 2 or found.shape[-1] != outputs:
+        if found.ndim < 2 or found.shape[-1] < outputs:  # a network may have more than the data
             raise ValueError(
                 f"{who} gives the shape {tuple(found.shape)}; it must give (B, {outputs}), one "
                 "column per output of the network"
