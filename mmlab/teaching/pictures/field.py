@@ -1,4 +1,4 @@
-"""The wider field: a tree of the methods, two gradients under five rules, costs, six trainings."""
+"""The wider field: a tree of the methods, two gradients under five rules, costs, short trainings."""
 
 from __future__ import annotations
 
