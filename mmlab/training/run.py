@@ -353,10 +353,11 @@ class Run(Course):
     def _fused(self, out: Output, present: Mapping[str, Tensor] | None) -> Tensor:
         """What the method predicts. Raises TypeError, ValueError where it is no prediction."""
         found: object = self.balancer.fuse(out, present)
-        who, outputs = f"{self.balancer.name}.fuse", self.data.n_outputs
+        who = f"{self.balancer.name}.fuse"
+        outputs = getattr(self.model.fusion, "n_outputs", self.data.n_outputs)
         if not isinstance(found, Tensor):
             raise TypeError(f"{who} gives a {type(found).__name__}; it must give a tensor (B, C)")
-        if found.ndim < 2 or found.shape[-1] < outputs:  # a network may have more than the data
+        if found.ndim < 2 or found.shape[-1] != outputs:
             raise ValueError(
                 f"{who} gives the shape {tuple(found.shape)}; it must give (B, {outputs}), one "
                 "column per output of the network"

@@ -1,4 +1,4 @@
-"""The wider field: a tree of the methods, two gradients under five rules, costs, short trainings."""
+"""The wider field: a tree of the methods, gradients under five rules, costs, short trainings."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _GREY = "#555555"
 
-SAMPLES, EPOCHS = 512, 4
-"""Of each training at play: short enough to be live."""
+SAMPLES, BATCH, EPOCHS, RATE = 512, 128, 4, 0.1
+"""Of each training at play: 16 steps, short enough to be live."""
 
 
 class Branch(NamedTuple):
@@ -231,7 +231,7 @@ def side_by_side(
     for row, make in enumerate(methods.values()):
         balancer = make()
         net = MultimodalNet.build(data, **balancer.network, seed=0)
-        fit(net, data, balancer, epochs=EPOCHS, lr=0.05, seed=0, device="cpu")
+        fit(net, data, balancer, epochs=EPOCHS, batch_size=BATCH, lr=RATE, seed=0, device="cpu")
         for m, right in share_accuracy(net, data.holdout).items():
             ax.plot(100 * right, row, shown[m].marker, color=shown[m].color, markersize=7)
         right = joint_accuracy(net, data.holdout)
