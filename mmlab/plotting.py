@@ -439,16 +439,14 @@ def show(figure: Figure, name: str, alt: str) -> None:
     write_atomically(FIGURES / f"{name}.png", png)
     write_atomically(FIGURES / f"{name}.svg", _rendered(figure, "svg", {"Date": None}))
     plt.close(figure)
-    display(_output(png, alt), metadata={"image/png": {"alt": alt}}, raw=True)
+    display(as_output(png, alt), metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def output(figure: Figure, alt: str) -> dict[str, str]:
-    """The data of a notebook's output that shows a figure; alt: as `show` takes it."""
-    return _output(_rendered(figure, "png", {"Software": None}), alt)
+def as_output(png: bytes, alt: str) -> dict[str, str]:
+    """The data of a notebook's output that shows a figure; alt: as `show` takes it.
 
-
-def _output(png: bytes, alt: str) -> dict[str, str]:
-    """The figure for a page (HTML: nbconvert drops the alt text of a bare PNG), and as PNG."""
+    Both as PNG and as HTML, for nbconvert drops the alt text of a bare PNG.
+    """
     data = base64.b64encode(png).decode("ascii")
     source = f"data:image/png;base64,{data}"
     page = f'<img src="{source}" alt="{html.escape(alt)}" style="width: 100%; max-width: 900px">'

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from mmlab.teaching.frame import Frame
+
 HINT = "The controls live as long as the kernel: after a restart, run this cell again."
 
 
@@ -121,12 +123,15 @@ def _sliders(draw: Callable[..., None], start: Mapping[str, Any], controls: Mapp
     import ipywidgets
     from IPython.display import display
 
+    from mmlab.teaching.frame import Frame
+
     widgets = {key: _widget(key, control, start[key]) for key, control in controls.items()}
-    output = ipywidgets.Output()
+    output, frame = ipywidgets.Output(), Frame()
 
     def redraw(_: Any = None) -> None:
+        values = {key: widget.value for key, widget in widgets.items()}
         # one assignment is one message: the page never stands empty between two pictures
-        output.outputs = (_picture(draw, {key: widget.value for key, widget in widgets.items()}),)
+        output.outputs = (_picture(draw, values, frame),)
 
     for widget in widgets.values():
         widget.observe(redraw, "value")
@@ -135,14 +140,12 @@ def _sliders(draw: Callable[..., None], start: Mapping[str, Any], controls: Mapp
     display({"text/plain": HINT}, raw=True)  # not in the box, which goes with the kernel
 
 
-def _picture(draw: Callable[..., None], values: Mapping[str, Any]) -> dict[str, Any]:
+def _picture(draw: Callable[..., None], values: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
     """The drawing as a notebook's output; an error in its place, for a callback raises unseen."""
-    from mmlab import plotting
-
     alt = "The picture at " + ", ".join(f"{key} = {value}" for key, value in values.items())
     try:
         with _drawn(draw, [values]) as figure:
-            data = plotting.output(figure, alt)
+            data = frame.output(figure, alt)
     except Exception as error:
         lines = traceback.format_exception(error)
         names = {"ename": type(error).__name__, "evalue": str(error)}

@@ -67,12 +67,15 @@ def test_the_training_at_play_has_a_row_for_each_method(monkeypatch):
     monkeypatch.setattr(pictures, "SAMPLES", 64)
     plotting.style()
     figure, (ax,) = plotting.canvas()
-    pictures.side_by_side(ax, {"one": Joint, "two": Joint}, loudness=0.5, noise=0.1)
+    methods = {"one": Joint, "two": Joint}
+    found = pictures.short_trainings(methods, loudness=[0.5, 2.0], noise=[0.1])
+    pictures.side_by_side(ax, found, loudness=0.5, noise=0.1)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
     assert ax.get_title("left") == "audio × 0.5, noise 0.1"
     points = np.array([line.get_xydata()[0] for line in ax.get_lines()])
     assert len(points) == 6 and points[:, 0].min() >= 0 and points[:, 0].max() <= 100
     np.testing.assert_array_equal(points[:3, 0], points[3:, 0])  # the same seed
+    assert (found.loc[0.5] != found.loc[2.0]).to_numpy().any()  # another setting, another training
     figure.clear()
 
 

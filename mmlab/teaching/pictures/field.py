@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _GREY = "#555555"
 
 SAMPLES, BATCH, EPOCHS, RATE = 512, 128, 4, 0.1
-"""Of each training at play: 16 steps, short enough to be live."""
+"""Of each training at play: 16 steps."""
 
 
 class Branch(NamedTuple):
@@ -211,31 +212,48 @@ class _Counted(nn.Module):
         self.passes["backward"] += len(gradient)
 
 
-def side_by_side(
-    ax: Axes,
+def short_trainings(
     methods: Mapping[str, Callable[[], Balancer]],
     *,
-    loudness: float,
-    noise: float,
-) -> None:
-    """Train each method on 512 digits; per row the accuracy of the network and of each share.
+    loudness: Sequence[float],
+    noise: Sequence[float],
+) -> pd.DataFrame:
+    """Train each method on 512 digits at each setting, with one seed.
 
-    loudness: factor on the audio input. noise: on the scans, in units of full scale.
+    Args:
+        loudness: factors on the audio input.
+        noise: on the scans, in units of full scale.
+
+    Returns:
+        Accuracy on the holdout: one row per (loudness, noise, method), with the columns "network",
+        "audio" and "image", the latter two of each modality's share.
     """
-    data = load("av-digits", seed=0, noise={"image": noise})
-    data.train = data.train.head(SAMPLES)
-    for split in (data.train, data.holdout):
-        inputs = in_memory(split, "play").inputs
-        inputs["audio"] = loudness * inputs["audio"]
+    rows = {}
+    for loud, noisy in product(loudness, noise):
+        data = load("av-digits", seed=0, noise={"image": noisy})
+        data.train = data.train.head(SAMPLES)
+        for split in (data.train, data.holdout):
+            inputs = in_memory(split, "short trainings").inputs
+            inputs["audio"] = loud * inputs["audio"]
+        for name, make in methods.items():
+            balancer = make()
+            net = MultimodalNet.build(data, **balancer.network, seed=0)
+            fit(net, data, balancer, epochs=EPOCHS, batch_size=BATCH, lr=RATE, device="cpu")
+            right = {"network": joint_accuracy(net, data.holdout)}
+            rows[loud, noisy, name] = right | share_accuracy(net, data.holdout)
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    found.index = pd.MultiIndex.from_tuples(rows, names=["loudness", "noise", "method"])
+    return found
+
+
+def side_by_side(ax: Axes, found: pd.DataFrame, *, loudness: float, noise: float) -> None:
+    """Per method of `short_trainings` at one setting, the accuracy of network and shares."""
+    at = found.loc[(loudness, noise)]
     shown = looks(["audio", "image"])
-    for row, make in enumerate(methods.values()):
-        balancer = make()
-        net = MultimodalNet.build(data, **balancer.network, seed=0)
-        fit(net, data, balancer, epochs=EPOCHS, batch_size=BATCH, lr=RATE, seed=0, device="cpu")
-        for m, right in share_accuracy(net, data.holdout).items():
-            ax.plot(100 * right, row, shown[m].marker, color=shown[m].color, markersize=7)
-        right = joint_accuracy(net, data.holdout)
-        ax.plot(100 * right, row, "o", color="black", fillstyle="none", markersize=12, mew=2)
-    ax.set_yticks(range(len(methods)), list(methods))
-    ax.set(ylim=(len(methods) - 0.5, -0.5), xlim=(0, 102), xlabel="right on the holdout, %")
+    for row, (_, right) in enumerate((100 * at).iterrows()):
+        for m, look in shown.items():
+            ax.plot(right[m], row, look.marker, color=look.color, markersize=7)
+        ax.plot(right["network"], row, "o", color="black", fillstyle="none", markersize=12, mew=2)
+    ax.set_yticks(range(len(at)), list(at.index))
+    ax.set(ylim=(len(at) - 0.5, -0.5), xlim=(0, 102), xlabel="right on the holdout, %")
     ax.set_title(f"audio × {loudness:g}, noise {noise:g}")
