@@ -60,6 +60,12 @@ def test_one_checkpoint_has_no_arrow_and_equal_weights(ax):
     assert not ax.texts
 
 
+@pytest.mark.parametrize("rule", ["|G|/O²", "G/O, guarded"])
+def test_an_unguarded_rule_has_no_weight_between_equal_checkpoints(ax, rule):
+    title = drawn(ax, head="image", before=1, after=1, rule=rule)
+    assert title == "image: no weight, 0/0\nΔG +0.00, ΔO +0.00"
+
+
 def test_the_bars_are_the_overfit_before_and_after(ax):
     pictures.estimate(CURVES, ax, head="joint", before=1, after=2)
     bars = [line.get_ydata() for line in ax.lines if line.get_linewidth() == 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,9 +72,10 @@ def estimate(
         x = before + (after - before) / 4
         ax.annotate("", xy=(x, end), xytext=(x, start), arrowprops=arrow)
 
-    w = RULES[rule](overfit, gain)[k]
+    w = float(RULES[rule](overfit, gain)[k])
+    weight = "no weight, 0/0" if math.isnan(w) else f"weight {w:.2f}"  # an unguarded rule
     numbers = f"ΔG {gain[k]:+.2f}, ΔO {overfit[k]:+.2f}".replace("-", "−")
-    ax.set_title(f"{head}: weight {w:.2f}\n{numbers}")
+    ax.set_title(f"{head}: {weight}\n{numbers}")
     ax.set_ylim(0, 1.3 * float(losses.max()))  # room for the legend
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
