@@ -98,33 +98,51 @@ def blend(
     found.of_own_losses(trained)
     found.of_shared_losses([*factored, *whole[:1]])
 
-    grams_of: dict[str, Tensor] = {}
-    if factored:
-        deltas = {
-            m: [torch.stack(d, -3) for d in zip(*found.pop(m), strict=True)] for m in factored
-        }
-        grams_of |= {m: gram(layers[m], deltas[m]) for m in factored}
-        weights = _weights(rule, torch.stack([grams_of[m] for m in factored], dim=-3))
-        for m, own in zip(factored, weights.unbind(-2), strict=True):
-            _add(blended(layers[m], deltas.pop(m), own))
+    grams_of = _blend_factors({m: layers[m] for m in factored}, found, rule)
     for m in whole:
         if m != whole[0]:
             found.of_shared_losses([m])
-        gradients = found.pop(m)
-        slices = Slices(gradients) if several else None
-        if slices is not None:
-            gradients = slices.own
-        by_tensor = grams(gradients, lead)
-        if slices is not None:
-            by_tensor = slices.sum(by_tensor)
-        grams_of[m] = by_tensor.sum(-3)
-        weights = _weights(rule, by_tensor if by == "tensor" else grams_of[m].unsqueeze(-3))
-        mixed = _combined(gradients, weights)
-        if slices is not None:
-            mixed = slices.whole(mixed)
-        _add(dict(zip(encoders[m], mixed, strict=True)))
-        del gradients  # before those of the next encoder are made
+        grams_of[m] = _blend_gradients(encoders[m], found.pop(m), rule, by, lead, several)
     return {m: grams_of[m] for m in trained}
+
+
+def _blend_factors(
+    layers: Mapping[str, Sequence[Layer]], found: _Gradients, rule: Rule
+) -> dict[str, Tensor]:
+    """Blend in encoders whose gradients stay in factors, by one call of the rule for all."""
+    if not layers:
+        return {}
+    deltas = {m: [torch.stack(d, -3) for d in zip(*found.pop(m), strict=True)] for m in layers}
+    grams_of = {m: gram(own, deltas[m]) for m, own in layers.items()}
+    weights = _weights(rule, torch.stack(list(grams_of.values()), dim=-3))
+    for m, w in zip(layers, weights.unbind(-2), strict=True):
+        _add(blended(layers[m], deltas.pop(m), w))
+    return grams_of
+
+
+def _blend_gradients(
+    parameters: Sequence[nn.Parameter],
+    gradients: list[list[Tensor]],
+    rule: Rule,
+    by: str,
+    lead: int,
+    several: bool,
+) -> Tensor:
+    """Blend in one encoder whose K gradients are made; `blend` says what the arguments are."""
+    slices = Slices(gradients) if several else None
+    if slices is not None:
+        gradients = slices.own
+    by_tensor = grams(gradients, lead)
+    if slices is not None:
+        by_tensor = slices.sum(by_tensor)
+    whole = by_tensor.sum(-3)
+    mixed = _combined(
+        gradients, _weights(rule, by_tensor if by == "tensor" else whole.unsqueeze(-3))
+    )
+    if slices is not None:
+        mixed = slices.whole(mixed)
+    _add(dict(zip(parameters, mixed, strict=True)))
+    return whole
 
 
 class _Gradients:
