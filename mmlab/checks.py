@@ -5,12 +5,26 @@ A check of a tensor reads no values, so it does not make the CPU wait for the GP
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from math import inf
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+
+_SPOKEN_AS_VOWEL = re.compile(r"(?!One)[AEIOaeio]|[Uu]n(?!i)|nd|[FHLMNRSX](?![a-z])")
+"""The beginning of a name before which one says "an": "int", "ndarray", "MLPEncoder"."""
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for a message: "a dict", "an int", "None", "the class Joint"."""
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    return f"{'an' if _SPOKEN_AS_VOWEL.match(name) else 'a'} {name}"
 
 
 def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
@@ -94,7 +108,7 @@ def check_mask(what: str, mask: object, shape: tuple[int, ...]) -> None:
     """
     if not isinstance(mask, Tensor):
         raise TypeError(
-            f"{what} is a {type(mask).__name__}; give a tensor of booleans, one per sample, or None"
+            f"{what} is {kind_of(mask)}; give a tensor of booleans, one per sample, or None"
         )
     if mask.dtype != torch.bool or mask.shape != shape:
         raise ValueError(

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmlab.checks import kind_of
+
 PACKAGE = Path(__file__).parent
 
 ABOVE = (
@@ -305,7 +307,7 @@ def _version(module: str | None) -> str:
 
 def _unknown(value: object, where: str) -> UnknownIdentityError:
     return UnknownIdentityError(
-        f"{where} is or holds a {type(value).__name__}, of which cannot be told whether it is the "
+        f"{where} is or holds {kind_of(value)}, of which cannot be told whether it is the "
         "same the next time, so a cache or a checkpoint might give results of something else; use "
         "numbers, texts, tensors, functions and classes there, or leave these out"
     )

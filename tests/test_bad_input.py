@@ -21,6 +21,7 @@ from mmlab import (
     fit_seeds,
 )
 from mmlab.balancers import METHODS
+from mmlab.checks import kind_of
 from mmlab.evaluation import accuracy
 from mmlab.experiments import claims, compare, difference, fold_means, interval, report, summary
 from mmlab.models import NetworkStack
@@ -43,14 +44,14 @@ def train(balancer: Balancer, **options):
 
 
 def test_arrays_are_not_tensors():
-    with pytest.raises(TypeError, match=r"'a' is a ndarray.*torch\.as_tensor"):
+    with pytest.raises(TypeError, match=r"'a' is an ndarray.*torch\.as_tensor"):
         Batch({"a": np.zeros((2, 3))}, torch.zeros(2))
     with pytest.raises(TypeError, match="'target' is a list"):
         Batch({"a": torch.zeros(2, 3)}, [0, 1])
 
 
 def test_a_split_is_a_batch():
-    with pytest.raises(TypeError, match=r"train is a int; give a Batch"):
+    with pytest.raises(TypeError, match=r"train is an int; give a Batch"):
         MultimodalData(1, 2, 3)
 
 
@@ -519,7 +520,7 @@ def comparing(**options):
         (
             {"data": lambda seed: None},
             TypeError,
-            r"data\(0\) is a NoneType; it must be a Multimodal",
+            r"data\(0\) is None; it must be a Multimodal",
         ),
         ({"methods": {"a": Joint, "b": dict}}, TypeError, r"method 'b' makes a dict; .*a Balancer"),
         (
@@ -767,7 +768,7 @@ def test_a_loss_from_before_the_update_says_where_to_take_a_new_one():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (None, r"Mine\.fuse gives a NoneType; it must give a tensor"),
+        (None, r"Mine\.fuse gives None; it must give a tensor"),
         (torch.zeros(12), r"Mine\.fuse gives the shape \(12,\); it must give \(B, 3\)"),
         (torch.zeros(12, 2), r"Mine\.fuse gives the shape \(12, 2\); it must give \(B, 3\)"),
     ],
@@ -814,3 +815,17 @@ def test_one_number_per_sample_is_a_column(encoders):
     data = MultimodalData(numbers(), numbers(), numbers())
     with pytest.raises(ValueError, match=r"'a' has one number per sample.*unsqueeze"):
         MultimodalNet.build(data, encoders=encoders)
+
+
+def test_a_message_names_a_kind_with_its_article():
+    class MLPEncoder: ...
+
+    class Uniform: ...
+
+    class OneCycleLR: ...
+
+    given = [1, 0.5, [], object(), np.ones(1), MLPEncoder(), Uniform(), OneCycleLR(), None, Uniform]
+    assert [kind_of(x) for x in given] == [
+        *("an int", "a float", "a list", "an object", "an ndarray", "an MLPEncoder", "a Uniform"),
+        *("a OneCycleLR", "None", "the class Uniform"),
+    ]

@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mmlab.checks import kind_of
 from mmlab.course import fence
 
 MEMORY, ANSWERS = 4 << 30, 8 << 20  # bytes
@@ -96,7 +97,7 @@ def _plain(value: Any) -> Any:
         return value
     if hasattr(value, "tolist"):  # a tensor or an array
         return _plain(value.tolist())
-    raise TypeError(f"it gives a {type(value).__name__}, which is no number, tensor, list or text")
+    raise TypeError(f"it gives {kind_of(value)}, which is no number, tensor, list or text")
 
 
 # --- the function, and what it needs --------------------------------------------------------------

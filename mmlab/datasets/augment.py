@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from mmlab.checks import kind_of
 from mmlab.datasets.base import Augment, Batch
 from mmlab.nested import tensors
 
@@ -23,7 +24,7 @@ def augmented(augment: Augment, batch: Batch) -> Batch:
     else:
         found = augment(batch)
     if not isinstance(found, Batch):
-        raise TypeError(f"augment gives a {type(found).__name__}; it must give a Batch")
+        raise TypeError(f"augment gives {kind_of(found)}; it must give a Batch")
     before, after = _form(batch), _form(found)
     if before != after:
         names = [name for name in {**before, **after} if before.get(name) != after.get(name)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from mmlab.checks import check_choice, check_flag
+from mmlab.checks import check_choice, check_flag, kind_of
 from mmlab.datasets.dataloaders import instead_of
 from mmlab.datasets.sampling import check_sampler
 from mmlab.models.network import TASKS
@@ -84,7 +84,7 @@ class Batch:
     def __post_init__(self) -> None:
         if not isinstance(self.inputs, Mapping):
             raise TypeError(
-                f"inputs is a {type(self.inputs).__name__}; give a dict with one tensor for each "
+                f"inputs is {kind_of(self.inputs)}; give a dict with one tensor for each "
                 "modality, such as {'audio': ..., 'image': ...}"
             )
         if not self.inputs:
@@ -118,7 +118,7 @@ class Batch:
     def _check_present(self, present: Mapping[str, Tensor]) -> None:
         if not isinstance(present, Mapping):
             raise TypeError(
-                f"present is a {type(present).__name__}; give a dict with one mask for each "
+                f"present is {kind_of(present)}; give a dict with one mask for each "
                 "modality, or None where nothing is missing"
             )
         if set(present) != set(self.inputs):
@@ -129,7 +129,7 @@ class Batch:
         for name, mask in present.items():
             if not isinstance(mask, Tensor):
                 raise TypeError(
-                    f"present[{name!r}] is a {type(mask).__name__}; give a tensor of truth values: "
+                    f"present[{name!r}] is {kind_of(mask)}; give a tensor of truth values: "
                     "use torch.as_tensor(..., dtype=torch.bool)"
                 )
             if mask.dtype != torch.bool or not self._is_one_per_sample(mask):
@@ -227,7 +227,7 @@ def in_memory(split: Split, who: str) -> Batch:
     """
     if not isinstance(split, Batch):
         raise TypeError(
-            f"{who} needs a whole split in memory, a Batch, and got a {type(split).__name__}; "
+            f"{who} needs a whole split in memory, a Batch, and got {kind_of(split)}; "
             "where it fits, split.head(len(split)) is one"
         )
     return split
@@ -290,9 +290,7 @@ def _parts(m: str, value: Any) -> dict[str, Tensor]:
 def _check_samples(name: str, values: object) -> None:
     """A tensor with an axis for the samples."""
     if not isinstance(values, Tensor):
-        raise TypeError(
-            f"{name} is a {type(values).__name__}; a Batch holds torch tensors: {_fix(values)}"
-        )
+        raise TypeError(f"{name} is {kind_of(values)}; a Batch holds torch tensors: {_fix(values)}")
     if not values.ndim:
         raise ValueError(
             f"{name} is a single number, tensor({values.item()}); its first axis must be "
@@ -335,7 +333,7 @@ def _check_name(name: object) -> None:
         )
     if not isinstance(name, str):
         raise TypeError(
-            f"a modality is called {name!r}, a {type(name).__name__}; names are text, such as "
+            f"a modality is called {name!r}, {kind_of(name)}; names are text, such as "
             "'audio': rename it"
         )
     try:
@@ -543,7 +541,7 @@ class MultimodalData:
                 )
             if not isinstance(split, Split):
                 raise TypeError(
-                    f"{name} is a {type(split).__name__}; give a Batch(inputs, target), or for "
+                    f"{name} is {kind_of(split)}; give a Batch(inputs, target), or for "
                     "data that do not fit into the memory a Stream(dataset)"
                 )
         self.train, self.holdout, self.test = (x.unchecked() for x in self.splits.values())

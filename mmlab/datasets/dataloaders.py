@@ -10,6 +10,8 @@ from torch.utils.data import (
     default_convert,
 )
 
+from mmlab.checks import kind_of
+
 
 def instead_of(loader: DataLoader) -> str:
     """The end of a message: how to write what the loader does.
@@ -20,7 +22,7 @@ def instead_of(loader: DataLoader) -> str:
     if isinstance(loader.dataset, IterableDataset):
         return (
             "give a map-style torch Dataset, with __len__ and __getitem__(i), in a Stream: the one "
-            f"of the loader, a {type(loader.dataset).__name__}, has one order only"
+            f"of the loader, {kind_of(loader.dataset)}, has one order only"
         )
     given = ["loader.dataset"]
     if loader.num_workers:

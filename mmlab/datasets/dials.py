@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmlab.checks import check_mask
+from mmlab.checks import check_mask, kind_of
 from mmlab.datasets.base import Batch
 from mmlab.gradients import align_to
 from mmlab.nested import Nested, changed
@@ -241,7 +241,7 @@ def check_split(split: object, allowed: Sequence[str]) -> None:
 def _check_batch(batch: Batch, who: str) -> None:
     if not isinstance(batch, Batch):
         raise TypeError(
-            f"{who} takes a Batch, such as data.train, and got a {type(batch).__name__}; call it "
+            f"{who} takes a Batch, such as data.train, and got {kind_of(batch)}; call it "
             "for each split (of a Stream, that fits into the memory: split.head(len(split)))"
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmlab.checks import kind_of
 from mmlab.datasets import archives
 
 RATE = 8000  # samples per second
@@ -84,9 +85,7 @@ def mfcc(samples: Tensor) -> Tensor:
     than 201 samples: the ends are mirrored over 200.
     """
     if not isinstance(samples, Tensor):
-        raise TypeError(
-            f"samples is a {type(samples).__name__}; give a tensor, such as recording.samples"
-        )
+        raise TypeError(f"samples is {kind_of(samples)}; give a tensor, such as recording.samples")
     if samples.ndim != 1 or len(samples) < 201 or not samples.is_floating_point():
         raise ValueError(
             f"samples are {samples.dtype} of shape {tuple(samples.shape)}; give at least 201 real "

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
+from mmlab.checks import kind_of
+
 
 def check_sampler(sampler: object, size: int) -> None:
     """Refuse what cannot draw an epoch from `size` samples.
@@ -14,7 +16,7 @@ def check_sampler(sampler: object, size: int) -> None:
     """
     if type(sampler) is not WeightedRandomSampler:
         raise TypeError(
-            f"sampler is a {type(sampler).__name__}; give a torch.utils.data."
+            f"sampler is {kind_of(sampler)}; give a torch.utils.data."
             "WeightedRandomSampler(weights, num_samples), or for an order of your own a method "
             "with `Balancer.order`"
         )

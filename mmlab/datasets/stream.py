@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
-from mmlab.checks import check_whole
+from mmlab.checks import check_whole, kind_of
 from mmlab.datasets.base import Batch
 from mmlab.datasets.dataloaders import instead_of
 from mmlab.identity import UnknownIdentityError
@@ -176,7 +176,7 @@ def _check_dataset(dataset: object) -> None:
     readable = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     if not readable or isinstance(dataset, IterableDataset | dict):
         raise TypeError(
-            f"Stream got a {type(dataset).__name__}; it takes a map-style torch Dataset, with "
+            f"Stream got {kind_of(dataset)}; it takes a map-style torch Dataset, with "
             "__len__ and __getitem__(i), so that an epoch may have any order"
         )
     if not len(dataset):  # type: ignore[arg-type]
@@ -291,11 +291,9 @@ class _Collated:
     def __call__(self, samples: list[Any]) -> tuple[dict[str, Any], Tensor, Any]:
         for sample in samples:
             if not isinstance(sample, tuple | list) or not 2 <= len(sample) <= 3:
-                raise TypeError(f"the dataset gives a {type(sample).__name__}; {WANTED}")
+                raise TypeError(f"the dataset gives {kind_of(sample)}; {WANTED}")
             if not isinstance(sample[0], dict):
-                raise TypeError(
-                    f"the dataset gives inputs that are a {type(sample[0]).__name__}; {WANTED}"
-                )
+                raise TypeError(f"the dataset gives inputs that are {kind_of(sample[0])}; {WANTED}")
         try:
             inputs, target, *present = self.collate(samples)
         except RuntimeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmlab.checks import check_whole
+from mmlab.checks import check_whole, kind_of
 from mmlab.datasets.base import MultimodalData
 from mmlab.training import Balancer, Joint, fit, fit_seeds, train_once
 from mmlab.training.alone import MakeBalancer
@@ -21,7 +21,7 @@ from mmlab.training.progress import no_progress
 def check_methods(methods: object) -> None:
     if not isinstance(methods, Mapping):
         raise TypeError(
-            f"methods is a {type(methods).__name__}; give names and makers, such as "
+            f"methods is {kind_of(methods)}; give names and makers, such as "
             "{'joint': Joint, 'OGM-GE': OGM}"
         )
     if not methods:
@@ -49,7 +49,7 @@ def distinct_seeds(seeds: object) -> list[int]:
 def check_source(data: object) -> None:
     if not isinstance(data, MultimodalData) and not callable(data):
         raise TypeError(
-            f"data is a {type(data).__name__}; give one MultimodalData, or a callable seed -> data "
+            f"data is {kind_of(data)}; give one MultimodalData, or a callable seed -> data "
             "set, such as lambda seed: load('av-digits', seed=seed)"
         )
 
@@ -58,7 +58,7 @@ def dataset_of(data: MultimodalData | Callable[[int], MultimodalData], seed: int
     """The data set of a seed."""
     found = data if isinstance(data, MultimodalData) else data(seed)
     if not isinstance(found, MultimodalData):
-        raise TypeError(f"data({seed}) is a {type(found).__name__}; it must be a MultimodalData")
+        raise TypeError(f"data({seed}) is {kind_of(found)}; it must be a MultimodalData")
     return found
 
 
@@ -79,7 +79,7 @@ def options_of(
     """The arguments of each method for `fit_seeds`."""
     if not isinstance(settings, Mapping):
         raise TypeError(
-            f"settings is a {type(settings).__name__}; give method -> arguments, such as "
+            f"settings is {kind_of(settings)}; give method -> arguments, such as "
             "{'OGM': {'lr': 0.1}}"
         )
     for name, own in settings.items():
@@ -156,7 +156,7 @@ def try_before(
             )
         if not isinstance(balancer, Balancer):
             raise TypeError(
-                f"method {name!r} makes a {type(balancer).__name__}; it must make a Balancer, such "
+                f"method {name!r} makes {kind_of(balancer)}; it must make a Balancer, such "
                 "as Joint()"
             )
         check_whole("epochs", options["epochs"])

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmlab.checks import kind_of
 from mmlab.experiments.arguments import rate_of
 from mmlab.experiments.jobs import Job, Outcome, Row, failed_outcome
 from mmlab.experiments.tables import ERROR
@@ -193,7 +194,7 @@ def _value(name: str, value: Any) -> Any:
         return [_value(name, one) for one in value]
     if type(value) not in PLAIN:
         raise TypeError(
-            f"measure gives a {type(value).__name__} in {name!r}, which a cache cannot hold; give "
+            f"measure gives {kind_of(value)} in {name!r}, which a cache cannot hold; give "
             "numbers or texts"
         )
     return value

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmlab.checks import kind_of
 from mmlab.datasets.base import MultimodalData
 from mmlab.evaluation import answered_share, share_accuracy, test_scores
 from mmlab.experiments.arguments import dataset_of, rate_of
@@ -156,7 +157,7 @@ def _measured(run: Run, measure: Measure, scores: Row) -> Row:
     """The columns of `measure`; a tensor of one number is a number."""
     found = measure(run)
     if not isinstance(found, Mapping):
-        raise TypeError(f"measure gives a {type(found).__name__}; give {{column: value}}")
+        raise TypeError(f"measure gives {kind_of(found)}; give {{column: value}}")
     for name in found:
         if not isinstance(name, str):
             raise TypeError(f"measure names a column {name!r}; give names that are texts")

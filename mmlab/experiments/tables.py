@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mmlab.checks import kind_of
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -45,7 +47,7 @@ def check_column(table: pd.DataFrame, column: str) -> None:
     import pandas as pd
 
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table is a {type(table).__name__}; give the table that compare returns")
+        raise TypeError(f"table is {kind_of(table)}; give the table that compare returns")
     for name in ("method", "seed"):
         if name not in table:
             raise ValueError(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmlab.checks import kind_of
 from mmlab.datasets.base import MultimodalData
 from mmlab.experiments.arguments import (
     check_methods,
@@ -181,7 +182,7 @@ def _trials(name: str, make: MakeBalancer, grid: Grid) -> list[Trial]:
 def _check_grid(grid: Grid, methods: Mapping[str, MakeBalancer], trials: Sequence[Trial]) -> None:
     if not isinstance(grid, Mapping):
         raise TypeError(
-            f"grid is a {type(grid).__name__}; give method -> {{parameter: values}}, such as "
+            f"grid is {kind_of(grid)}; give method -> {{parameter: values}}, such as "
             "{'OGM-GE': {'alpha': [0.1, 0.3]}}"
         )
     for name in grid:

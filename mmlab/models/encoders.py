@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlab.checks import check_choice, check_number
+from mmlab.checks import check_choice, check_number, kind_of
 from mmlab.nested import Nested, changed, is_real, shapes, tensors
 from mmlab.seeds import drawing, seeded
 
@@ -136,7 +136,7 @@ BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 def _described(value: Nested) -> str:
     """Such as "torch.float32", "a dict of ['ids'] torch.int64, ['mask'] torch.bool"."""
     parts = ", ".join(f"{place} {x.dtype}".strip() for place, x in tensors(value).items())
-    return parts if isinstance(value, torch.Tensor) else f"a {type(value).__name__} of {parts}"
+    return parts if isinstance(value, torch.Tensor) else f"{kind_of(value)} of {parts}"
 
 
 Encoders = str | Mapping[str, str | nn.Module | Callable[[], nn.Module]]
@@ -155,7 +155,7 @@ def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, 
         encoders = dict.fromkeys(data.modalities, encoders)
     if not isinstance(encoders, Mapping | nn.ModuleDict):
         raise TypeError(
-            f"encoders is a {type(encoders).__name__}; give a dict with one nn.Module for each of "
+            f"encoders is {kind_of(encoders)}; give a dict with one nn.Module for each of "
             f"{list(data.modalities)}, or one name for all: {', '.join(map(repr, BUILDERS))}"
         )
     if set(encoders) != set(data.modalities):
@@ -231,7 +231,7 @@ def _try_encoder(m: str, encoder: nn.Module, data, width: int) -> None:
     features = _tried(m, trial, batch.inputs[m])
     if not isinstance(features, torch.Tensor):
         raise TypeError(
-            f"the encoder of {m!r} gives a {type(features).__name__}; it must give one tensor "
+            f"the encoder of {m!r} gives {kind_of(features)}; it must give one tensor "
             f"(B, {width}): wrap it in a module that returns the features alone"
         )
     shape, wanted = tuple(features.shape), (*batch.target.shape[: 1 + data.frames], width)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmlab.checks import check_choice, check_whole
+from mmlab.checks import check_choice, check_whole, kind_of
 from mmlab.models.encoders import Encoders, factor_of, make_encoders, scaled
 from mmlab.models.fusion import FUSIONS, Late
 from mmlab.models.inference import Inference, JointLogits, Predictor
@@ -433,7 +433,7 @@ class MultimodalNet(nn.Module):
             attributes["_laziness"] = None
         if not isinstance(out, Output):
             raise TypeError(
-                f"{type(self).__name__}.forward gives a {type(out).__name__}; it must give an "
+                f"{type(self).__name__}.forward gives {kind_of(out)}; it must give an "
                 "Output(features, joint=..., unimodal=..., fusion=self.fusion)"
             )
         return out
@@ -598,7 +598,7 @@ def make_fusion(
     made = fusion(widths, n_outputs)
     if not isinstance(made, nn.Module):
         raise TypeError(
-            f"fusion made a {type(made).__name__}; give a name of {', '.join(FUSIONS)}, a module, "
+            f"fusion made {kind_of(made)}; give a name of {', '.join(FUSIONS)}, a module, "
             "or what makes one from (widths, n_outputs), such as a subclass of mmlab.models.Fusion"
         )
     return made

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmlab.checks import kind_of
 from mmlab.nested import Nested
 
 
@@ -24,7 +25,7 @@ def read_steps(x: Nested) -> tuple[Tensor, Tensor]:
     if isinstance(x, Tensor):
         return x, x.new_ones(x.shape[:2], dtype=torch.bool)
     if not isinstance(x, dict) or x.keys() != {"values", "mask"}:
-        given = f"a dict of {list(x)}" if isinstance(x, dict) else f"a {type(x).__name__}"
+        given = f"a dict of {list(x)}" if isinstance(x, dict) else f"{kind_of(x)}"
         raise ValueError(
             f"an encoder of sequences got {given}; give a tensor (B, T, ...), or a dict of "
             "'values' and 'mask', as mmlab.datasets.pad makes it"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from mmlab.checks import kind_of
 from mmlab.models.encoders import Scale
 from mmlab.models.fusion import FUSIONS, Fusion
 from mmlab.models.linear import StackedLinear
@@ -146,7 +147,7 @@ def _stacked(modules: Sequence[nn.Module], known: dict[int, nn.Module]) -> nn.Mo
         if (part.p if isinstance(part, RANDOM) else _dropout(part)) > 0:
             raise UnstackableError(f"{part} draws random numbers, so it cannot be stacked; {FIX}")
         if isinstance(part, nn.RNNBase):
-            raise UnstackableError(f"torch cannot stack a {type(part).__name__}; {FIX}")
+            raise UnstackableError(f"torch cannot stack {kind_of(part)}; {FIX}")
     if next(first.buffers(), None) is not None:
         raise UnstackableError(f"{kind.__name__} has buffers, so it cannot be stacked; {FIX}")
     return Vmapped(modules)

@@ -136,13 +136,15 @@ def likely(got: Any, arguments: tuple, mistakes: Mapping, tolerance: float) -> l
 
 def difference(got: Any, expected: Any, tolerance: float) -> list[str]:
     """In what two results differ, in lines; none if they agree. Looks into dicts and sequences."""
+    from mmlab.checks import kind_of
+
     if isinstance(expected, Mapping):
         if not isinstance(got, Mapping) or set(got) != set(expected):
             return [f"it should be a dict with the keys {list(expected)}"]
         pairs = [(f"[{key!r}]", got[key], expected[key]) for key in expected]
     elif isinstance(expected, tuple | list):
         if not isinstance(got, tuple | list) or len(got) != len(expected):
-            return [f"it should be a {type(expected).__name__} of {len(expected)}"]
+            return [f"it should be {kind_of(expected)} of {len(expected)}"]
         pairs = [(f"[{i}]", *pair) for i, pair in enumerate(zip(got, expected, strict=True))]
     elif isinstance(expected, str | None):
         return (
@@ -160,10 +162,12 @@ def _difference_in_numbers(got: Any, expected: Any, tolerance: float) -> list[st
     """As `difference`, for what torch takes as numbers; names the worst entry."""
     import torch
 
+    from mmlab.checks import kind_of
+
     try:
         mine, ours = (torch.as_tensor(x).detach().cpu().double() for x in (got, expected))
     except (TypeError, ValueError, RuntimeError):
-        return [f"it is a {type(got).__name__}, where a {type(expected).__name__} should be"]
+        return [f"it is {kind_of(got)}, where {kind_of(expected)} should be"]
     if mine.shape != ours.shape:
         return [f"wrong shape: {tuple(mine.shape)} instead of {tuple(ours.shape)}"]
     wrong = ~torch.isclose(mine, ours, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlab.checks import check_flag, check_number, check_whole
+from mmlab.checks import check_flag, check_number, check_whole, kind_of
 from mmlab.datasets.base import MultimodalData
 from mmlab.models.network import MultimodalNet
 from mmlab.nested import tensors
@@ -46,7 +46,7 @@ def _check_network(model: object, data: object) -> None:
     """Refuse a network that the data do not fit."""
     if not isinstance(model, MultimodalNet) or not isinstance(data, MultimodalData):
         raise TypeError(
-            f"fit(model, data, ...) got a {type(model).__name__} and a {type(data).__name__}; "
+            f"fit(model, data, ...) got {kind_of(model)} and {kind_of(data)}; "
             "it takes a MultimodalNet and a MultimodalData, in this order"
         )
     check_unwrapped(model)

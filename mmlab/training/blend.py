@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from mmlab.checks import kind_of
 from mmlab.gradients import align_to, grams, laid_out
 from mmlab.training.exchange import Slices
 from mmlab.training.factors import Layer, blended, gram
@@ -208,7 +209,7 @@ def _weights(rule: Rule, gramians: Tensor) -> Tensor:
     found: object = rule(gramians)
     if not isinstance(found, Tensor):
         raise TypeError(
-            f"the rule gives a {type(found).__name__}; it must give a tensor of weights (…, K) "
+            f"the rule gives {kind_of(found)}; it must give a tensor of weights (…, K) "
             "from Gramians (…, K, K)"
         )
     _check_weights(found, gramians)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmlab.checks import kind_of
 from mmlab.datasets.base import Batch, task_of
 from mmlab.models.network import LazyLogits, Output
 from mmlab.training.passes import Reading
@@ -196,7 +197,7 @@ class Losses(Mapping[str, Tensor]):
         if not isinstance(loss, Tensor) or loss.ndim:
             shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
             raise ValueError(
-                f"the loss of {len(logits)} samples is a {type(loss).__name__}{shape}; "
+                f"the loss of {len(logits)} samples is {kind_of(loss)}{shape}; "
                 "loss(prediction, target) must give one number as a tensor of shape (), such as "
                 "their mean (reduction='mean')"
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mmlab.checks import check_mask
+from mmlab.checks import check_mask, kind_of
 from mmlab.datasets.augment import augmented
 from mmlab.datasets.base import Augment, Batch, MultimodalData, Split
 from mmlab.datasets.frames import rows_of
@@ -325,7 +325,7 @@ class Run(Course):
         """
         if not isinstance(split, Split):
             raise TypeError(
-                f"split is a {type(split).__name__}; give a Batch or a Stream(dataset), such as "
+                f"split is {kind_of(split)}; give a Batch or a Stream(dataset), such as "
                 "run.split('test')"
             )
         if not self.model.frames:
@@ -356,7 +356,7 @@ class Run(Course):
         who = f"{self.balancer.name}.fuse"
         outputs = getattr(self.model.fusion, "n_outputs", self.data.n_outputs)
         if not isinstance(found, Tensor):
-            raise TypeError(f"{who} gives a {type(found).__name__}; it must give a tensor (B, C)")
+            raise TypeError(f"{who} gives {kind_of(found)}; it must give a tensor (B, C)")
         if found.ndim < 2 or found.shape[-1] != outputs:
             raise ValueError(
                 f"{who} gives the shape {tuple(found.shape)}; it must give (B, {outputs}), one "
@@ -444,7 +444,7 @@ class Run(Course):
             order = torch.as_tensor(given, device=self.device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
-                f"{self.balancer.name}.order gives a {type(given).__name__} of which torch makes "
+                f"{self.balancer.name}.order gives {kind_of(given)} of which torch makes "
                 f"no tensor ({error}); return a 1-D sequence of sample indices (whole numbers)"
             ) from error
         if order.ndim != 1 or not len(order) or order.dtype not in WHOLE:

@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor, optim
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from mmlab.checks import kind_of
+
 MakeSchedule = (
     Callable[[optim.Optimizer], LRScheduler] | Callable[[optim.Optimizer, int], LRScheduler]
 )
@@ -95,7 +97,7 @@ def steps_per_batch(make: object) -> bool:
     if isinstance(make, type):
         raise TypeError(f"schedule is the class {make.__name__}; {FIX}")
     if not callable(make):
-        raise TypeError(f"schedule is a {type(make).__name__}; {FIX}")
+        raise TypeError(f"schedule is {kind_of(make)}; {FIX}")
     parameters = inspect.signature(make).parameters.values()
     wanted = [
         p
@@ -109,7 +111,7 @@ def steps_per_batch(make: object) -> bool:
 
 def _check_scheduler(made: object, optimizer: optim.Optimizer) -> None:
     if not isinstance(made, LRScheduler):
-        raise TypeError(f"schedule gives a {type(made).__name__}; {FIX}")
+        raise TypeError(f"schedule gives {kind_of(made)}; {FIX}")
     if isinstance(made, ReduceLROnPlateau) or _wants_a_value(made):
         raise ValueError(
             f"{type(made).__name__} needs a value at each step, and `fit` has none for it; give a "
@@ -118,7 +120,7 @@ def _check_scheduler(made: object, optimizer: optim.Optimizer) -> None:
         )
     if made.optimizer is not optimizer:
         raise ValueError(
-            f"schedule gives a {type(made).__name__} of another optimiser; make it from the one "
+            f"schedule gives {kind_of(made)} of another optimiser; make it from the one "
             "that it is given"
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from mmlab.checks import check_choice, check_number
+from mmlab.checks import check_choice, check_number, kind_of
 from mmlab.models.modes import training_mode
 from mmlab.models.network import MultimodalNet
 from mmlab.seeds import seeded
@@ -65,7 +65,7 @@ def own_modules(balancer: Balancer, model: MultimodalNet, seed: int) -> nn.Modul
     found: object = seeded(seed, "modules", build=lambda: balancer.modules(model))
     if found is not None and not isinstance(found, nn.Module):
         raise TypeError(
-            f"{balancer.name}.modules gives a {type(found).__name__}; give an nn.Module that holds "
+            f"{balancer.name}.modules gives {kind_of(found)}; give an nn.Module that holds "
             "it, such as nn.ParameterList([...])"
         )
     return found
@@ -125,8 +125,8 @@ def _check_optimizer(optimizer: object, parameters: Sequence[nn.Parameter]) -> N
     kind = type(optimizer).__name__
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
-            f"optimizer(parameters) gives a {kind}; it must give a torch.optim.Optimizer, such as "
-            "torch.optim.Adam(parameters, lr=1e-3)"
+            f"optimizer(parameters) gives {kind_of(optimizer)}; it must give a "
+            "torch.optim.Optimizer, such as torch.optim.Adam(parameters, lr=1e-3)"
         )
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:

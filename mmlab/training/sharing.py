@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mmlab.checks import kind_of
 from mmlab.models.modes import differs_in_training
 from mmlab.models.network import MultimodalNet
 
@@ -19,7 +20,7 @@ def check_unwrapped(model: nn.Module) -> None:
     for name, part in model.named_modules():
         if isinstance(part, WRAPPERS):
             raise ValueError(
-                f"{name} is a {type(part).__name__}, which would combine gradients by itself, "
+                f"{name} is {kind_of(part)}, which would combine gradients by itself, "
                 "before the method has read them; give the module in it "
                 "(.module), and start the script by torchrun: fit shares the samples out"
             )
@@ -77,7 +78,7 @@ def _check_axes(m: str, encoder: nn.Module) -> None:
             continue
         if part.training and (isinstance(part, nn.RNNBase) or not part.batch_first):
             raise ValueError(
-                f"encoder {m!r} has a {type(part).__name__} whose dropout draws for steps before "
+                f"encoder {m!r} has {kind_of(part)} whose dropout draws for steps before "
                 "samples, so that a process cannot take the numbers of its own samples; set its "
                 "dropout to 0 (a Transformer: or batch_first=True), or train in one process"
             )

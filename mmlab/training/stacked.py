@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn, optim
 
-from mmlab.checks import check_number
+from mmlab.checks import check_number, kind_of
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.models.network import MultimodalNet
 from mmlab.models.stack import NetworkStack, UnstackableError, Vmapped
@@ -124,7 +124,7 @@ def fit_seeds(
 
 def _check_network(network: object) -> None:
     if not isinstance(network, type) or not callable(getattr(network, "build", None)):
-        what = network.__name__ if isinstance(network, type) else f"a {type(network).__name__}"
+        what = network.__name__ if isinstance(network, type) else kind_of(network)
         raise TypeError(
             f"network is {what}; give a class of networks, MultimodalNet or a subclass: a network "
             "of its own is built for each seed"
@@ -341,7 +341,7 @@ def _check_in_memory(data: MultimodalData) -> None:
     for name, split in data.splits.items():
         if not isinstance(split, Batch):
             raise UnstackableError(
-                f"{name} is a {type(split).__name__}, and every network of a stack reads its own "
+                f"{name} is {kind_of(split)}, and every network of a stack reads its own "
                 "samples of it, so that nothing would be saved; train the seeds one by one"
             )
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmlab.checks import kind_of
 from mmlab.datasets.base import Batch, MultimodalData
 from mmlab.datasets.stream import Stream
 from mmlab.identity import UnknownIdentityError, digest
@@ -164,7 +165,7 @@ def _saved(value: Any, before: Any, where: str) -> Any:
 
 
 def _unsaved(value: object, where: str) -> str:
-    what = f"{where} is a {type(value).__name__}"
+    what = f"{where} is {kind_of(value)}"
     if isinstance(value, nn.Module | torch.Generator) or _speaks(value):
         return (
             f"{what} that was made during the training, so nothing could take its state when the "

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from mmlab.checks import check_choice
+from mmlab.checks import check_choice, kind_of
 from mmlab.datasets.base import Batch
 from mmlab.datasets.frames import Frames, inputs_of, part_of, rows_of
 from mmlab.gradients import align_to, entry_std, laid_out
@@ -676,16 +676,14 @@ def _copied(tensors: list[Tensor]) -> Sequence[Tensor]:
 def _check_arguments(model: object, batch: object, optimizer: object) -> None:
     """Raises TypeError for what a step cannot be made of."""
     if not isinstance(batch, Batch):
-        raise TypeError(
-            f"batch is a {type(batch).__name__}; give Batch({{modality: x, ...}}, target)"
-        )
+        raise TypeError(f"batch is {kind_of(batch)}; give Batch({{modality: x, ...}}, target)")
     if optimizer is not None and not isinstance(optimizer, optim.Optimizer):
         raise TypeError(
-            f"optimizer is a {type(optimizer).__name__}; give an optimiser made from "
+            f"optimizer is {kind_of(optimizer)}; give an optimiser made from "
             "model.parameters(): Step(model, batch, optimizer, epoch)"
         )
     if not isinstance(model, MultimodalNet):
         raise TypeError(
-            f"model is a {type(model).__name__}; give the MultimodalNet itself, without a "
+            f"model is {kind_of(model)}; give the MultimodalNet itself, without a "
             "wrapper: a step runs its parts one by one"
         )

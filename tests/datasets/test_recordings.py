@@ -311,7 +311,7 @@ def test_mfcc_needs_a_row_of_real_numbers(samples):
 
 
 def test_mfcc_needs_a_tensor():
-    with pytest.raises(TypeError, match=r"samples is a ndarray; give a tensor"):
+    with pytest.raises(TypeError, match=r"samples is an ndarray; give a tensor"):
         mfcc(np.zeros(4000))
 
 

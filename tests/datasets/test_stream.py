@@ -334,8 +334,8 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize(
     ("dataset", "error", "message"),
     [
-        (Endless(), TypeError, "got a Endless; it takes a map-style torch Dataset"),
-        (None, TypeError, "got a NoneType; it takes a map-style"),
+        (Endless(), TypeError, "got an Endless; it takes a map-style torch Dataset"),
+        (None, TypeError, "got None; it takes a map-style"),
         ([], ValueError, "holds 0 samples"),
     ],
 )
@@ -365,7 +365,7 @@ WEIGHTED = WeightedRandomSampler([1.0] * 40, 40)
             "use Stream(loader.dataset), MultimodalData(..., sampler=loader.sampler), "
             "fit(..., batch_size=8)",
         ),
-        (DataLoader(Endless()), "give a map-style torch Dataset, .* a Endless, has one order only"),
+        (DataLoader(Endless()), "a map-style torch Dataset, .* an Endless, has one order only"),
     ],
 )
 def test_a_loader_is_refused_with_what_to_write_in_its_place(loader, fix):

@@ -96,19 +96,19 @@ def half_a_return(x):
 
 @pytest.mark.parametrize("mine", [no_return, half_a_return])
 def test_a_body_that_returns_nothing_is_wrong_and_asked_for_its_return(mine, strict):
-    with pytest.raises(AssertionError, match="case 'equal rows': it is a NoneType") as raised:
+    with pytest.raises(AssertionError, match="case 'equal rows': it is None") as raised:
         check(mine)
     assert "\n    forgot `return`?\n    got       None\n" in str(raised.value)
 
 
 def test_what_has_no_bytecode_is_no_stub(strict):
     mine = functools.wraps(print)(functools.partial(print, end=""))
-    with pytest.raises(AssertionError, match=r"✗ print, .*NoneType"):
+    with pytest.raises(AssertionError, match=r"✗ print, .*it is None, where"):
         check(mine)
 
 
 def test_what_hands_on_its_argument_is_no_stub(strict):
-    with pytest.raises(AssertionError, match="it is a NoneType, where a float"):
+    with pytest.raises(AssertionError, match="it is None, where a float"):
         check(lambda x: x, lambda x: 1.0, [None])
 
 
@@ -226,7 +226,7 @@ def test_of_its_own_lines_the_innermost_is_shown(capsys):
 
 
 def test_none_after_a_right_case_is_wrong_not_unwritten(strict):
-    with pytest.raises(AssertionError, match="case 'uneven rows': it is a NoneType"):
+    with pytest.raises(AssertionError, match="case 'uneven rows': it is None"):
         check(lambda x: shares(x) if x.std() == 0 else None)
 
 

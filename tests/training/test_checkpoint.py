@@ -374,9 +374,9 @@ class Bad(Joint):
         (
             lambda: np.ones(2),
             False,
-            r"^method\.kept is a ndarray, whose state cannot be saved",
+            r"^method\.kept is an ndarray, whose state cannot be saved",
         ),
-        (lambda: [1, {"a": object()}], False, r"^method\.kept\[1\]\['a'\] is a object, whose"),
+        (lambda: [1, {"a": object()}], False, r"^method\.kept\[1\]\['a'\] is an object, whose"),
         (lambda: nn.Linear(1, 1), False, r"^method\.kept is a Linear that was made during the tr"),
         (torch.Generator, False, r"^method\.kept is a Generator that was made during the training"),
         (Counts, True, r"^method\.kept is a Counts, whose"),

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from mmlab.checks import kind_of
 from mmlab.datasets.disk.files import DamagedError, fault
 
 PLAIN = (str, bytes, int, float, bool, complex, type(None))
@@ -176,7 +177,7 @@ class _Reader(_Unpickler):
 def _key(value: Any) -> Any:
     """A key of a dict."""
     if not isinstance(value, (*PLAIN, _Single)):
-        raise pickle.UnpicklingError(f"a dict whose key is a {type(value).__name__}")
+        raise pickle.UnpicklingError(f"a dict whose key is {kind_of(value)}")
     return value
 
 
@@ -341,4 +342,4 @@ class _Finish:
             return type(value)(self.value(one, depth) for one in value)
         if isinstance(value, dict):
             return {self.value(k, depth): self.value(v, depth) for k, v in value.items()}
-        raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+        raise pickle.UnpicklingError(f"it holds {kind_of(value)}")
