@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,7 @@ from mmlab.files import output_folder, write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
+    Ends = Callable[[pd.Series], tuple[float, float, float]]
 
 FIGURES = output_folder("figures")
 SIZE = (8.0, 3.4)
@@ -142,7 +144,8 @@ def comparison(
 ) -> None:
     """One row per method: the mean with its 95 % interval, and every run as a pale mark below.
 
-    Fewer than five runs have no interval: they show themselves.
+    Fewer than five runs have no interval: they show themselves. So do the others of a method where
+    a run failed, and its name says it.
 
     table: of `compare`, with columns method, seed and `column`. Values are shares of 1, shown in %.
     Methods stand in the table's order, from the top.
@@ -176,10 +179,10 @@ def _rows(
     values: Mapping[str, pd.Series],
     ax: Axes,
     of: Mapping[str, Look],
-    ends: Callable[[pd.Series], tuple[float, float, float]] = interval,
+    ends: Ends = interval,
 ) -> None:
     for row, (name, runs) in enumerate(values.items()):
-        mean, low, high = ends(runs)
+        mean, low, high = _of_whole(runs, ends)
         color, _, marker = of[name]
         ax.plot(
             runs,
@@ -193,16 +196,24 @@ def _rows(
         ax.errorbar(
             mean,
             row,
-            xerr=[[mean - low], [high - mean]] if enough(runs) else None,
+            xerr=[[mean - low], [high - mean]] if runs.notna().all() and enough(runs) else None,
             color=color,
             marker=marker,
             markersize=8,
             capsize=4,
         )
-    ax.set_yticks(range(len(values)), list(values))
+    names = [
+        name if runs.notna().all() else f"{name} (a run failed)" for name, runs in values.items()
+    ]
+    ax.set_yticks(range(len(values)), names)
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_formatter(_percent)
+
+
+def _of_whole(runs: pd.Series, ends: Ends) -> tuple[float, float, float]:
+    """Mean and ends where every run has a value; else NaN, which is not drawn."""
+    return ends(runs) if runs.notna().all() else (math.nan,) * 3
 
 
 def curves(
@@ -237,7 +248,7 @@ def curves(
         else:
             share = percent and group[y].between(0, 1).all()
             ends = share_interval if share else interval
-            _, low, high = zip(*(ends(runs[place]) for place in runs), strict=True)
+            _, low, high = zip(*(_of_whole(runs[place], ends) for place in runs), strict=True)
             ax.fill_between(runs.columns, low, high, color=color, alpha=0.15, linewidth=0)
     ax.set_xlabel(x)
     if table[x].dtype.kind == "i":
@@ -275,7 +286,8 @@ def diagnoses(found: Mapping[str, Diagnosis]) -> Figure:
     """The map: one row per data set, one panel for the drop and for each cause.
 
     A mark is the mean with its 95 % interval, in points; filled where the verdict is "seen": of a
-    cause only where there is a drop to explain. The grey band is what does not count.
+    cause only where there is a drop to explain. The grey band is what does not count. Fewer than
+    five runs have no interval.
 
     Raises ValueError for no diagnosis.
     """
@@ -291,7 +303,7 @@ def diagnoses(found: Mapping[str, Diagnosis]) -> Figure:
             ax.errorbar(
                 mean,
                 row,
-                xerr=[[mean - low], [high - mean]],
+                xerr=[[mean - low], [high - mean]] if enough(answer.values) else None,
                 color=LOOKS["joint"].color if seen else "#888888",
                 marker="o" if seen else "D",
                 markerfacecolor=None if seen else "white",

@@ -229,6 +229,15 @@ def test_fewer_than_five_runs_show_themselves_and_no_interval(table, axes, draw)
     assert max(len(line.get_xdata()) for line in axes.lines) == 4
 
 
+@pytest.mark.parametrize("draw", ["comparison", "differences"])
+def test_a_method_with_a_failed_run_has_no_mean_and_says_so(table, axes, draw):
+    table.loc[(table.method == "image") & (table.seed == 2), "accuracy"] = np.nan
+    getattr(plotting, draw)(table, ax=axes)
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert names == ["joint"] * (draw == "comparison") + ["image (a run failed)"]
+    assert np.isnan(axes.containers[-1].lines[0].get_xdata().astype(float)).all()
+
+
 def test_curves_of_few_seeds_are_lines_without_a_band(axes):
     rows = [(s, e, "audio", s + e) for s in range(4) for e in (1, 2)]
     history = pd.DataFrame(rows, columns=["seed", "epoch", "output", "value"])

@@ -41,8 +41,12 @@ def interval(
             pool. Such runs share samples, so the variance s² / n of their mean becomes
             s² (1 / n + overlap) (Nadeau and Bengio 2003, Machine Learning 52, 239-281).
 
+    It is reckoned from two runs on, for whoever asks for it. Tables and figures show none of fewer
+    than `ENOUGH` runs.
+
     Raises ValueError for fewer than two values (one run has no interval), for values that are not
-    one number per run, a confidence that is not between 0 and 1, or an overlap below 0.
+    one finite number per run, as of a run that failed, for a confidence that is not between 0 and
+    1, or an overlap below 0.
     """
     runs = one_per_run(values)
     check_part("confidence", confidence)
@@ -95,7 +99,14 @@ def detectable(values: ArrayLike, power: float = 0.8, confidence: float = 0.95) 
 
 
 def one_per_run(values: ArrayLike) -> np.ndarray:
-    """The values as an array (n,) of n ≥ 2 runs; raises ValueError for any other."""
+    """The values as an array (n,) of n ≥ 2 finite numbers; raises ValueError for any other."""
+    runs = several(values)
+    _check_finite(values, runs)
+    return runs
+
+
+def several(values: ArrayLike) -> np.ndarray:
+    """The values as an array (n,), finite or not; raises ValueError unless n ≥ 2."""
     runs = np.atleast_1d(np.asarray(values, dtype=float))
     if runs.ndim > 1:
         raise ValueError(
@@ -104,6 +115,19 @@ def one_per_run(values: ArrayLike) -> np.ndarray:
     if len(runs) < 2:
         raise ValueError(f"an interval needs at least 2 runs; got {len(runs)}. Use more seeds")
     return runs
+
+
+def _check_finite(values: ArrayLike, runs: np.ndarray) -> None:
+    """Raises ValueError for a run without a number: the mean of the others would hide it."""
+    lost = np.flatnonzero(~np.isfinite(runs))
+    if len(lost):
+        places = getattr(values, "index", range(len(runs)))
+        which = ", ".join(str(places[i]) for i in lost)
+        raise ValueError(
+            f"{len(lost)} of {len(runs)} values are not finite ({runs[lost[0]]} at {which}): these "
+            "runs failed or were not measured. Run them again, or leave their seeds out for all "
+            "methods: table[~table.seed.isin([...])]"
+        )
 
 
 def check_part(name: str, value: float) -> None:

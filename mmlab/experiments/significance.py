@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmlab.checks import check_number
-from mmlab.experiments.intervals import one_per_run, standard_error
+from mmlab.experiments.intervals import several, standard_error
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 def p_value(values: ArrayLike, overlap: float = 0.0) -> float:
     """Of the paired t test, two-sided: below 0.05 where the 95 % `interval` leaves out 0.
 
-    Of values that are all the same it is 0 (but for rounding), of zeros 1.
+    Of values that are all the same it is 0 (but for rounding), of zeros 1. Where a run failed, and
+    its value is NaN, there is no test: the p value is NaN, which `holm` does not count.
 
     Args:
         overlap: as in `mmlab.experiments.interval`, for runs whose splits share samples.
 
-    Raises ValueError as `mmlab.experiments.interval`.
+    Raises ValueError for fewer than two values, or other than one per run.
     """
     check_number("overlap", overlap, least=0)
-    return float(_two_sided(one_per_run(values), overlap))
+    return float(_two_sided(several(values), overlap))
 
 
 def equivalence(values: ArrayLike, margin: float) -> float:
@@ -40,10 +41,10 @@ def equivalence(values: ArrayLike, margin: float) -> float:
     Args:
         margin: above 0, in the unit of the values: 0.01 is one point of an accuracy.
 
-    Raises ValueError for such a margin, and as `mmlab.experiments.interval`.
+    Raises ValueError for such a margin, and as `p_value`.
     """
     check_number("margin", margin, above=0)
-    return float(_equivalence(one_per_run(values), margin))
+    return float(_equivalence(several(values), margin))
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mmlab.checks import check_choice, check_whole
-from mmlab.experiments.intervals import interval, share_interval
+from mmlab.experiments.intervals import enough, interval, share_interval
 from mmlab.experiments.tables import check_column, failed, lost_seeds, unit_of
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ def summary(
 
     Columns: mean, low, high, difference, difference low, difference high, seeds (that have a
     value), and, where a run failed, failed: what failed. A method with a failed run has no numbers,
-    and none has a difference to it. A paired interval that leaves out 0 is a difference that
-    repeating the experiment does not explain. Shares keep within 0 to 1 (`share_interval`).
+    and none has a difference to it. Of fewer than 5 seeds or 3 folds there is a mean and no
+    interval, as in `report`: low and high are NaN. A paired interval that leaves out 0 is a
+    difference that repeating the experiment does not explain. Shares keep within 0 to 1
+    (`share_interval`).
 
     Args:
         by: the unit of repetition, as in `per_unit`: "seed", or "fold" with the number of `folds`.
@@ -60,10 +62,11 @@ def summary(
 def _named(
     what: str, values: pd.Series, ends: Callable[..., tuple[float, ...]], confidence: float
 ) -> dict[str, float]:
-    """Mean and ends under their columns' names; NaN where runs failed."""
+    """Mean and ends under their columns' names; NaN where runs failed, or are too few for ends."""
     keys = (what or "mean", f"{what} low".strip(), f"{what} high".strip())
-    numbers = (math.nan,) * 3 if values.attrs["failed"] else ends(values, confidence)
-    return dict(zip(keys, numbers, strict=True))
+    found = (math.nan,) * 3 if values.attrs["failed"] else ends(values, confidence)
+    few = not values.attrs["failed"] and not enough(values)
+    return dict(zip(keys, (found[0], math.nan, math.nan) if few else found, strict=True))
 
 
 def of_method(table: pd.DataFrame, method: str, column: str) -> pd.Series:

@@ -1,11 +1,18 @@
 """Intervals hold the true value as often as they say, and power is that of statsmodels."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from mmlab.experiments import detectable, interval, share_interval
+from mmlab.experiments import (
+    detectable,
+    interval,
+    share_interval,
+    spell,
+    verdict,
+)
 from mmlab.experiments.intervals import _half, _logit_ends
 from mmlab.experiments.significance import _two_sided
 
@@ -54,6 +61,18 @@ def test_what_is_no_share_is_refused():
         share_interval([0.5])
     with pytest.raises(ValueError, match="confidence is 95; allowed"):
         share_interval([0.5, 0.6], 95)
+
+
+@pytest.mark.parametrize(
+    "reckon",
+    [interval, share_interval, detectable, spell, verdict],
+)
+def test_a_run_without_a_number_is_named(reckon):
+    lost = pd.Series([0.1, np.nan, 0.2, np.inf, 0.3], index=[7, 8, 9, 10, 11])
+    with pytest.raises(ValueError, match=r"2 of 5 values are not finite \(nan at 8, 10\): "):
+        reckon(lost)
+    with pytest.raises(ValueError, match=r"1 of 2 values are not finite \(nan at 1\)"):
+        reckon([0.1, np.nan])
 
 
 @pytest.mark.parametrize("n", [5, 6, 10])

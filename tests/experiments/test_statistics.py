@@ -54,6 +54,14 @@ def test_every_interval_of_a_summary_has_the_confidence_asked_for():
     assert own == pytest.approx(share_interval(other, 0.8))  # a share keeps within 0 to 1
 
 
+def test_a_summary_of_few_runs_has_means_and_no_interval():
+    ends = ["low", "high", "difference low", "difference high"]
+    row = summary(TABLE.query("seed < 4")).loc["other"]
+    assert row[ends].isna().all() and row[["mean", "difference"]].notna().all()
+    row = summary(TABLE, by="fold", folds=2).loc["other"]
+    assert row[ends].isna().all() and row["mean"] == pytest.approx(0.86)
+
+
 def test_a_summary_needs_two_runs_and_the_baseline():
     with pytest.raises(ValueError, match=r"at least 2 runs; got 1\. Use more seeds"):
         interval([0.5])
