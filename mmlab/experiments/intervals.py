@@ -121,7 +121,8 @@ def _check_finite(values: ArrayLike, runs: np.ndarray) -> None:
     """Raises ValueError for a run without a number: the mean of the others would hide it."""
     lost = np.flatnonzero(~np.isfinite(runs))
     if len(lost):
-        places = getattr(values, "index", range(len(runs)))
+        index = getattr(values, "index", None)  # of a Series; that of a list is a method
+        places = range(len(runs)) if index is None or callable(index) else index
         which = ", ".join(str(places[i]) for i in lost)
         raise ValueError(
             f"{len(lost)} of {len(runs)} values are not finite ({runs[lost[0]]} at {which}): these "

@@ -63,10 +63,7 @@ def test_what_is_no_share_is_refused():
         share_interval([0.5, 0.6], 95)
 
 
-@pytest.mark.parametrize(
-    "reckon",
-    [interval, share_interval, detectable, spell, verdict],
-)
+@pytest.mark.parametrize("reckon", [interval, share_interval, detectable, spell, verdict])
 def test_a_run_without_a_number_is_named(reckon):
     lost = pd.Series([0.1, np.nan, 0.2, np.inf, 0.3], index=[7, 8, 9, 10, 11])
     with pytest.raises(ValueError, match=r"2 of 5 values are not finite \(nan at 8, 10\): "):
