@@ -21,7 +21,7 @@ from mmlab.training.exchange import Slices
 from mmlab.training.factors import Layer, blended, gram
 
 Rule = Callable[[Tensor], Tensor]
-"""Gramians (…, K, K) -> weights (…, K)."""
+"""Gramians (…, K, K) -> weights (…, K), or (K,) for all encoders."""
 
 Losses = Mapping[str, Sequence[Tensor]]
 """K losses for each encoder."""
