@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from mmlab.datasets.base import MultimodalData
 from mmlab.identity import digest
@@ -243,6 +244,21 @@ def _take(run: Course, s: Step, first: bool, left: Sequence[nn.Parameter]) -> No
 
     first: whether this is the first batch of an epoch; left: parameters that no optimiser holds.
     """
+    if first and run.epoch == 0:
+        with _last_used(s.optimizer) as used:
+            _update(run, s, first, left, used)
+    else:
+        _update(run, s, first, left)
+
+
+def _update(
+    run: Course,
+    s: Step,
+    first: bool,
+    left: Sequence[nn.Parameter],
+    used: Sequence[_Used] = (),
+) -> None:
+    """As `_take`; used: what the optimiser's latest step took, in the very first batch."""
     updates = run.balancer.step(s)
     yields = 0
     if not isinstance(updates, Iterator):
@@ -253,6 +269,12 @@ def _take(run: Course, s: Step, first: bool, left: Sequence[nn.Parameter]) -> No
             raise RuntimeError(
                 f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
                 "would be trained; call s.backward(loss) before the `yield`"
+            )
+        if any(p.grad is grad and grad._version == version for p, grad, version in used):
+            raise RuntimeError(
+                f"{run.balancer.name}.step calls the optimiser's step itself, and then yields with "
+                "the same gradients, so they would be taken twice; leave s.optimizer.step() out: "
+                "the loop steps at each `yield`"
             )
         s._merge()
         run.before_update()
@@ -271,6 +293,27 @@ def _take(run: Course, s: Step, first: bool, left: Sequence[nn.Parameter]) -> No
         )
     if first:
         _check_nothing_left(run)
+
+
+_Used = tuple[nn.Parameter, Tensor, int]
+"""A parameter, a gradient of it, and how often that had been changed in place."""
+
+
+@contextlib.contextmanager
+def _last_used(optimizer: optim.Optimizer | None) -> Iterator[list[_Used]]:
+    """One gradient that the optimiser's latest step took, whoever called it; no other is held."""
+    assert optimizer is not None  # the loop gives each step one
+    used: list[_Used] = []
+
+    def note(*_: object) -> None:
+        groups = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+        used[:] = islice(((p, p.grad, p.grad._version) for p in groups if p.grad is not None), 1)
+
+    hook = optimizer.register_step_post_hook(note)
+    try:
+        yield used
+    finally:
+        hook.remove()
 
 
 def _check_nothing_left(run: Course) -> None:
