@@ -270,6 +270,18 @@ def test_inputs_of_double_precision():
     assert fit(net.double(), data, epochs=1, device="cpu").epoch == 1
 
 
+@pytest.mark.parametrize("name", ["half", "double"])
+def test_a_network_of_another_type_than_its_inputs(name):
+    net = getattr(MultimodalNet.build(DATA), name)()
+    with pytest.raises(ValueError, match=r"is torch\.float\d\d, .*'a' is torch\.float32; use"):
+        fit(net, DATA, epochs=1, device="cpu")
+
+
+def test_a_class_that_needs_arguments_is_no_encoder():
+    with pytest.raises(TypeError, match=r"encoder of 'a' is <class .*Linear'>, which is called"):
+        MultimodalNet.build(DATA, encoders={"a": nn.Linear, "b": nn.Linear})
+
+
 def test_an_encoder_that_fails_is_named():
     with pytest.raises(TypeError, match=r"encoders is a list; give a dict"):
         MultimodalNet.build(DATA, encoders=[nn.Linear(5, 64)])
@@ -715,6 +727,18 @@ def weights_in_a_list(s):
     yield
 
 
+def stepped_by_hand(s):
+    s.backward(s.losses["joint"])
+    s.optimizer.step()
+    yield
+
+
+def none_as_gradient(s):
+    s.backward(s.losses["joint"])
+    s.set_grad("a", None)
+    yield
+
+
 def one_weight_for_all_losses(s):
     losses = {m: (of_joint(s), s.losses[m]) for m in s.modalities}
     s.blend(losses, lambda gram: gram[..., 0, :1])
@@ -731,6 +755,8 @@ def one_weight_for_all_losses(s):
         (scaled_after_the_last_update, r"Mine\.step calls scale_update after its last `yield`"),
         (filled_after_the_last_update, r"Mine\.step fills gradients after its last `yield`"),
         (weights_in_a_list, r"the rule gives a list; it must give a tensor of weights"),
+        (stepped_by_hand, r"Mine\.step calls the optimiser's step itself.*taken twice; leave"),
+        (none_as_gradient, r"set_grad was given None for encoder 'a'; .*scale_grad\(m, 0\.0\)"),
         (one_weight_for_all_losses, r"weights of the shape \(.*, or \(2,\) for all"),
     ],
 )
@@ -829,3 +855,24 @@ def test_a_message_names_a_kind_with_its_article():
         *("an int", "a float", "a list", "an object", "an ndarray", "an MLPEncoder", "a Uniform"),
         *("a OneCycleLR", "None", "the class Uniform"),
     ]
+
+
+def test_a_number_per_encoder_is_written_for_each_loss():
+    """As the docstring of `Step.blend` says: (K,) alone would be weights of the losses."""
+
+    def blended(s, rule):
+        losses = {m: (of_joint(s), s.losses[m]) for m in s.modalities}
+        s.blend(losses, rule)
+        return [p.grad for m in s.modalities for p in s.model.encoders[m].parameters()]
+
+    net = MultimodalNet.build(DATA, heads="own", seed=0)
+    plain = blended(Step(net, DATA.train), lambda gram: torch.ones(gram.shape[:-1]))
+    net.zero_grad()
+
+    def by_encoder(gram):
+        return torch.tensor([2.0, 3.0])[: len(gram), None].expand(gram.shape[:-1])
+
+    scaled = blended(Step(net, DATA.train), by_encoder)
+    half = len(plain) // 2
+    for i, (one, other) in enumerate(zip(plain, scaled, strict=True)):
+        torch.testing.assert_close(other, one * (2 if i < half else 3))

@@ -7,6 +7,7 @@ move once more at every extra forward pass that a method makes on the same batch
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -143,6 +144,20 @@ Encoders = str | Mapping[str, str | nn.Module | Callable[[], nn.Module]]
 """A name for all modalities; or for each a name, a module, or what makes one without arguments."""
 
 
+def _made(m: str, make: Callable[[], object], seed: int) -> object:
+    """What a maker makes; raises TypeError for one that needs arguments, such as nn.Linear."""
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise TypeError(
+            f"the encoder of {m!r} is {make!r}, which is called without arguments: {error}; write "
+            "them, such as lambda: nn.Linear(12, 64)"
+        ) from error
+    except ValueError:  # code in C does not say what its arguments are
+        pass
+    return seeded(seed, "encoder", m, build=make)
+
+
 def make_encoders(encoders: Encoders, data, width: int, seed: int) -> dict[str, nn.Module]:
     """An encoder for each modality of `data`, tried on two samples if it is the caller's own.
 
@@ -191,7 +206,7 @@ def _make_encoder(
     if isinstance(given, nn.Module):
         encoder: object = copy.deepcopy(given, copied)
     else:
-        encoder = seeded(seed, "encoder", m, build=given) if callable(given) else given
+        encoder = _made(m, given, seed) if callable(given) else given
     if not isinstance(encoder, nn.Module):
         raise TypeError(
             f"the encoder of {m!r} is {encoder!r}; give an nn.Module for each modality, or what "

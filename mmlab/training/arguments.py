@@ -65,9 +65,16 @@ def _check_network(model: object, data: object) -> None:
 
 
 def _check_types(model: MultimodalNet, data: MultimodalData) -> None:
-    """Refuse inputs in float64 for a network that is not."""
+    """Refuse inputs in float64 for a network that is not, or in float32 for one of another type."""
     kinds = {p.dtype for p in model.parameters()}
     for m, value in data.train.head(1).inputs.items():
+        plain = any(x.dtype == torch.float32 for x in tensors(value).values())
+        if plain and kinds and torch.float32 not in kinds:
+            raise ValueError(
+                f"the network is {', '.join(sorted(map(str, kinds)))}, and modality {m!r} is "
+                "torch.float32; use model.float() (to compute in half precision all the same: "
+                "fit(..., precision='bfloat16'))"
+            )
         wide = any(x.dtype == torch.float64 for x in tensors(value).values())
         if wide and torch.float64 not in kinds:
             raise ValueError(

@@ -329,7 +329,10 @@ class Step:
 
         Args:
             losses: K losses per modality, such as {m: (joint, unimodal)}.
-            rule: Gramians (…, K, K) of the gradients -> weights (…, K).
+            rule: Gramians (…, K, K) of the gradients -> weights (…, K). What it gives with one axis
+                alone, (K,), are constant weights of the K losses, the same for all encoders. One
+                number per encoder cannot be told from that where there are K encoders: repeat it
+                for the losses, `w[..., None].expand(gram.shape[:-1])`.
             by: "encoder": a Gramian of each encoder's whole gradient; "tensor": the Gramians of all
                 parameters of an encoder, (T, K, K), in one call of the rule.
 
@@ -410,9 +413,17 @@ class Step:
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._encoder(m)]
 
     def set_grad(self, m: str, grads: Sequence[Tensor]) -> None:
-        """Replace the gradient of encoder m. Raises ValueError where the shapes do not fit."""
+        """Replace the gradient of encoder m.
+
+        Raises TypeError for what is no tensors, ValueError where the shapes do not fit.
+        """
         parameters = self._encoder(m)
         self._check_alone()
+        if not isinstance(grads, Sequence) or not all(isinstance(g, Tensor) for g in grads):
+            raise TypeError(
+                f"set_grad was given {grads!r:.60} for encoder {m!r}; give one tensor per "
+                "parameter, as s.grad(loss, m) does; for no gradient s.scale_grad(m, 0.0)"
+            )
         expected = [tuple(p.shape) for p in parameters]
         given = [tuple(g.shape) for g in grads]
         if given != expected:
