@@ -165,13 +165,14 @@ def _cache(cache: str | Path | None, jobs: Sequence[Job], data: Data) -> Cache |
 def _rows(jobs: Sequence[Job], outcomes: Sequence[Sequence[Outcome]]) -> list[Row]:
     """The rows of the table, seed by seed."""
     by_method: dict[str, list[Row]] = {}
+    job_of = {job.name: job for job in jobs}
     for job, found in zip(jobs, outcomes, strict=True):
         by_method.setdefault(job.name, []).extend(
             {"method": job.name, "seed": seed} | one.row
             for seed, one in zip(job.seeds, found, strict=True)
         )
     for name, rows in by_method.items():
-        _warn_of_failures(name, rows)
+        _warn_of_failures(job_of[name], rows)
     return [row for of_seed in zip(*by_method.values(), strict=True) for row in of_seed]
 
 
@@ -197,13 +198,18 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
     return table
 
 
-def _warn_of_failures(name: str, rows: Sequence[Row]) -> None:
+def _warn_of_failures(job: Job, rows: Sequence[Row]) -> None:
     failed = {row["seed"]: row[ERROR] for row in rows if ERROR in row}
     if failed:
+        seed, epochs = next(iter(failed)), job.options["epochs"]
         warnings.warn(
-            f"method {name!r} {failure(failed, len(rows))} (to see where it comes from, run this "
-            "method and seed alone: from mmlab.training import train_once; "
-            "train_once(OGM(), data, seed=1, epochs=2); and then your measure, if you have one)",
+            f"method {job.name!r} {failure(failed, len(rows))}\n"
+            "To see the whole error, train this method on this seed alone:\n"
+            "    from mmlab.training import train_once\n"
+            f"    run = train_once(MyMethod(), data, seed={seed}, epochs={epochs})\n"
+            "Write your method for MyMethod(), give the data of this seed, and add what else you "
+            "gave `compare`, such as lr. If this trains, the error is in your `measure`: call "
+            "measure(run).",
             stacklevel=4,
         )
 

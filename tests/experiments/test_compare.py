@@ -268,8 +268,11 @@ def test_a_method_that_fails_costs_its_own_rows_alone():
 
 @pytest.mark.parametrize("at_once", [None, True, False])
 def test_a_seed_that_diverges_costs_its_own_row_alone(at_once):
-    with pytest.warns(UserWarning, match=r"'joint' failed at 1 of 3 seeds \(1\): FloatingPointErr"):
+    with pytest.warns(
+        UserWarning, match=r"'joint' failed at 1 of 3 seeds \(1\): FloatingPointErr"
+    ) as caught:
         table = compared({"joint": Joint}, diverging_at(1), seeds=range(3), at_once=at_once)
+    assert any("train_once(MyMethod(), data, seed=1, epochs=1)" in str(w.message) for w in caught)
     assert table.error.notna().tolist() == [False, True, False]
     for seed in (0, 2):
         once = train_once(Joint(), diverging_at()(seed), seed=seed, epochs=1, device="cpu")
