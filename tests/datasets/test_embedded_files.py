@@ -38,7 +38,7 @@ def test_readme_gives_size_and_checksum(module):
     file = module.FILE
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert digest == module.SHA256
-    size = f"{file.stat().st_size:,}".replace(",", " ")
+    size = f"{file.stat().st_size:,}"
     text = (file.parent / "README.md").read_text(encoding="utf-8")
     assert f"| `{file.name}` | {size} | `{digest}` |" in text
 
