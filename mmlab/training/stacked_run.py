@@ -46,17 +46,21 @@ class Shared:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)  # Python's own question, as in a copy
-        self._refuse(f".{name}")
+        self._refuse_part(f".{name}")
 
-    def _refuse(self, what: str = "") -> NoReturn:
+    def _refuse(self, *_: object) -> NoReturn:
+        self._refuse_part("")
+
+    def _refuse_part(self, part: str) -> NoReturn:
         raise UnstackableError(
-            f"{self._what}{what}: several seeds train at once, and {self._who} needs a run of its "
+            f"{self._what}{part}: several seeds train at once, and {self._who} needs a run of its "
             "own; train the seeds one by one (at_once=False)"
         )
 
     # what one would do to a seed
     __str__ = __int__ = __index__ = __float__ = __bool__ = _refuse
-    __lt__ = __gt__ = __le__ = __ge__ = __mod__ = __add__ = _refuse
+    __lt__ = __gt__ = __le__ = __ge__ = __mod__ = __add__ = __sub__ = __mul__ = _refuse
+    __floordiv__ = __truediv__ = __xor__ = __radd__ = __rmul__ = __rsub__ = _refuse
     __eq__: Any = _refuse
     __ne__: Any = _refuse
     __hash__: Any = _refuse

@@ -839,6 +839,21 @@ OWN = {
 }
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda seed: seed == 1,
+        lambda seed: seed in (1, 2),
+        lambda seed: 1000 * seed,
+        lambda seed: seed - 1,
+        lambda seed: seed // 2,
+    ],
+)
+def test_the_seed_of_a_stack_is_refused_in_words_whatever_is_done_to_it(use):
+    with pytest.raises(UnstackableError, match=r"^seed: several seeds train at once, and a method"):
+        use(stacked_run.Shared("seed", "a method"))
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_a_method_that_a_stack_would_bend_is_found_out_and_trained_one_by_one(name):
     make, why = OWN[name]
