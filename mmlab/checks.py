@@ -124,13 +124,15 @@ def check_shapes(**tensors: tuple[Tensor, str]) -> None:
     (…, K) and (…, K, K) with one K ≥ 1 for both.
 
     Raises:
+        TypeError: something is no tensor.
         ValueError: an axis is missing or empty, two axes of one letter differ in length, or the
             leading axes do not broadcast.
     """
     sizes: dict[str, int] = {}
     leading = []
     fits = True
-    for tensor, axes in tensors.values():
+    for name, (tensor, axes) in tensors.items():
+        _check_tensor(name, tensor)
         split = tensor.ndim - len(axes)
         fits = fits and split >= 0
         leading.append(tensor.shape[: max(split, 0)])
@@ -149,13 +151,20 @@ def check_several(name: str, tensor: Tensor) -> None:
     """Check that the last axis of a tensor (…, M) holds at least two modalities.
 
     Raises:
+        TypeError: it is no tensor.
         ValueError: there is no axis, or it is shorter.
     """
+    _check_tensor(name, tensor)
     if not tensor.ndim or tensor.shape[-1] < 2:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; allowed is (…, M) with M ≥ 2: of one "
             "modality alone nothing is ahead or behind, so train it under Joint."
         )
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {kind_of(value)}; give a tensor: torch.as_tensor(...)")
 
 
 def _broadcast(shapes: list[torch.Size]) -> bool:

@@ -21,6 +21,9 @@ from mmlab import (
     fit_seeds,
 )
 from mmlab.balancers import METHODS
+from mmlab.balancers.atf import ace_update
+from mmlab.balancers.gblend import blend_weights
+from mmlab.balancers.ogm import discrepancy_ratios
 from mmlab.checks import kind_of
 from mmlab.evaluation import accuracy
 from mmlab.experiments import claims, compare, difference, fold_means, interval, report, summary
@@ -739,6 +742,18 @@ def none_as_gradient(s):
     yield
 
 
+def a_factor_that_is_none(s):
+    s.backward(s.losses["joint"])
+    s.scale_update("a", None)
+    yield
+
+
+def a_factor_per_modality(s):
+    s.backward(s.losses["joint"])
+    s.scale_grad("a", torch.ones(2))
+    yield
+
+
 def one_weight_for_all_losses(s):
     losses = {m: (of_joint(s), s.losses[m]) for m in s.modalities}
     s.blend(losses, lambda gram: gram[..., 0, :1])
@@ -757,6 +772,8 @@ def one_weight_for_all_losses(s):
         (weights_in_a_list, r"the rule gives a list; it must give a tensor of weights"),
         (stepped_by_hand, r"Mine\.step calls the optimiser's step itself.*taken twice; leave"),
         (none_as_gradient, r"set_grad was given None for encoder 'a'; .*scale_grad\(m, 0\.0\)"),
+        (a_factor_that_is_none, r"scale_update\('a', k\) got k=None; give a number or"),
+        (a_factor_per_modality, r"scale_grad\('a', k\) got k of shape \(2,\); .*s\.each\(k\)"),
         (one_weight_for_all_losses, r"weights of the shape \(.*, or \(2,\) for all"),
     ],
 )
@@ -876,3 +893,21 @@ def test_a_number_per_encoder_is_written_for_each_loss():
     half = len(plain) // 2
     for i, (one, other) in enumerate(zip(plain, scaled, strict=True)):
         torch.testing.assert_close(other, one * (2 if i < half else 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: ace_update([0.5, 0.5], [0.1, 0.2], 0.1), "factors"),
+        (lambda: blend_weights([0.1, 0.2], [0.1, 0.1]), "overfit"),
+        (lambda: discrepancy_ratios([0.5, 0.2]), "scores"),
+    ],
+)
+def test_a_formula_takes_tensors(call, name):
+    with pytest.raises(TypeError, match=rf"{name}.* is a list; give a tensor: torch\.as_tensor"):
+        call()
+
+
+def test_a_network_takes_a_value_per_modality():
+    with pytest.raises(TypeError, match=r"called with a Tensor; give a dict .*\['a', 'b'\]"):
+        MultimodalNet.build(DATA)(torch.zeros(2, 5))

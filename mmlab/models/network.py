@@ -446,6 +446,11 @@ class MultimodalNet(nn.Module):
         return out
 
     def forward(self, inputs: Mapping[str, Nested]) -> Output:
+        if not isinstance(inputs, Mapping):
+            raise TypeError(
+                f"a network was called with {kind_of(inputs)}; give a dict with the values of each "
+                f"modality, {list(self.encoders)}, such as batch.inputs"
+            )
         if inputs.keys() != self.encoders.keys():
             raise ValueError(
                 f"this network has the modalities {list(self.encoders)}, the inputs are "

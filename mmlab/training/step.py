@@ -445,6 +445,8 @@ class Step:
         Args:
             only: only(shape) says which parameters are meant, by their shape.
         """
+        if not isinstance(k, Sequence) or isinstance(k, str):
+            self._check_factor("scale_grad", m, k)
         grads, factors = self._with_grad(m, k, only)
         if grads:
             torch._foreach_mul_(grads, factors)
@@ -467,10 +469,11 @@ class Step:
         """Multiply encoder m's next *update* by k: before + k (after − before).
 
         Exact under any optimiser (`mmlab.training.updates`). Call it before the `yield`. Raises
-        ValueError where the step has no optimiser.
+        ValueError where the step has no optimiser, or k is several numbers.
         """
         if self.optimizer is None:
             raise ValueError("scale_update needs the optimiser: Step(model, batch, optimizer)")
+        self._check_factor("scale_update", m, k)
         self._check_alone()
         scale_next_update(self.optimizer, self._own(m), k)
 
@@ -612,6 +615,16 @@ class Step:
         if m not in self._parameters.encoders:
             raise KeyError(f"unknown modality {m!r}; this model has {list(self.model.encoders)}")
         return self._parameters.encoders[m]
+
+    def _check_factor(self, who: str, m: str, k: object) -> None:
+        """Raises TypeError for what is no number, ValueError for several: one network takes one."""
+        if not isinstance(k, Real | Tensor):
+            raise TypeError(f"{who}({m!r}, k) got k={k!r}; give a number or a tensor of one")
+        if isinstance(k, Tensor) and k.ndim > self._lead:
+            raise ValueError(
+                f"{who}({m!r}, k) got k of shape {tuple(k.shape)}; give one number. Of one factor "
+                f"per modality take each: for m, one in s.each(k): s.{who}(m, one)"
+            )
 
     def _own(self, m: str) -> list[nn.Parameter]:
         """The same, of an encoder whose gradient is to be changed: it must be its own."""
