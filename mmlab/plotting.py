@@ -148,6 +148,7 @@ def comparison(
     a run failed, and its name says it.
 
     table: of `compare`, with columns method, seed and `column`. Values are shares of 1, shown in %.
+
     Methods stand in the table's order, from the top.
     """
     rows = {name: group[column] for name, group in table.groupby("method", sort=False)}

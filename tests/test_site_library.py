@@ -105,6 +105,22 @@ def test_which_lines_of_a_docstring_are_a_list():
         *("A sentence about the", "dataset: it goes on"),
     ]
     assert arguments("workers: 2", thing=3) == ["workers: 2"]
+    assert arguments("workers: 2. A", "Not so: it", "Raises OSError: no", "file") == [
+        *("Args:", "    workers: 2. A", "        Not so: it", "", "Raises OSError: no", "file"),
+    ]
+
+
+def test_every_argument_of_the_reference_is_one_of_its_signature(site):
+    for file in (site / "reference").glob("*.html"):
+        for title in article(file).select("dl.field-list > dt"):
+            assert " -- " not in title.find_next_sibling("dd").get_text()
+            if not title.get_text().startswith("Parameters"):
+                continue
+            of = title.find_parent("dl", class_="py").find("dt", class_="sig")
+            taken = {name.get_text().lstrip("*").split(":")[0] for name in of.select(".sig-param")}
+            taken = {name.split("=")[0] for name in taken}
+            for name in title.find_next_sibling("dd").select("strong"):
+                assert {*name.get_text().replace("*", "").split(", ")} <= taken, of["id"]
 
 
 def test_what_is_no_code_is_read_as_it_is_written():

@@ -15,10 +15,10 @@ from mmlab.models.rows import Rows
 class Frames(Batch):
     """The frames that count of a Batch whose target is (B, T), each of them a sample of its own.
 
-    target, present, index: (N,), of the frames that count, in order; `index` says which sample of
-              the split a frame is of.
-    rows:     which frames these are.
-    whole:    the Batch itself.
+    whole: the Batch itself.
+
+    `target`, `present` and `index` are (N,), of the frames that count, in order; `index` says which
+    sample of the split a frame is of. `rows` says which frames these are.
 
     Raises ValueError for what a frame does not have: inputs, and parts that are a Batch.
     """

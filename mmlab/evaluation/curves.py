@@ -61,9 +61,11 @@ class Curves:
 def overfitting(history: pd.DataFrame, start: int = 0) -> pd.DataFrame:
     """Overfitting and generalisation between epoch `start` and every later one, by output.
 
-    history: of a run observed by `Curves` (splits train and holdout). Columns: epoch, output,
-    gain (the fall of the held-out loss: positive is good), overfit (the growth of held-out minus
-    training loss), ogr = |overfit / gain|. Gradient-Blending (Wang et al. 2020), section 3.1.
+    history: of a run observed by `Curves` (splits train and holdout).
+
+    The table has the columns epoch, output, gain (the fall of the held-out loss: positive is good),
+    overfit (the growth of held-out minus training loss), and ogr = |overfit / gain|. See
+    Gradient-Blending (Wang et al. 2020), section 3.1.
 
     Raises ValueError where a curve, or epoch `start`, is missing.
     """

@@ -2,13 +2,13 @@
 
 Three things make joint training lose. One call tells them apart:
 
-    scale        One input has larger numbers than the others. Multiplied by a constant factor,
-                 which the holdout chooses, it costs less or nothing.
-    competition  An encoder learns less beside the others than alone. No factor on an input helps,
-                 and the average of networks trained alone is better. (A factor on an encoder's
-                 learning rate may help: that is what balancing methods are about.)
-    shift        A modality fails in the test. Networks trained alone fall as well: on the test
-                 their average is worse than the best of them, and on the holdout it was not.
+- scale: one input has larger numbers than the others. Multiplied by a constant factor, which the
+  holdout chooses, it costs less or nothing.
+- competition: an encoder learns less beside the others than alone. No factor on an input helps, and
+  the average of networks trained alone is better. (A factor on an encoder's learning rate may help:
+  that is what balancing methods are about.)
+- shift: a modality fails in the test. Networks trained alone fall as well: on the test their
+  average is worse than the best of them, and on the holdout it was not.
 
 Scale and competition are read from the test; where a shift is seen, from the holdout, which comes
 from the same conditions as the training data, whether or not there is a drop on it. One half of the

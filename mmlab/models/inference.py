@@ -35,7 +35,8 @@ class Inference(nn.Module):
 
     network:   gives an Output from inputs.
     predictor: gives the prediction from an Output.
-    own:       the predictor's own modules.
+
+    The attribute `own` holds the predictor's own modules.
     """
 
     def __init__(self, network: nn.Module, predictor: Predictor) -> None:

@@ -203,7 +203,8 @@ class Output:
     features: (B, D) per modality.
     joint:    (B, C) fused logits.
     unimodal: (B, C) per modality, from its own head or from the shared one.
-    task:     what the logits mean, one of `TASKS`; the network sets it.
+
+    The network sets the attribute `task`: what the logits mean, one of `TASKS`.
 
     Where each frame has a label, the rows are frames in place of samples.
 
@@ -335,8 +336,10 @@ class MultimodalNet(nn.Module):
               label; their order is the modality order.
     fusion:   features -> (B, C), see mmlab.models.fusion. A frame is a row to it.
     heads:    one module per modality, or one module that all modalities share (ATF, MLA).
-    autocast: the type the encoders compute in where that is safe (`torch.autocast`), such as
-              torch.bfloat16; None for theirs. Features, parameters and gradients stay float32.
+
+    The attribute `autocast` is the type in which the encoders compute where that is safe
+    (`torch.autocast`), such as torch.bfloat16; None for their own. Features, parameters and
+    gradients stay float32.
 
     Raises ValueError if encoders, fusion and heads name different modalities.
     """

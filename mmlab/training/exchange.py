@@ -44,7 +44,9 @@ class Exchange:
     """What the processes tell each other in one step.
 
     watched: whether to look for random numbers that an encoder draws unexpectedly.
-    stale: the modalities whose encoders hold the gradient of this process's part, and `OTHERS`.
+
+    The attribute `stale` holds the modalities whose encoders have the gradient of this process's
+    part, and `OTHERS`.
     """
 
     def __init__(self, part: Part, watched: bool = False) -> None:

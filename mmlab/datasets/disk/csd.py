@@ -21,9 +21,11 @@ MOST_WORDS = 50
 class Segments(NamedTuple):
     """Labelled segments, their words at the front.
 
-    values: modality -> (N, 50, d); mask: (N, 50), where a word is; labels: (N,) the sentiment, from
-    −3 to 3; names: "VIDEO[NUMBER]"; left_out: names of those without words, or with a video that
-    not all files have, as in the SDK.
+    values:   modality -> (N, 50, d).
+    mask:     (N, 50), where a word is.
+    labels:   (N,) the sentiment, from −3 to 3.
+    names:    "VIDEO[NUMBER]".
+    left_out: names of those without words, or with a video that not all files have, as in the SDK.
     """
 
     values: dict[str, np.ndarray]

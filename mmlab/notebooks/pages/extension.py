@@ -20,6 +20,7 @@ from mmlab.notebooks.pages.reference import (
     list_arguments,
     name_defaults,
     shorten_values,
+    write_dashes,
 )
 
 HOMES = mmlab._module_of()
@@ -109,6 +110,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", list_arguments, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", keep_sentence, priority=900)  # after it
     app.connect("object-description-transform", shorten_values)
+    app.connect("doctree-read", write_dashes)
     app.connect("doctree-resolved", link_names)
     app.connect("html-page-context", describe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

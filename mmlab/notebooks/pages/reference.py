@@ -91,19 +91,34 @@ def keep_marks(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
 def list_arguments(
     app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Let a docstring's list of ``name: text`` be the section ``Args:`` that napoleon reads."""
+    """Let a docstring's list of ``name: text`` be the section ``Args:`` that napoleon reads.
+
+    Another line of the list goes on with the text above it; "Raises" ends the list.
+    """
     known = _arguments(thing)
     new: list[str] = []
     inside, before = False, ""
     for line in lines:
-        found = None if before.strip() else ARGUMENT.match(line)  # a paragraph begins
-        if found and known.issuperset(found[1].split(", ")):
-            inside = True
+        found = ARGUMENT.match(line)
+        if found and not before.strip() and known.issuperset(found[1].split(", ")):
+            inside = True  # a paragraph begins
             new.append("Args:")
+        if inside and line.startswith("Raises "):
+            inside = False
+            new.append("")
         inside = inside and bool(line.strip())
-        new.append(f"    {line}" if inside else line)
+        goes_on = not found and not line.startswith(" ")
+        new.append(f"{'        ' if goes_on else '    '}{line}" if inside else line)
         before = line
     lines[:] = new
+
+
+def write_dashes(app: Sphinx, document: nodes.document) -> None:
+    """Write the dash between an argument's name and its text as one."""
+    for fields in document.findall(nodes.field_list):
+        for text in list(fields.findall(nodes.Text)):
+            if text == " -- ":
+                text.parent.replace(text, nodes.Text(" – "))
 
 
 def _arguments(thing: Any) -> set[str]:
