@@ -27,6 +27,11 @@ Inline $\alpha_m$ and $$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb#
 [data](../data/README.md), [spaced](my%20file.csv),
 [paper](https://example.org/paper.pdf). ![a cat](cat.png)
 
+| word | meaning |
+|---|---|
+| 开始 | one modality learns, and the other one is left behind |
+| a word or three | late fusion |
+
 <details><summary>Solution</summary>
 
 `x = 1`
@@ -133,6 +138,16 @@ def test_a_page_knows_its_neighbours(site):
         assert [name for name in listed if name[0] == "0"] == [
             name for name in ("00-a.html", "01-b.html") if name != page.name
         ]
+
+
+def test_cells_say_whether_they_are_short_or_long(site):
+    cells = article(site / "00-a.html").select("div.pst-scrollable-table-container td")
+    assert [
+        [name for name in ("short", "long") if name in cell.get("class", [])] for cell in cells
+    ] == [
+        *(["short"], ["long"]),
+        *([], ["short"]),
+    ]
 
 
 def test_images_keep_their_words_and_come_with_the_page(site):

@@ -331,11 +331,11 @@ def homes() -> dict[str, str]:
 
 def markdown() -> str:
     """The table of methods, as README.md shows it."""
-    rows = ["| method | class | in one sentence | source |", "|---|---|---|---|"]
+    rows = ["| method | in one sentence | class | source |", "|---|---|---|---|"]
     for name, method in METHODS.items():
         options = ", ".join(f"{key}={value!r}" for key, value in method.options.items())
         made = f"`{method.kind}({options})`"
-        rows.append(f"| {name} | {made} | {method.sentence} | {method.paper} |")
+        rows.append(f"| {name} | {method.sentence} | {made} | {method.paper} |")
     return "\n".join(rows)
 
 

@@ -121,7 +121,7 @@ def test_the_table_has_a_row_for_every_method_with_the_call_that_makes_it():
     rows = markdown().splitlines()[2:]
     assert len(rows) == len(METHODS)
     for row, (name, method) in zip(rows, METHODS.items(), strict=True):
-        _, shown, call, sentence, paper, _ = (cell.strip() for cell in row.split("|"))
+        _, shown, sentence, call, paper, _ = (cell.strip() for cell in row.split("|"))
         assert (shown, sentence, paper) == (name, method.sentence, method.paper)
         made = eval(call.strip("`"), {method.kind: getattr(mmlab, method.kind)})
         assert vars(made).keys() == vars(method.make()).keys()
@@ -258,7 +258,7 @@ def test_one_file_and_one_line_are_all_that_a_method_takes(tmp_path):
     found = json.loads(said.stdout)
     assert found["home"] == "toy_method" and found["same"] and all(found["named"])
     assert found["look"] == [["#123456", ":", "H"]] * 2
-    assert found["row"] == "| toy | `Toy(k=0.25)` | half the rate | nobody, 2026 |"
+    assert found["row"] == "| toy | half the rate | `Toy(k=0.25)` | nobody, 2026 |"
     assert found["timed"]["median"] > 0 and found["timed"]["floor"] == 1
     assert found["scaled"]
     assert set(found["compared"]) == {"joint", "toy"}

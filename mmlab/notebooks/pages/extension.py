@@ -22,6 +22,7 @@ from mmlab.notebooks.pages.reference import (
     shorten_values,
     write_dashes,
 )
+from mmlab.notebooks.pages.tables import CellWidths
 
 HOMES = mmlab._module_of()
 """Public name -> the module or room that holds it."""
@@ -103,6 +104,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("mmlab_links", None, "")
     app.add_config_value("mmlab_footers", {}, "")
     app.add_transform(PlainText)
+    app.add_transform(CellWidths)
     app.connect("autodoc-skip-member", leave_out)
     app.connect("autodoc-process-signature", name_defaults)
     app.connect("autodoc-process-docstring", drop_borrowed, priority=100)
