@@ -23,7 +23,7 @@ PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 SVG = "<svg xmlns='http://www.w3.org/2000/svg'/>"
 TEXT = r"""## Start here · 开始
 
-Inline $\alpha_m$ and $$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb#top),
+Inline $\alpha_m$, and $$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb#top),
 [data](../data/README.md), [spaced](my%20file.csv),
 [paper](https://example.org/paper.pdf). ![a cat](cat.png)
 
@@ -104,6 +104,8 @@ def test_maths_is_left_for_the_copied_mathjax(site):
     ]
     assert (site / script.partition("?")[0]).is_file()
     assert [tag.get_text() for tag in page.select("span.math")] == [r"\(\alpha_m\)"]
+    assert [tag.get_text() for tag in page.select(".together")] == [r"\(\alpha_m\),"]
+    assert " and" in page.select_one(".together").next_sibling
     assert r"\sum_k w_k" in page.select_one("div.math").get_text()
     assert any(site.rglob("MathJax*.woff"))
 

@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 import mmlab
+from mmlab.notebooks.pages.formulas import KeepMarks
 from mmlab.notebooks.pages.prepare import TAG, embed
 from mmlab.notebooks.pages.reference import (
     drop_borrowed,
@@ -105,6 +106,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("mmlab_footers", {}, "")
     app.add_transform(PlainText)
     app.add_transform(CellWidths)
+    app.add_transform(KeepMarks)
     app.connect("autodoc-skip-member", leave_out)
     app.connect("autodoc-process-signature", name_defaults)
     app.connect("autodoc-process-docstring", drop_borrowed, priority=100)

@@ -1,0 +1,24 @@
+"""Keep the mark that follows a formula on its line: a browser may break before it."""
+
+import re
+from typing import Any
+
+from docutils import nodes
+from sphinx.transforms import SphinxTransform
+
+MARKS = re.compile(r"[.,;:?!)]+")
+
+
+class KeepMarks(SphinxTransform):
+    """Put a formula and the marks behind it into one span, which the style sheet keeps together."""
+
+    default_priority = 500
+
+    def apply(self, **kwargs: Any) -> None:
+        for formula in list(self.document.findall(nodes.math)):
+            text = formula.next_node(descend=False, siblings=True)
+            if isinstance(text, nodes.Text) and (marks := MARKS.match(text)):
+                span = nodes.inline("", "", classes=["together"])
+                formula.replace_self(span)
+                span += [formula, nodes.Text(marks[0])]
+                text.parent.replace(text, nodes.Text(text[marks.end() :]))
