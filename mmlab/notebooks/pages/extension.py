@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 import mmlab
-from mmlab.notebooks.pages.formulas import KeepMarks
+from mmlab.notebooks.pages.marks import KeepMarks
 from mmlab.notebooks.pages.prepare import TAG, embed
 from mmlab.notebooks.pages.reference import (
     drop_borrowed,

@@ -1,4 +1,4 @@
-"""Keep the mark that follows a formula on its line: a browser may break before it."""
+"""Keep a mark on the line of what it follows: a browser may break before it."""
 
 import re
 from typing import Any
@@ -10,7 +10,10 @@ MARKS = re.compile(r"[.,;:?!)]+")
 
 
 class KeepMarks(SphinxTransform):
-    """Put a formula and the marks behind it into one span, which the style sheet keeps together."""
+    """Keep a formula and the marks behind it together, and a heading's dot and the word before it.
+
+    A formula and its marks come into one span, which the style sheet keeps on one line.
+    """
 
     default_priority = 500
 
@@ -22,3 +25,6 @@ class KeepMarks(SphinxTransform):
                 formula.replace_self(span)
                 span += [formula, nodes.Text(marks[0])]
                 text.parent.replace(text, nodes.Text(text[marks.end() :]))
+        for title in self.document.findall(nodes.title):
+            for text in list(title.findall(nodes.Text)):
+                text.parent.replace(text, nodes.Text(text.replace(" · ", "\N{NO-BREAK SPACE}· ")))
