@@ -26,8 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlab.checks import kind_of
-
 PACKAGE = Path(__file__).parent
 
 ABOVE = (
@@ -307,9 +305,9 @@ def _version(module: str | None) -> str:
 
 def _unknown(value: object, where: str) -> UnknownIdentityError:
     return UnknownIdentityError(
-        f"{where} is or holds {kind_of(value)}, of which cannot be told whether it is the "
-        "same the next time, so a cache or a checkpoint might give results of something else; use "
-        "numbers, texts, tensors, functions and classes there, or leave these out"
+        f"{where} is or holds a {type(value).__name__} object, of which cannot be told whether it "
+        "is the same the next time, so a cache or a checkpoint might give results of something "
+        "else; use numbers, texts, tensors, functions and classes there, or leave these out"
     )
 
 

@@ -333,8 +333,7 @@ def _check_name(name: object) -> None:
         )
     if not isinstance(name, str):
         raise TypeError(
-            f"a modality is called {name!r}, {kind_of(name)}; names are text, such as "
-            "'audio': rename it"
+            f"a modality is called {name!r}; names are text, such as 'audio': rename it"
         )
     try:
         nn.ModuleDict({name: nn.Identity()})

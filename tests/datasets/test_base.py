@@ -205,7 +205,7 @@ def test_a_name_that_the_encoders_could_not_have_is_refused(name):
 @pytest.mark.parametrize("name", [3, None, ("a", "b")])
 def test_a_name_is_text(name):
     splits = [make_batch(modalities=("a", name)) for _ in range(3)]
-    with pytest.raises(TypeError, match=rf"called {re.escape(repr(name))}, a .*rename it"):
+    with pytest.raises(TypeError, match=rf"called {re.escape(repr(name))}; names .*rename it"):
         MultimodalData(*splits)
 
 
