@@ -31,11 +31,11 @@ class Live:
         check_number("pause", pause, least=0)
         self.pause = pause
         self._place: Any = None
-        self._frame: Any = None
+        self._screen: Any = None
         self._drawn = 0.0
 
     def on_start(self, run: Run) -> None:
-        self._place = self._frame = None
+        self._place = self._screen = None
 
     def __call__(self, run: Run) -> None:
         if time.monotonic() - self._drawn >= self.pause:
@@ -48,7 +48,7 @@ class Live:
         from IPython.display import display
 
         from mmlab import plotting
-        from mmlab.teaching.frame import Frame
+        from mmlab.teaching.screen import Screen
         from mmlab.training.progress import in_read_notebook
 
         losses = run.history.query("metric == 'loss' and split == 'train'")
@@ -58,8 +58,8 @@ class Live:
         plotting.curves(losses.assign(seed=run.seed), ax=ax)
         ax.set(xlim=(0, run.epochs), ylabel="training loss", title=run.balancer.name)
         ax.legend()
-        self._frame = self._frame or Frame()
-        picture = self._frame.output(figure, f"The training losses up to epoch {run.epoch}.")
+        self._screen = self._screen or Screen()
+        picture = self._screen.output(figure, f"The training losses up to epoch {run.epoch}.")
         plotting.plt.close(figure)
         if self._place is None:
             self._place = display(picture, raw=True, display_id=True)

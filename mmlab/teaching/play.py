@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from mmlab.teaching.frame import Frame
+    from mmlab.teaching.screen import Screen
 
 HINT = "The controls live as long as the kernel: after a restart, run this cell again."
 
@@ -123,15 +123,15 @@ def _sliders(draw: Callable[..., None], start: Mapping[str, Any], controls: Mapp
     import ipywidgets
     from IPython.display import display
 
-    from mmlab.teaching.frame import Frame
+    from mmlab.teaching.screen import Screen
 
     widgets = {key: _widget(key, control, start[key]) for key, control in controls.items()}
-    output, frame = ipywidgets.Output(), Frame()
+    output, screen = ipywidgets.Output(), Screen()
 
     def redraw(_: Any = None) -> None:
         values = {key: widget.value for key, widget in widgets.items()}
         # one assignment is one message: the page never stands empty between two pictures
-        output.outputs = (_picture(draw, values, frame),)
+        output.outputs = (_picture(draw, values, screen),)
 
     for widget in widgets.values():
         widget.observe(redraw, "value")
@@ -140,12 +140,14 @@ def _sliders(draw: Callable[..., None], start: Mapping[str, Any], controls: Mapp
     display({"text/plain": HINT}, raw=True)  # not in the box, which goes with the kernel
 
 
-def _picture(draw: Callable[..., None], values: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
+def _picture(
+    draw: Callable[..., None], values: Mapping[str, Any], screen: Screen
+) -> dict[str, Any]:
     """The drawing as a notebook's output; an error in its place, for a callback raises unseen."""
     alt = "The picture at " + ", ".join(f"{key} = {value}" for key, value in values.items())
     try:
         with _drawn(draw, [values]) as figure:
-            data = frame.output(figure, alt)
+            data = screen.output(figure, alt)
     except Exception as error:
         lines = traceback.format_exception(error)
         names = {"ename": type(error).__name__, "evalue": str(error)}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mmlab import plotting
-from mmlab.teaching.frame import EDGE, Frame
+from mmlab.teaching.screen import EDGE, Screen
 
 
 @pytest.fixture(autouse=True)
@@ -20,12 +20,12 @@ def house_style():
     plt.close("all")
 
 
-def picture(frame, label="y", panels=1):
+def picture(screen, label="y", panels=1):
     """The figure that was shown, and its pixels."""
     figure, axes = plotting.canvas(panels)
     for ax in axes:
         ax.set(ylabel=label, xlim=(0, 1))
-    data = frame.output(figure, "what it shows")
+    data = screen.output(figure, "what it shows")
     return figure, np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/png"]))))
 
 
@@ -41,7 +41,7 @@ def is_whole(pixels):
 
 
 def test_a_picture_is_that_of_a_saved_figure():
-    figure, pixels = picture(Frame())
+    figure, pixels = picture(Screen())
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     saved = np.asarray(Image.open(buffer).convert("RGB"))
@@ -49,20 +49,20 @@ def test_a_picture_is_that_of_a_saved_figure():
 
 
 def test_axes_stay_where_they_are_with_shorter_labels():
-    frame = Frame()
-    first, _ = picture(frame, "two\nlines")
-    then, pixels = picture(frame)
-    assert left(then) == left(first) > left(picture(Frame())[0])
+    screen = Screen()
+    first, _ = picture(screen, "two\nlines")
+    then, pixels = picture(screen)
+    assert left(then) == left(first) > left(picture(Screen())[0])
     assert is_whole(pixels)
 
 
 def test_a_label_that_would_be_cut_is_laid_out_anew():
-    frame = Frame()
-    first, _ = picture(frame)
-    then, pixels = picture(frame, "five\nlines\nof\nlong\ntext")
+    screen = Screen()
+    first, _ = picture(screen)
+    then, pixels = picture(screen, "five\nlines\nof\nlong\ntext")
     assert left(then) > left(first)
     assert is_whole(pixels)
-    fresh, _ = picture(Frame(), "five\nlines\nof\nlong\ntext")
+    fresh, _ = picture(Screen(), "five\nlines\nof\nlong\ntext")
     assert left(then) == pytest.approx(left(fresh))
 
 
@@ -72,16 +72,16 @@ def test_a_picture_is_drawn_once_where_it_fits(monkeypatch):
     drawn = []
     draw = FigureCanvasAgg.draw
     monkeypatch.setattr(FigureCanvasAgg, "draw", lambda self: (drawn.append(1), draw(self)))
-    frame = Frame()
+    screen = Screen()
     for _ in range(3):
-        picture(frame)
+        picture(screen)
     assert len(drawn) == 3
 
 
 def test_another_number_of_panels_is_laid_out_anew():
-    frame = Frame()
-    picture(frame)
-    two, pixels = picture(frame, panels=2)
-    fresh, _ = picture(Frame(), panels=2)
+    screen = Screen()
+    picture(screen)
+    two, pixels = picture(screen, panels=2)
+    fresh, _ = picture(Screen(), panels=2)
     assert [ax.get_position().x0 for ax in two.axes] == [ax.get_position().x0 for ax in fresh.axes]
     assert is_whole(pixels)

@@ -20,7 +20,7 @@ EDGE = 4
 """How many pixels at its edge a laid out figure leaves empty, at least."""
 
 
-class Frame:
+class Screen:
     """Keeps the axes of one picture where they stand for the next one.
 
     To lay a figure out takes about as long as to draw it, and where axes move with every picture
