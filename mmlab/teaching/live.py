@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmlab.teaching.screen import Screen
     from mmlab.training import Run
 
 
@@ -31,7 +32,7 @@ class Live:
         check_number("pause", pause, least=0)
         self.pause = pause
         self._place: Any = None
-        self._screen: Any = None
+        self._screen: Screen | None = None
         self._drawn = 0.0
 
     def on_start(self, run: Run) -> None:
