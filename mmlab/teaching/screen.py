@@ -38,7 +38,7 @@ class Screen:
             pixels = _pixels(figure)
         self._places = [ax.get_position(original=True) for ax in figure.axes]
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "png", compress_level=1)  # fast, and hardly larger
+        Image.fromarray(pixels).save(buffer, "png", compress_level=1)  # larger, but sooner
         return plotting.as_output(buffer.getvalue(), alt)
 
     def _kept(self, figure: Figure) -> np.ndarray | None:

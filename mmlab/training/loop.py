@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from mmlab.datasets.base import MultimodalData
 from mmlab.identity import digest
@@ -22,6 +21,7 @@ from mmlab.training.arguments import (
     check_trainable,
 )
 from mmlab.training.balancer import Balancer, Joint
+from mmlab.training.by_hand import check_not_taken, last_used
 from mmlab.training.losses import Loss
 from mmlab.training.progress import with_progress
 from mmlab.training.run import Course, Observer, Run
@@ -244,76 +244,42 @@ def _take(run: Course, s: Step, first: bool, left: Sequence[nn.Parameter]) -> No
 
     first: whether this is the first batch of an epoch; left: parameters that no optimiser holds.
     """
-    if first and run.epoch == 0:
-        with _last_used(s.optimizer) as used:
-            _update(run, s, first, left, used)
-    else:
-        _update(run, s, first, left)
+    with last_used(run.optimizer, watch=first and run.epoch == 0) as used:
+        updates = run.balancer.step(s)
+        yields = 0
+        if not isinstance(updates, Iterator):
+            updates = ()  # a plain method: it has no `yield` at all
+        for _ in updates:
+            yields += 1
+            if first:
+                _check_filled(run)
+            check_not_taken(used, run.balancer.name)
+            s._merge()
+            run.before_update()
+            try:
+                run.optimizer.step()
+            except BaseException:
+                forget_scaling(run.optimizer)  # its groups are whole again, for whoever saves it
+                raise
+            run.optimizer.zero_grad(set_to_none=True)
+            for p in left:
+                p.grad = None
+        if yields == 0:
+            raise RuntimeError(
+                f"{run.balancer.name}.step never yielded, so nothing would be trained; "
+                "fill the gradients, then `yield` once for each optimiser step"
+            )
+        if first:
+            _check_nothing_left(run)
 
 
-def _update(
-    run: Course,
-    s: Step,
-    first: bool,
-    left: Sequence[nn.Parameter],
-    used: Sequence[_Used] = (),
-) -> None:
-    """As `_take`; used: what the optimiser's latest step took, in the very first batch."""
-    updates = run.balancer.step(s)
-    yields = 0
-    if not isinstance(updates, Iterator):
-        updates = ()  # a plain method: it has no `yield` at all
-    for _ in updates:
-        yields += 1
-        if first and all(p.grad is None for p in run.parameters):
-            raise RuntimeError(
-                f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
-                "would be trained; call s.backward(loss) before the `yield`"
-            )
-        if any(p.grad is grad and grad._version == version for p, grad, version in used):
-            raise RuntimeError(
-                f"{run.balancer.name}.step calls the optimiser's step itself, and then yields with "
-                "the same gradients, so they would be taken twice; leave s.optimizer.step() out: "
-                "the loop steps at each `yield`"
-            )
-        s._merge()
-        run.before_update()
-        try:
-            run.optimizer.step()
-        except BaseException:
-            forget_scaling(run.optimizer)  # its groups are whole again, for whoever saves it
-            raise
-        run.optimizer.zero_grad(set_to_none=True)
-        for p in left:
-            p.grad = None
-    if yields == 0:
+def _check_filled(run: Course) -> None:
+    """Refuse a yield before which nothing was differentiated."""
+    if all(p.grad is None for p in run.parameters):
         raise RuntimeError(
-            f"{run.balancer.name}.step never yielded, so nothing would be trained; "
-            "fill the gradients, then `yield` once for each optimiser step"
+            f"{run.balancer.name}.step yielded, and no parameter has a gradient, so nothing "
+            "would be trained; call s.backward(loss) before the `yield`"
         )
-    if first:
-        _check_nothing_left(run)
-
-
-_Used = tuple[nn.Parameter, Tensor, int]
-"""A parameter, a gradient of it, and how often that had been changed in place."""
-
-
-@contextlib.contextmanager
-def _last_used(optimizer: optim.Optimizer | None) -> Iterator[list[_Used]]:
-    """One gradient that the optimiser's latest step took, whoever called it; no other is held."""
-    assert optimizer is not None  # the loop gives each step one
-    used: list[_Used] = []
-
-    def note(*_: object) -> None:
-        groups = chain.from_iterable(group["params"] for group in optimizer.param_groups)
-        used[:] = islice(((p, p.grad, p.grad._version) for p in groups if p.grad is not None), 1)
-
-    hook = optimizer.register_step_post_hook(note)
-    try:
-        yield used
-    finally:
-        hook.remove()
 
 
 def _check_nothing_left(run: Course) -> None:
