@@ -10,9 +10,11 @@ import base64
 import html
 import io
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 
     Ends = Callable[[pd.Series], tuple[float, float, float]]
 
-FIGURES = output_folder("figures")
+FIGURES = Path(os.environ.get("MMLAB_FIGURES") or output_folder("figures"))
+"""Where `show` saves; the variable MMLAB_FIGURES names another folder, as for a trial."""
 SIZE = (8.0, 3.4)
 """Width and height of every figure, in inches; panels share it."""
 
