@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     Ends = Callable[[pd.Series], tuple[float, float, float]]
 
-FIGURES = Path(os.environ.get("MMLAB_FIGURES") or output_folder("figures"))
-"""Where `show` saves; the variable MMLAB_FIGURES names another folder, as for a trial."""
 SIZE = (8.0, 3.4)
 """Width and height of every figure, in inches; panels share it."""
 
@@ -452,10 +450,16 @@ def show(figure: Figure, name: str, alt: str) -> None:
         layout.execute(figure)  # once for both files
         figure.set_layout_engine("none")
     png = _rendered(figure, "png", {"Software": None})
-    write_atomically(FIGURES / f"{name}.png", png)
-    write_atomically(FIGURES / f"{name}.svg", _rendered(figure, "svg", {"Date": None}))
+    folder = figures_folder()
+    write_atomically(folder / f"{name}.png", png)
+    write_atomically(folder / f"{name}.svg", _rendered(figure, "svg", {"Date": None}))
     plt.close(figure)
     display(as_output(png, alt), metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def figures_folder() -> Path:
+    """Where `show` saves: `figures`, or the folder that the variable MMLAB_FIGURES names."""
+    return Path(os.environ.get("MMLAB_FIGURES") or output_folder("figures"))
 
 
 def as_output(png: bytes, alt: str) -> dict[str, str]:

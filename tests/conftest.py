@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def figures_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Figures of a test, and of what it starts, do not replace those of a reader's run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMLAB_FIGURES", str(tmp_path_factory.mktemp("figures")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def figures_as_found() -> Iterator[None]:
     """No test meets the open figures or the style of the one before."""

@@ -233,6 +233,7 @@ def outside(site, tmp_path):
 
     def run(*words):
         environment = {**os.environ, "PYTHONPATH": str(site)}
+        environment.pop("MMLAB_FIGURES")
         return subprocess.run(
             [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
@@ -263,13 +264,13 @@ from pathlib import Path
 import mmlab
 from mmlab.datasets import DATASETS, embedded, load
 from mmlab.datasets.disk import DISK_SETS
-from mmlab.plotting import FIGURES
+from mmlab.plotting import figures_folder
 
 assert embedded.DATA == Path(mmlab.__file__).parent / "data"
 for name in DATASETS:
     if name not in ("phone-watch", *DISK_SETS):  # which come with the library
         assert load(name).name == name
-print(mmlab.__file__, FIGURES, sep="\\n")
+print(mmlab.__file__, figures_folder(), sep="\\n")
 """
 
 

@@ -39,7 +39,7 @@ def table() -> pd.DataFrame:
 def shown(monkeypatch, tmp_path) -> list:
     """What `show` displays, with its files sent to a temporary folder."""
     displayed = []
-    monkeypatch.setattr(plotting, "FIGURES", tmp_path / "figures")
+    monkeypatch.setenv("MMLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setattr(
         "IPython.display.display", lambda *a, **options: displayed.append((*a, options))
     )
@@ -319,11 +319,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(shown, tmp_path, monke
     assert (folder / "01-test.png").read_bytes() == b"old"
 
 
-def test_figures_go_into_the_checkout_or_else_into_the_current_folder(tmp_path):
+def test_figures_go_into_the_checkout_or_else_into_the_current_folder(tmp_path, monkeypatch):
     assert output_folder("figures", tmp_path) == Path("figures")
     (tmp_path / "pyproject.toml").touch()
     assert output_folder("figures", tmp_path) == tmp_path / "figures"
-    assert Path(__file__).parents[1] / "figures" == plotting.FIGURES
+    monkeypatch.delenv("MMLAB_FIGURES")
+    assert Path(__file__).parents[1] / "figures" == plotting.figures_folder()
 
 
 # --- diagrams and the map -------------------------------------------------------------------------

@@ -1,12 +1,11 @@
 """What grows with modalities, parameters and batch is drawn."""
 
-from mmlab import plotting
 from mmlab.bench import figure
 from mmlab.bench import tables as timed
 
 
 def test_scaling_is_drawn(tables, monkeypatch, tmp_path):
-    monkeypatch.setattr(plotting, "FIGURES", tmp_path)
+    monkeypatch.setenv("MMLAB_FIGURES", str(tmp_path))
     for module in (timed, figure):
         monkeypatch.setattr(module, "SCALED", ("OGM", "MMPareto"))
     monkeypatch.setattr(figure, "MODALITIES", timed.MODALITIES)

@@ -76,7 +76,6 @@ def lab(programs: list[str], tmp_path: Path) -> Iterator[Lab]:
         environment[f"JUPYTER_{kind}"] = str(tmp_path / kind.lower())
     for kind in ("SETTINGS_DIR", "WORKSPACES_DIR"):
         environment[f"JUPYTERLAB_{kind}"] = str(tmp_path / kind.lower())
-    environment["MMLAB_FIGURES"] = str(tmp_path / "figures")  # not over those of a reader's run
     environment["IPYTHONDIR"] = str(tmp_path / "ipython")
     for name, values in SETTINGS.items():
         file = tmp_path / f"settings_dir/@jupyterlab/{name}.jupyterlab-settings"

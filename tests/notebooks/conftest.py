@@ -53,24 +53,12 @@ def no_network(offline: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Where figures of a test go: they do not replace those of a reader's run."""
-    return str(tmp_path_factory.mktemp("figures"))
-
-
-@pytest.fixture(autouse=True)
-def figures_elsewhere(trial: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MMLAB_FIGURES", trial)
-
-
-@pytest.fixture(scope="session")
-def warm_parent(offline: str, trial: str) -> Iterator[WarmParent]:
+def warm_parent(offline: str) -> Iterator[WarmParent]:
     """One process to fork kernels from, for all tests here; they cannot reach another machine."""
     if not hasattr(os, "fork"):
         pytest.skip("this system cannot fork")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", offline)
-        patch.setenv("MMLAB_FIGURES", trial)
         parent = WarmParent()
     with parent:
         yield parent

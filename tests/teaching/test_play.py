@@ -41,7 +41,7 @@ def shown(monkeypatch, tmp_path):
     """What is displayed, in order."""
     found = []
     monkeypatch.setattr("IPython.display.display", lambda what, **_: found.append(what))
-    monkeypatch.setattr(plotting, "FIGURES", tmp_path)
+    monkeypatch.setenv("MMLAB_FIGURES", str(tmp_path))
     monkeypatch.setitem(plt.rcParams, "savefig.dpi", 30)  # quick
     return found
 
