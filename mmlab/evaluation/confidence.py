@@ -19,6 +19,7 @@ from mmlab.evaluation.metrics import (
     those_that_count,
 )
 from mmlab.evaluation.missing import having, without
+from mmlab.evaluation.passes import check_run
 from mmlab.training import Run
 
 
@@ -54,6 +55,7 @@ def violation_share(run: Run, batch: Split) -> dict[str, float]:
     set to 0 and marked as absent. Samples count that have this modality and another one, and that
     the balancer has an answer for both times; NaN where there are none.
     """
+    check_run(run)
     check_labels("violation_share", batch.head(1).target)
     grown: dict[str, list[Tensor]] = {m: [] for m in batch.modalities}
     for some in pieces(batch.to(run.device)):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from mmlab import gradients
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch
+from mmlab.evaluation.passes import check_network
 from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet
 from mmlab.training import Run, Step
@@ -46,6 +47,7 @@ def gradient_conflict(
 
     Raises FloatingPointError for gradients that are not finite.
     """
+    check_network(model)
     with alike():  # of several processes each measures the same batch
         s = Step(model, batch.to(next(model.parameters()).device), loss=loss)
     rows: dict[str, Mapping[str, float]] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmlab.checks import check_choice, check_mask
 from mmlab.datasets.base import IGNORED, Batch, Split, task_of
 from mmlab.datasets.splits import pieces
-from mmlab.evaluation.passes import forward
+from mmlab.evaluation.passes import check_run, forward
 from mmlab.models.network import MultimodalNet
 from mmlab.training import Run
 from mmlab.training.passes import Reading
@@ -182,6 +182,7 @@ def test_accuracy(run: Run, split: str = "test") -> float:
 
 def answered_share(run: Run, split: str = "test") -> float:
     """Part of the samples of a split that the balancer has an answer for, 0 to 1."""
+    check_run(run)
     check_choice("split", split, run.data.splits)
     masks = [run.answered(some) for some in pieces(run.split(split))]
     return torch.cat(masks).float().mean().item()
@@ -189,6 +190,7 @@ def answered_share(run: Run, split: str = "test") -> float:
 
 def _answers(run: Run, split: str) -> tuple[Tensor, Tensor]:
     """Prediction and target of the samples that the balancer has an answer for."""
+    check_run(run)
     check_choice("split", split, run.data.splits)
     found = predicted(run, run.split(split), split)
     mask = found.values["answered"]

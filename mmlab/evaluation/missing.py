@@ -12,7 +12,7 @@ from torch import Tensor
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch, Split
 from mmlab.evaluation.metrics import accuracy, check_labels, predicted
-from mmlab.evaluation.passes import forward
+from mmlab.evaluation.passes import check_run, forward
 from mmlab.models.modes import evaluating
 from mmlab.nested import changed, is_real
 from mmlab.training import Run
@@ -35,6 +35,7 @@ def accuracy_by_pattern(run: Run, batch: Split) -> pd.DataFrame:
     """
     import pandas as pd
 
+    check_run(run)
     check_labels("accuracy_by_pattern", batch.head(1).target)
     found = predicted(run, batch.to(run.device), "this batch")
     prediction, answered = found.values["prediction"], found.values["answered"]
@@ -79,6 +80,7 @@ def filled_in(run: Run, batch: Batch, modality: str) -> dict[str, Tensor]:
     Raises ValueError for an unknown modality, and for training inputs that are no tensor of real
     numbers, or a Stream's.
     """
+    check_run(run)
     check_choice("modality", modality, batch.modalities)
     train, seen, batch = run.split("train"), run.reading("train"), batch.to(run.device)
     if not isinstance(train, Batch) or not is_real(train.inputs[modality]):

@@ -11,7 +11,7 @@ from mmlab.balancers.smv import sample_values
 from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
 from mmlab.evaluation.metrics import check_finite, check_labels
-from mmlab.evaluation.passes import read_output
+from mmlab.evaluation.passes import check_network, read_output
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.training.passes import read
 
@@ -68,6 +68,7 @@ def modality_valuation(model: MultimodalNet, batch: Split) -> dict[str, Tensor]:
 
     Raises ValueError for real-valued targets, FloatingPointError for logits that are not finite.
     """
+    check_network(model)
     check_labels("modality_valuation", batch.head(1).target)
     on_device = batch.to(next(model.parameters()).device)
     return read(model, pieces(on_device), lambda some, out: _valued(model, some, out)).values

@@ -46,6 +46,29 @@ def _lists(values):
     return {m: value.tolist() for m, value in values.items()}
 
 
+@pytest.mark.parametrize("measure", sorted({*MEASURES} - {"violation", "patterns"}))
+def test_a_network_is_measured_and_not_its_run(measure):
+    run = untrained(MultimodalNet.build(DATA))
+    with pytest.raises(TypeError, match=r"a Run in place of a network; .*`run\.model`"):
+        MEASURES[measure](run)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        evaluation.test_accuracy,
+        evaluation.test_scores,
+        evaluation.answered_share,
+        lambda run: evaluation.violation_share(run, DATA.test),
+        lambda run: evaluation.accuracy_by_pattern(run, DATA.test),
+        lambda run: evaluation.filled_in(run, DATA.test, "a"),
+    ],
+)
+def test_a_run_is_measured_and_not_its_data(measure):
+    with pytest.raises(TypeError, match="got a MultimodalData in place of a run"):
+        measure(DATA)
+
+
 WHERE = {
     "own head": r"the logits of the head of 'b'",
     "share": r"the parts of 'b' in the joint logits",
