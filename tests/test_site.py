@@ -23,7 +23,7 @@ PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 SVG = "<svg xmlns='http://www.w3.org/2000/svg'/>"
 TEXT = r"""## Start here · 开始
 
-Inline $\alpha_m$, and $$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb#top),
+Inline $\alpha_m$, and $\beta$；$$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb#top),
 [data](../data/README.md), [spaced](my%20file.csv),
 [paper](https://example.org/paper.pdf). ![a cat](cat.png)
 
@@ -46,7 +46,7 @@ OUTPUTS = [
         "display_data", {"text/html": "<script src='https://cdn.example/x.js'></script>"}
     ),
     v4.new_output("display_data", {"application/javascript": "alert(1)"}),
-    v4.new_output("display_data", {"text/html": "<table><tr><td>a cell</td></tr></table>"}),
+    v4.new_output("display_data", {"text/html": "<table><tr><td>8 [5, 9.1]</td></tr></table>"}),
 ]
 
 
@@ -97,14 +97,20 @@ def test_all_that_a_page_asks_for_is_there(site):
             assert re.match("data:|#", asked) or (page.parent / unquote(asked)).is_file(), asked
 
 
+def test_no_line_breaks_within_an_interval(site):
+    (cell,) = soup(site / "00-a.html").select(".output td")
+    assert cell.get_text() == "8 [5,\N{NO-BREAK SPACE}9.1]"
+
+
 def test_maths_is_left_for_the_copied_mathjax(site):
     page = soup(site / "00-a.html")
     (script,) = [
         tag["src"] for tag in page.select("script[src]") if "mathjax" in tag["src"].lower()
     ]
     assert (site / script.partition("?")[0]).is_file()
-    assert [tag.get_text() for tag in page.select("span.math")] == [r"\(\alpha_m\)"]
-    assert [tag.get_text() for tag in page.select(".together")] == [r"\(\alpha_m\),"]
+    assert [tag.get_text() for tag in page.select("span.math")] == [r"\(\alpha_m\)", r"\(\beta\)"]
+    kept = [tag.get_text() for tag in page.select(".together")]
+    assert kept == [r"\(\alpha_m\),", r"\(\beta\)；"]
     assert " and" in page.select_one(".together").next_sibling
     assert r"\sum_k w_k" in page.select_one("div.math").get_text()
     assert any(site.rglob("MathJax*.woff"))

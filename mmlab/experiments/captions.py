@@ -52,19 +52,26 @@ def repeated(groups: Iterable[ArrayLike], by: str) -> str:
 
 
 def could_see(differences: Iterable[tuple[ArrayLike, str]]) -> str:
-    """'a true difference of 1.2 points would by itself show with probability 0.8'; '' for none."""
+    """'a true difference of 1.2 points would show in 4 of 5 such experiments'; '' for none.
+
+    Of several rows, each taken alone, the most and the least exact one.
+    """
     found: dict[str, list[float]] = {}
     for values, unit in differences:
         found.setdefault(unit, []).append(detectable(values))
-    texts = [
-        f"{_span(dict.fromkeys(shown(x, unit) for x in sorted(rows)))} {unit}".strip()
-        for unit, rows in found.items()
-    ]
-    if not texts:
+    if not found:
         return ""
     each = "row by row, " if sum(map(len, found.values())) > 1 else ""
-    sizes = ", ".join(texts)
-    return f"{each}a true difference of {sizes} would by itself show with probability 0.8"
+    sizes = ", ".join(_from_to(rows, unit) for unit, rows in found.items())
+    return f"{each}a true difference of {sizes} would show in 4 of 5 such experiments"
+
+
+def _from_to(sizes: list[float], unit: str) -> str:
+    """'1.2 points (most exact row) to 6.7 points (least exact row)'; one size if they are alike."""
+    least, most = (f"{shown(x, unit)} {unit}".strip() for x in (min(sizes), max(sizes)))
+    if least == most:
+        return least
+    return f"{least} (most exact row) to {most} (least exact row)"
 
 
 def tuned(tables: Iterable[object]) -> str:

@@ -33,8 +33,8 @@ LEVEL = 0.05
 class Claim(NamedTuple):
     """What somebody says, and the values, one per seed, that speak for it where above 0.
 
-    margin: a difference within ±margin counts as none; in the unit of the values, so that 0.01 is
-            one point of an accuracy. None: no difference is too small to count.
+    margin: "not seen" is also what is shown to lie within ±margin; in the unit of the values, so
+            that 0.01 is one point of an accuracy. None: only what lies below 0.
     """
 
     text: str
@@ -224,7 +224,7 @@ def _caption(given: list[Claim], values: list[ArrayLike], by: str, corrected: bo
     return joined(
         repeated(filter(_is_complete, values), by),
         f"verdicts at {100 * LEVEL:.0f} %, with {how} for the number of claims",
-        f"a difference within {', '.join(sorted(margins))} counts as none" if margins else "",
+        f"not seen: below 0, or shown to lie within {' or '.join(sorted(margins))}" * bool(margins),
         could_see(judged),
         tuned(claim.values for claim in given),
     )

@@ -11,7 +11,7 @@ def test_a_report_says_over_what_it_is_and_what_it_could_see():
     size = 100 * detectable(difference(TABLE, "other"))
     assert caption(report(TABLE)) == (
         "Accuracy, %: mean [95 % interval] over 6 seeds. A true difference of "
-        f"{size:.1f} points would by itself show with probability 0.8."
+        f"{size:.1f} points would show in 4 of 5 such experiments."
     )
 
 
@@ -19,7 +19,7 @@ def test_few_folds_are_said_to_be_few():
     size = 100 * detectable(fold_means(difference(TABLE, "other"), 3))
     assert caption(report(TABLE, by="fold", folds=3)) == (
         "Accuracy, %: mean [95 % interval] over 3 folds. A true difference of "
-        f"{size:.1f} points would by itself show with probability 0.8."
+        f"{size:.1f} points would show in 4 of 5 such experiments."
     )
     assert caption(report(TABLE, by="fold", folds=2)) == (
         "Accuracy, %: mean [95 % interval] over 2 folds; of fewer than 3 mean (each value)."
@@ -45,9 +45,9 @@ def test_claims_say_what_counts_as_none_and_what_each_unit_could_show():
     assert caption(claims(rows)) == (
         "Mean [95 % interval] over 3 to 6 seeds; of fewer than 5 mean (each value). "
         "Verdicts at 5 %, with no correction for the number of claims. "
-        "A difference within ±1.0 points counts as none. Row by row, a true difference of "
-        f"{100 * size:.1f} to {300 * size:.1f} points, {2 * size:.3f} nats would by itself show "
-        "with probability 0.8."
+        "Not seen: below 0, or shown to lie within ±1.0 points. Row by row, a true difference of "
+        f"{100 * size:.1f} points (most exact row) to {300 * size:.1f} points (least exact row), "
+        f"{2 * size:.3f} nats would show in 4 of 5 such experiments."
     )
 
 

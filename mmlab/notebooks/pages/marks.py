@@ -6,7 +6,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
 
-MARKS = re.compile(r"[.,;:?!)]+")
+MARKS = re.compile(r"[.,;:?!)，。；：？！、）]+")
 
 
 class KeepMarks(SphinxTransform):

@@ -21,6 +21,7 @@ from nbformat import NotebookNode, v4, writes
 
 from mmlab.notebooks.catalogue import ROOT
 from mmlab.notebooks.clean import clean
+from mmlab.notebooks.pages.tables import keep_intervals
 
 TAG = re.compile(
     r"<(?!/?(?:details|summary|b|br|em|i|kbd|s|small|strong|sub|sup|u)\s*/?>|details open>)"
@@ -141,6 +142,7 @@ def _html(markup: str, facts: dict[str, Any], folder: Path, notes: Notes) -> dic
             del image["src"]  # its words stay
         else:
             image["src"] = source
+    keep_intervals(soup)
     page, removed = clean(soup)
     notes.removed.update(removed)
     return {"text/html": page}
