@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from mmlab import plotting
@@ -88,12 +89,12 @@ def per_set(found: pd.DataFrame) -> Figure:
     figure, axes = plotting.canvas(2)
     for ax, names in zip(axes, _halves(order), strict=True):
         block = means.loc[names].to_numpy()
-        ax.imshow(block, cmap="PuOr_r", vmin=-12, vmax=12, aspect="auto")
+        fields = ax.imshow(block, cmap="PuOr_r", vmin=-12, vmax=12, aspect="auto")
         for (row, column), value in np.ndenumerate(block):
             weight = "bold" if sure.loc[names].iloc[row, column] else "normal"
-            dark = "white" if abs(value) > 9 else "black"
+            letters = "white" if _is_dark(fields.to_rgba(value)) else "black"
             text = f"{round(value):+d}" if round(value) else "0"
-            shown = ax.text(column, row, text, ha="center", va="center", fontsize=7, color=dark)
+            shown = ax.text(column, row, text, ha="center", va="center", fontsize=7, color=letters)
             shown.set_fontweight(weight)
         _names(ax, names)
         short = [name.replace("-normalised", "\nnorm.").replace("-", "\n", 1) for name in means]
@@ -101,6 +102,12 @@ def per_set(found: pd.DataFrame) -> Figure:
         ax.xaxis.tick_top()
         ax.grid(visible=False)
     return figure
+
+
+def _is_dark(color: ArrayLike) -> bool:
+    """Whether white letters stand out from a colour (red, green, blue, opacity) more than black."""
+    luminance = np.asarray(color)[:3] ** 2.2 @ [0.2126, 0.7152, 0.0722]
+    return bool(luminance < 0.18)  # there both have the same contrast, by WCAG's formula
 
 
 def balance(tables: Tables, shortfalls: Tables) -> Figure:
@@ -142,9 +149,9 @@ def decision(answers: Mapping[str, str]) -> Figure:
     boxes = {
         "drop": Box("Do you see joint\nbelow the best\nmodality alone?", 0, 0),
         "constant": Box("Does a constant\nchosen on the\nholdout mend it?", 1, 0),
-        "cost": Box("May you run\nM networks\nin use?", 2, 0),
+        "cost": Box("Can you run\none network per\nmodality?", 2, 0),
         "keep": Box(f"keep joint,\ntune its rate\n{answers['keep']}", 0, 1.1),
-        "scale": Box(f"none: scale\nthe inputs, rates\n{answers['scale']}", 1, 1.1),
+        "scale": Box(f"use the constant\n{answers['scale']}", 1, 1.1),
         "ensemble": Box(f"networks alone,\naveraged\n{answers['ensemble']}", 2, 1.1),
         "method": Box(f"try MLA first,\non your holdout\n{answers['method']}", 3, 1.1),
     }
