@@ -13,6 +13,9 @@ from mmlab import plotting
 from mmlab.experiments import difference, holm, p_value, share_interval
 from mmlab.plotting import Arrow, Box
 
+NAMES = {"both": "both", "audio": "audio alone", "image": "image alone"}
+"""How each pattern is called: what a sample has left."""
+
 Expected = Callable[..., pd.Series]
 """(table, rate of missing audio, rate of missing image, split) -> accuracy of each row."""
 
@@ -57,6 +60,11 @@ def _rates_axis(ax: Axes, table: pd.DataFrame) -> None:
     ax.set(xlim=(0, 100), xticks=range(0, 101, 20))
 
 
+def _end_inside(ax: Axes) -> None:
+    """The last tick's label ends with the axis, so that it does not meet the next panel's first."""
+    ax.get_xticklabels()[-1].set_horizontalalignment("right")
+
+
 def question(table: pd.DataFrame, expected: Expected) -> Figure:
     """Joint training and the ensemble over the rate of one missing modality."""
     two = table[table["method"].isin(["joint", "ensemble"])]
@@ -77,7 +85,7 @@ def rates(tables: Mapping[int, pd.DataFrame], expected: Expected, methods: Seque
         own = table[table["method"].isin(methods)]
         _rates_axis(ax, over_rates(own, lambda rows, both: expected(rows, both, both)))
         ax.set(title=f"training: {rate} %", xlabel="nominal rate in the test, %", ylim=(0.5, 1))
-        ax.set_xticks(range(0, 100, 20))  # a label at 100 would meet the next panel's
+        _end_inside(ax)
     axes[0].set_ylabel("test accuracy, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
@@ -103,7 +111,7 @@ def fillings(table: pd.DataFrame) -> Figure:
     figure, axes = plotting.canvas(2, sharex=True)
     for ax, left in zip(axes, ("audio", "image"), strict=True):
         plotting.comparison(filled(table, left), column="value", label="test accuracy, %", ax=ax)
-        ax.set_title(f"{left} alone")
+        ax.set_title(NAMES[left])
     _names_once(axes)
     return figure
 
@@ -112,11 +120,11 @@ def calibration(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Calibration error of some methods on the test, one panel per pattern."""
     figure, axes = plotting.canvas(3, sharex=True)
     rows = table[table["method"].isin(methods)]
-    for ax, left in zip(axes, ("both", "audio", "image"), strict=True):
+    for ax, (left, name) in zip(axes, NAMES.items(), strict=True):
         column = f"test error {left}"
         rows.attrs["units"] = {column: "%"}
         plotting.comparison(rows, column=column, label="calibration error, %", ax=ax)
-        ax.set_title(left if left == "both" else f"{left} alone")
+        ax.set_title(name)
     _names_once(axes)
     return figure
 
@@ -205,7 +213,8 @@ def gaps(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     for ax, (language, own) in zip(axes, shares.items(), strict=True):
         ax.barh(list(own), [100 * share for share in own.values()], color="#56B4E9")
         ax.set(title=language, xlabel="pictures with a recording, %", xlim=(0, 100))
-        ax.set_xticks(range(0, 100, 20))  # a label at 100 would meet the next panel's
+        ax.set_xticks(range(0, 101, 20))
+        _end_inside(ax)
         ax.grid(axis="y", visible=False)
     axes[0].invert_yaxis()
     return figure
