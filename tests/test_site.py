@@ -25,7 +25,7 @@ TEXT = r"""## Start here · 开始
 
 Inline $\alpha_m$, and $\beta$；$$\sum_k w_k$$ [on](01-b.ipynb#end), [not run](02-c.ipynb#top),
 [data](../data/README.md), [spaced](my%20file.csv),
-[paper](https://example.org/paper.pdf). ![a cat](cat.png)
+[paper · one](https://example.org/paper.pdf). ![a cat](cat.png)
 
 | word | meaning |
 |---|---|
@@ -100,6 +100,12 @@ def test_all_that_a_page_asks_for_is_there(site):
 def test_no_line_breaks_within_an_interval(site):
     (cell,) = soup(site / "00-a.html").select(".output td")
     assert cell.get_text() == "8 [5,\N{NO-BREAK SPACE}9.1]"
+
+
+def test_a_dot_stays_with_the_word_before_it(site):
+    page = article(site / "00-a.html")
+    assert page.select_one('a[href$="paper.pdf"]').get_text() == "paper\N{NO-BREAK SPACE}· one"
+    assert page.h2.get_text().startswith("Start here\N{NO-BREAK SPACE}· 开始")
 
 
 def test_maths_is_left_for_the_copied_mathjax(site):

@@ -33,7 +33,9 @@ PAPER = 718
 
 TEXT = r"""## What is trained · 训练
 
-Inline $\alpha_m$ of `fit`, and a long formula:
+Inline $\alpha_m$ of `fit`, one that is wider than a phone,
+$\sum_{k l m n o p q r s} w_k w_l w_m w_n w_o w_p w_q w_r w_s\, w_k w_l w_m w_n w_o w_p w_q$,
+and a long formula:
 
 $$\nabla_\theta L = \sum_{m=1}^{M} \left( p_m - y_m \right) h_m^\top W_m
 + \sum_{m=1}^{M} \left( p_m - y_m \right) h_m^\top W_m + \sum_{m=1}^{M} h_m^\top W_m
@@ -164,6 +166,16 @@ def test_a_phone_shows_all_of_its_width(
     """320 is what a wide screen has left where a reader makes all four times as large."""
     show(browser, site / f"{name}.html", width=width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_a_phone_scrolls_a_formula_that_is_too_wide(browser: "Chrome", site: Path) -> None:
+    show(browser, site / "00-a.html", width=390)
+    found = browser.execute_script("""
+        return [...document.querySelectorAll("span.math")]
+            .filter((box) => box.scrollWidth > box.clientWidth)
+            .map((box) => [box.textContent.includes("∑"), getComputedStyle(box).overflowX])
+    """)
+    assert found == [[True, "auto"]]
 
 
 CUT = """

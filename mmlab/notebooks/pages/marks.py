@@ -8,9 +8,11 @@ from sphinx.transforms import SphinxTransform
 
 MARKS = re.compile(r"[.,;:?!)，。；：？！、）]+")
 
+VERBATIM = (nodes.literal, nodes.math, nodes.FixedTextElement)
+
 
 class KeepMarks(SphinxTransform):
-    """Keep a formula and the marks behind it together, and a heading's dot and the word before it.
+    """Keep a formula and the marks behind it together, and a dot and the word before it.
 
     A formula and its marks come into one span, which the style sheet keeps on one line.
     """
@@ -25,6 +27,6 @@ class KeepMarks(SphinxTransform):
                 formula.replace_self(span)
                 span += [formula, nodes.Text(marks[0])]
                 text.parent.replace(text, nodes.Text(text[marks.end() :]))
-        for title in self.document.findall(nodes.title):
-            for text in list(title.findall(nodes.Text)):
+        for text in list(self.document.findall(nodes.Text)):
+            if " · " in text and not isinstance(text.parent, VERBATIM):
                 text.parent.replace(text, nodes.Text(text.replace(" · ", "\N{NO-BREAK SPACE}· ")))
