@@ -61,7 +61,7 @@ def estimate(
 
     epochs = range(len(seen))
     ax.fill_between(epochs, seen, unheard, color=color, alpha=0.12, linewidth=0)
-    ax.plot(epochs, unheard, color=color, label="held-out")
+    ax.plot(epochs, unheard, color=color, label="holdout")
     ax.plot(epochs, seen, color=color, linestyle=":", label="training")
     for epoch in (before, after):
         ax.plot([epoch, epoch], [seen[epoch], unheard[epoch]], color=color, linewidth=4, alpha=0.6)
@@ -134,8 +134,7 @@ def criterion(
 
     gain, sigma: G and the deviations of the overfit, (3,) each. Right is weight on head 1, up is
     weight on head 2, the rest lies on head 3. The triangle holds the blends without a negative
-    weight. Darker is worse; white at the edge is where a blend does not gain. Returns the shades,
-    for `scale`.
+    weight. Darker is worse; hatched blends do not gain. Returns the shades, for `scale`.
     """
     moment = second_moment(sigma, correlation, bias)
     grid = torch.linspace(-0.35, 1.1, 120, dtype=gain.dtype)
@@ -145,9 +144,10 @@ def criterion(
     J = {name: ratio(w, gain, moment) for name, w in (("best", best), ("formula", formula))}
     single = ratio(torch.eye(len(gain), dtype=gain.dtype), gain, moment).min()
 
-    excess = (ratio(w, gain, moment) / J["best"]).log2().masked_fill(w @ gain <= 0, torch.nan)
+    excess = (ratio(w, gain, moment) / J["best"]).log2()
     levels = torch.linspace(0, DOUBLINGS, 2 * DOUBLINGS + 1).tolist()
     shades = ax.contourf(one, two, excess.clamp(1e-9, DOUBLINGS), levels, cmap="Greys", alpha=0.8)
+    ax.contourf(one, two, w @ gain, [-math.inf, 0], colors="white", hatches=["/////"])
     ax.plot([0, 1, 0, 0], [0, 0, 1, 0], color="#555555", linewidth=1)
     ax.plot(*best[:2], "*", color="#56B4E9", mec="black", markersize=13, label="best")
     ax.plot(*formula[:2], "X", color="#D55E00", mec="black", markersize=7, label="formula")
