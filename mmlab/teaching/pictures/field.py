@@ -102,17 +102,20 @@ def rules(
     angles: between g and u, degrees. ratio: ‖u‖ / ‖g‖.
     """
     figure, axes = canvas(len(angles))
+    colors = _colors(weightings)
     for ax, angle in zip(axes, angles, strict=True):
         pair = ratio * torch.stack(plane(angle, ratio))  # ‖g‖ = 1
         for name, tip in zip("gu", pair, strict=True):
             _arrow(ax, tip, _GREY, 3.0)
             x, y = (tip + 0.06).tolist()
             ax.text(x, y, f"${name}$", fontsize=12)
-        for name, look in looks(weightings).items():
-            tip = weightings[name](pair @ pair.mT) @ pair
-            _arrow(ax, tip, look.color, 1.6)
-            mark = Line2D(*tip[:, None].tolist(), color=look.color, marker=look.marker, label=name)
-            mark.set(linestyle="none", markersize=9, markeredgewidth=2)
+        tips = {name: rule(pair @ pair.mT) @ pair for name, rule in weightings.items()}
+        for name in sorted(tips, key=lambda name: -tips[name].norm()):  # a short one lies on top
+            _arrow(ax, tips[name], colors[name], 1.6)
+        for name, tip in tips.items():
+            mark = Line2D(*tip[:, None].tolist(), color=colors[name], label=name)
+            mark.set(marker=looks(tips)[name].marker, linestyle="none")
+            mark.set(markersize=9, markeredgewidth=2)
             ax.add_line(mark)
         half = math.radians(angle / 2)
         ax.plot([0, 2.2 * math.cos(half)], [0, 2.2 * math.sin(half)], "--", color=_GREY, lw=0.8)
@@ -121,6 +124,15 @@ def rules(
         ax.axis("off")
     axes[-1].legend(loc="upper left", bbox_to_anchor=(0.72, 1.0))
     return figure
+
+
+def _colors(names: Iterable[str]) -> dict[str, str]:
+    """The house's colour of each name; a free one where an earlier name has it, as arrows touch."""
+    free = ["#D55E00", "#0072B2"]
+    found: dict[str, str] = {}
+    for name, look in looks(names).items():
+        found[name] = free.pop(0) if look.color in found.values() else look.color
+    return found
 
 
 def _arrow(ax: Axes, tip: Tensor, color: str, width: float) -> None:
