@@ -112,6 +112,6 @@ def lucky(ax: Axes, *, epochs: int, samples: int, changed: float) -> None:
     mean = round((spread * best).mean().item(), 1) + 0.0  # no -0.0
     ax.axvline(mean, color="black", linestyle="--")
     ax.axvline(0, color=_GREY, linewidth=1)
-    ax.set(xlabel="best epoch minus truth, points", yticks=[], xlim=POINTS)
+    ax.set(xlabel="best minus truth, points", ylabel="trainings", xlim=POINTS)
     many = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     ax.set_title(f"{many}, {samples} samples\n{changed:.0%} changed: mean {mean:+.1f}")
