@@ -76,6 +76,7 @@ def shortest(ax: Axes, *, angle: float, ratio: float) -> None:
 def pairs(angles: Sequence[float], *, ratio: float) -> Figure:
     """A panel of `pair` for each angle, in degrees."""
     figure, axes = canvas(len(angles))
+    figure.set_figheight(2.2)  # to scale, three flat panels would leave half of it blank
     for ax, angle in zip(axes, angles, strict=True):
         pair(ax, angle=angle, ratio=ratio)
     return figure
@@ -181,7 +182,7 @@ def _arrow(ax: Axes, name: str, tip: Tensor, look: Look) -> None:
     style |= {"arrowstyle": "-|>", "mutation_scale": 16, "shrinkA": 0, "shrinkB": 0}
     ax.annotate("", (x, y), (0, 0), arrowprops=style)
     steep = y > abs(x) / 2  # a flat arrow's name would lie on its line
-    places = {"sum": ((8, -5), "left") if steep else ((0, 10), "center")}
+    places = {"sum": ((10, 3), "left") if steep else ((0, 10), "center")}
     places["MMPareto"] = ((0, 10), "center")
     length = math.hypot(x, y) or 1.0
     away, side = places.get(name, ((11 * x / length, 11 * y / length), "center"))
