@@ -20,7 +20,7 @@ RIGHT_END = 3.0
 def network() -> Figure:
     """The joint network of audio and image, and where OGM-GE changes a gradient."""
     boxes = {
-        "sum": Box("$z = z^{(a)} + z^{(i)}$", 4.0, 0.8),
+        "sum": Box("logits $z =$\n$z^{(a)} + z^{(i)}$", 4.0, 0.8),
         "loss": Box("loss\n$L$", 5.0, 0.8),
         "ratio": Box("ratio $\\rho$\nfactor $k$", 2.0, 0.8),
     }
