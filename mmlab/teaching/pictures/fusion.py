@@ -196,7 +196,7 @@ def costs(counts: Iterable[int], samples: int = 64) -> pd.DataFrame:
         fusion.get_submodule("linear").register_forward_hook(note)
         parts, error = fusion.contributions(h), fusion.contribution_error(h)
         sizes = [torch.stack([*x.values()]).square().mean().sqrt() for x in (error, parts)]
-        rows[count] = (seen[0] / samples, 2.0**count, (sizes[0] / sizes[1]).item())
+        rows[count] = (seen[0] // samples, 2**count, (sizes[0] / sizes[1]).item())
     return pd.DataFrame.from_dict(rows, orient="index", columns=["rows", "all sets", "error"])
 
 
