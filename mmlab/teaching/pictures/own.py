@@ -43,7 +43,7 @@ def gaps(histories: Mapping[str, pd.DataFrame]) -> Figure:
     The band between is the gap. histories: name -> the history of a run that has recorded the
     metric "share loss" of each modality on both splits.
     """
-    figure, axes = canvas(len(histories))
+    figure, axes = canvas(len(histories), sharey=True)
     for ax, (name, history) in zip(axes, histories.items(), strict=True):
         losses = history[history["metric"] == "share loss"]
         for m, look in looks(losses["output"].unique()).items():
@@ -55,9 +55,9 @@ def gaps(histories: Mapping[str, pd.DataFrame]) -> Figure:
             ax.fill_between(
                 wide.index, wide["train"], wide["holdout"], color=look.color, alpha=0.15
             )
-        ax.set(title=name, xlabel="epochs trained", ylim=(0, None))
+        ax.set(title=name, xlabel="epochs trained")
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=8)
-    axes[0].set_ylabel("loss of the share, nats")
+    axes[0].set(ylabel="loss of the share, nats", ylim=(0, None))
     return figure
 
 
