@@ -44,11 +44,14 @@ if TYPE_CHECKING:
 class Method(NamedTuple):
     """One method, with its usual settings.
 
-    home, kind: its module and class; options: arguments of the class.
-    sentence, paper: what it does, in one sentence, and where it comes from.
+    home:     the module in which its class is.
+    kind:     the name of its class.
+    sentence: what it does, in one sentence.
+    paper:    where it comes from: authors, venue and year, or "–" where there is no paper.
     floor:    the theoretical minimum of a step's cost, in joint steps (mmlab/balancers/README.md).
     floor_linear: the same where all encoders are linear layers, if that is lower.
     look:     colour, line style and marker in figures; no two methods share the last two.
+    options:  arguments of the class.
     needs:    what it cannot do without: "labels" (no regression), "shared head", "SGD" (no adaptive
               optimiser), "trials" (it trains copies), "own order" (it chooses the samples of an
               epoch, so that seeds train one by one).

@@ -68,7 +68,8 @@ def rightness(logits: Tensor, target: Tensor) -> Tensor:
     Of several labels per sample it is the share of them that is answered rightly [ours].
 
     Args:
-        logits: (…, B, C); target: classes (…, B), or booleans (…, B, C).
+        logits: (…, B, C).
+        target: classes (…, B), or booleans (…, B, C) for several labels per sample.
 
     Returns:
         (…, B), from 0 to 1, in the type of the logits.

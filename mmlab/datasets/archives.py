@@ -47,7 +47,11 @@ def files(
 def check_members(source: Path, size: int, members: Sequence[zipfile.ZipInfo]) -> None:
     """Refuse an archive by what it declares. It cannot give more: zipfile stops reading there.
 
-    size: of the archive itself, in bytes. Raises ValueError.
+    source: the archive's path, for messages.
+    size: of the archive itself, in bytes.
+    members: what the archive says of the files in it.
+
+    Raises ValueError.
     """
     if len(members) > MOST_FILES:
         raise _refusal(source, f"holds {len(members)} files", f"at most {MOST_FILES}")

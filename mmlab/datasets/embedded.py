@@ -154,7 +154,8 @@ def assemble(
 ) -> MultimodalData:
     """The data set from its prepared inputs (modality -> split -> tensor); last, what hides some.
 
-    target: split -> tensor. about: what `MultimodalData` takes besides.
+    target: split -> tensor.
+    about: further arguments of `MultimodalData`, such as name and card.
     """
     splits = {
         part: Batch({m: values[part] for m, values in inputs.items()}, target[part])

@@ -48,7 +48,9 @@ Few people speak the language, and they are in all splits; the file does not nam
 class Described:
     """A picture to look at and its description to listen to.
 
-    samples: (T,) between -1 and 1, `rate` of them per second. picture: (48, 48, 3), 0 to 255.
+    samples: the sound, (T,), between -1 and 1.
+    rate: samples per second.
+    picture: (48, 48, 3), whole numbers from 0 to 255.
     """
 
     samples: Tensor

@@ -31,8 +31,9 @@ def calibration_error(logits: Tensor, target: Tensor, bins: int = 15) -> float:
     equation 3). The estimate depends on the bins, and is above 0 for few samples of any network.
 
     Args:
-        logits: (…, B, C); target: (…, B), −100 for frames that do not count. Log-probabilities are
-            logits, too.
+        logits: (…, B, C). Log-probabilities are logits, too.
+        target: classes (…, B), whole numbers; −100 for frames that do not count.
+        bins: number of bins, at least 1.
 
     Raises ValueError for shapes that do not fit, or no whole number of bins.
     """

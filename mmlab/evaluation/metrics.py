@@ -24,7 +24,8 @@ def accuracy(
     """Part of the samples whose largest logit is the target, 0 to 1; NaN where none counts.
 
     Args:
-        logits: (…, B, C); target: (…, B), −100 for frames that do not count.
+        logits: (…, B, C).
+        target: classes (…, B), whole numbers; −100 for frames that do not count.
         mask: which samples count, booleans in the target's shape.
         what: how messages call the logits.
 
@@ -50,8 +51,8 @@ def macro_f1(logits: Tensor, target: Tensor) -> float:
     count, as in scikit-learn's ``f1_score(average="macro")``.
 
     Args:
-        logits: (…, B, C); target: (…, B), whole numbers from 0 to C − 1, or −100 for frames that
-            do not count.
+        logits: (…, B, C).
+        target: classes (…, B), whole numbers from 0 to C − 1; −100 for frames that do not count.
 
     Raises as `accuracy`.
     """
@@ -77,7 +78,8 @@ def multilabel_metrics(logits: Tensor, target: Tensor) -> dict[str, float]:
     no sample.
 
     Args:
-        logits: log-odds. target: booleans.
+        logits: log-odds of each label, (B, C).
+        target: which labels are true, booleans (B, C).
 
     Raises:
         ValueError: targets of another type, or shapes that do not fit.

@@ -43,9 +43,12 @@ class Outcome:
 class Job:
     """One method on some seeds: what is trained in one go, sent to a worker, and lost at most.
 
-    name, make: the method. data: a data set, or what makes the one of a seed.
-    seeds:      at most as many as train in one program, each once.
-    options:    further arguments of `fit_seeds`. measure: further columns.
+    name:    the method's name, as the tables show it.
+    make:    makes a fresh balancer.
+    data:    a data set, or a callable seed -> data set.
+    seeds:   whole numbers, each once; at most as many as train in one program.
+    options: further arguments of `fit_seeds`.
+    measure: a callable Run -> {column: value}, for further columns; None: no further column.
     """
 
     name: str

@@ -26,7 +26,10 @@ def in_pieces(
 
     Args:
         encode: inputs -> features, by the module `encoder`.
-        inputs: of B samples; axis: which axis they are, in every tensor and in the features.
+        encoder: the module whose buffers and parameters `encode` uses.
+        inputs: a tensor, or a dict or a tuple of tensors, of B samples.
+        size: the largest number of samples that are encoded at a time.
+        axis: the axis of the samples, in every tensor of the inputs and in the features.
 
     Raises, in the backward pass, RuntimeError where the encoder's parameters are others by then.
     """

@@ -106,7 +106,9 @@ def build_options(balancer: Balancer, build: Mapping[str, Any] | None) -> dict[s
 def warn_without_run(acts: str, instead: str, fix: str = "") -> None:
     """Say that a method which acts between epochs has been told of none.
 
-    acts: who does what there; instead: what it is in such a loop; fix: another way out.
+    acts: which method does what between epochs; the message begins with it.
+    instead: what the method does in a loop that never calls `next_epoch`.
+    fix: another way out, which the message ends with.
     """
     warnings.warn(
         f"{acts}, from the run of `fit`; in your own loop {instead}. Call run = mmlab.training."

@@ -19,7 +19,8 @@ class Reading:
     """What was read of each sample of a split, and what is known of it; nothing of its inputs.
 
     values:  one tensor (N, ...) per thing that was read.
-    target:  (N, ...); present: as in a `Batch`.
+    target:  the targets, (N, ...).
+    present: modality -> booleans (N,), which samples have it; None: each sample has all.
 
     Of a stack of R networks every tensor has a leading axis R. Where each frame has a label, the
     frames that count are the samples.

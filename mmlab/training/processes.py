@@ -102,7 +102,8 @@ def first_says(value: Any) -> Any:
 def check_same(when: str, values: Mapping[str, object]) -> None:
     """Refuse to go on where the processes are not in one state.
 
-    when: for the message; values: what must be the same in all, by name.
+    when: at what moment this is asked, for the message.
+    values: name -> what must be the same in all processes.
 
     Raises RuntimeError.
     """

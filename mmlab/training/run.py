@@ -48,15 +48,23 @@ WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 class Course(ABC):
     """What the loop and the methods ask, of one network (`Run`) or of many (`StackedRun`).
 
-    model, data, balancer, optimizer, seed, loss: what is trained, on what, how, and by what.
-    clip:       the largest norm of a gradient.
-    schedule:   of the learning rate, where there is one.
-    modules:    parameters of the method's own (`Balancer.modules`).
-    epochs:     number of epochs of the run; epoch: number of finished ones.
-    batch_size: samples that an encoder sees at once; accumulate: how many times as many a step has.
-    drop_last:  whether an epoch leaves out a last step of fewer samples.
-    stopped:    whether it ends before the last epoch.
+    model:      the network that is trained; of a `StackedRun` a stack of networks.
+    data:       what it learns from.
+    balancer:   the method.
+    optimizer:  makes the updates of the parameters.
+    seed:       a whole number that sets the random streams of the run.
+    epochs:     number of epochs of the run.
+    batch_size: samples that an encoder sees at once.
+    device:     where the network and the batches are.
     train_on:   trains to the last epoch (`mmlab.training.loop`).
+    loss:       loss(prediction, target) -> one number; None: the one that fits the target.
+    accumulate: a step has so many times batch_size samples.
+    drop_last:  whether an epoch leaves out a last step of fewer samples.
+    clip:       the largest norm of a gradient; None: no limit.
+    schedule:   changes the learning rate during the run; None: it stays.
+    modules:    parameters of the method's own (`Balancer.modules`).
+    epoch:      number of finished epochs.
+    stopped:    whether the run ends before the last epoch.
     stream:     prefix of the names of a branch's random streams.
     """
 

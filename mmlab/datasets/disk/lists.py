@@ -32,8 +32,11 @@ def first_of(places: Iterable[Path]) -> Path:
 def lists_of(root: Path, *kinds: Mapping[str, str]) -> list[tuple[Path, str]]:
     """The lists of the first kind of which one is there, each with its part.
 
-    kinds: name of a list -> part. Raises FileNotFoundError, which names them all, or those of the
-    kind that are not there: their samples would go missing in silence.
+    root: the folder of the lists.
+    kinds: name of a list -> part.
+
+    Raises FileNotFoundError, which names them all, or those of the kind that are not there: their
+    samples would go missing in silence.
     """
     for kind in kinds:
         lacking = [name for name in kind if not (root / name).is_file()]

@@ -55,7 +55,11 @@ def read_pickle(path: Path) -> Any:
 def read_stream(stream: IO[bytes], size: int, what: str) -> Any:
     """What the pickle in the first `size` bytes of a stream holds.
 
-    what: its name in messages. Raises DamagedError, as `read_pickle` does.
+    stream: binary, open to be read, at the first byte of the pickle.
+    size: length of the pickle, in bytes.
+    what: its name in messages.
+
+    Raises DamagedError, as `read_pickle` does.
     """
     left = _Left(GROWTH * size)
     try:

@@ -43,7 +43,13 @@ def find_sentiment(
 ) -> Found:
     """What is there of a corpus: the first of MMSA's, MulT's and the SDK's files.
 
-    corpus: "MOSI" or "MOSEI"; stem: how MulT's files begin.
+    root: the folder that is searched.
+    corpus: "MOSI" or "MOSEI".
+    stem: how the names of MulT's files begin.
+    card: the text of the data card.
+    aligned: of MMSA's and MulT's files, whether to read those in which the modalities are aligned
+        word by word.
+    task: one of TASKS.
     """
     check_flag("aligned", aligned)
     check_choice("task", task, TASKS)
