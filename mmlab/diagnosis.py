@@ -1,6 +1,6 @@
-"""Which drop has a data set: ``python -m mmlab.diagnosis NAME [--encoders cnn] [KEY=VALUE ...]``.
+"""What drop a data set has: ``python -m mmlab.diagnosis NAME [--encoders cnn] [KEY=VALUE ...]``.
 
-It prints what `mmlab.experiments.diagnose` finds, and draws it where --figure names a file.
+It prints what `mmlab.experiments.diagnose` finds, and draws it where ``--figure`` names a file.
 """
 
 from __future__ import annotations

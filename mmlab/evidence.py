@@ -1,9 +1,10 @@
 """All methods and controls on one data set, tuned alike: ``python -m mmlab.evidence NAME``.
 
-The holdout chooses joint training's learning rate; every other row gets five values of its own
-number, at that rate or of that rate; and then the same seeds. Nothing is chosen on the test.
-The file of --csv has the same rows untuned, too: with the defaults of the library.
-Finished runs are kept in --cache: the same command goes on after a stop.
+The holdout chooses the learning rate of joint training. Then it chooses among five values of one
+number for every other row: of the method's own number, at this rate, or, where the row has none, of
+the rate. Last, all rows train on the same seeds. Nothing is chosen on the test.
+The file of ``--csv`` has the same rows untuned, too: with the defaults of the library.
+Finished runs are kept in ``--cache``: the same command goes on after a stop.
 ``python -m mmlab.evidence --all`` makes every file of data/results so, one after the other.
 """
 

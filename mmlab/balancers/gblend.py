@@ -29,7 +29,7 @@ def overfit_and_gain(
     """What each head overfitted and gained between two checkpoints.
 
     With O = holdout − train: ``overfit`` ΔO = O_after − O_before, and ``gain``
-    ΔG = holdout_before − holdout_after. **A positive gain is good**: the held-out loss fell.
+    ΔG = holdout_before − holdout_after. *A positive gain is good*: the held-out loss fell.
 
     Args:
         train_before, holdout_before, train_after, holdout_after: mean losses (…, K), in the unit of

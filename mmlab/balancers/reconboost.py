@@ -96,7 +96,7 @@ class ReconBoost(Balancer):
     In the second, everything learns from CE(b Σ_m z_m). Each phase begins with a fresh optimiser.
 
     Args:
-        alpha: α ≥ 0, weight of GA, no unit. **In the authors' code GA has no gradient**, so what it
+        alpha: α ≥ 0, weight of GA, no unit. *In the authors' code GA has no gradient*, so what it
             trains is alpha=0; here the gradient is live, but in the first stage, which has none.
         own, others: w₁ and w₂, see `boosting_weights`; own ≥ others keeps every weight ≥ 0.
         epochs_per_stage: of each phase, so a stage takes twice as many. None: the paper's 4; fewer,

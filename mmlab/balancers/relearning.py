@@ -53,7 +53,7 @@ def clusters(features: Tensor, k: int) -> Tensor:
 def purity(found: Tensor, truth: Tensor) -> Tensor:
     """The share of samples whose truth is that of most samples of their cluster.
 
-    **Biased upwards where a class has few samples.** With one sample per cluster it is 1, whatever
+    *Biased upwards where a class has few samples.* With one sample per cluster it is 1, whatever
     the features are; of N samples in k clusters, random features reach 1/C only for large N. So the
     smaller split of two has the larger bias, and a gap between them hangs on their sizes, too.
 

@@ -180,7 +180,7 @@ class SMV(Balancer):
 
     So an epoch is longer. For two modalities it has 1 + 4e + u times the steps, with e the share of
     wrong answers, and u that of right answers which just one of the modalities gives alone
-    [derived]. **Compare at equal steps**, not at equal epochs.
+    [derived]. *Compare at equal steps*, not at equal epochs.
 
     Args:
         level: "sample": as many copies as `further_copies` says, of each sample by its own values.

@@ -1,7 +1,8 @@
 """UMT: the features of each modality stay close to those of a teacher that was trained alone.
 
-Du and others, "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning", ICML 2023, with
-arXiv 2106.11059. The authors released no code; λ is known at second hand alone.
+Du and others, "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning", ICML 2023, arXiv
+2305.01233, and a first paper of the same authors on such teachers, arXiv 2106.11059. The authors
+released no code; λ is known at second hand alone.
 """
 
 from __future__ import annotations

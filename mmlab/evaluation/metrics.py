@@ -226,8 +226,8 @@ def _broken_outputs(model: MultimodalNet, batch: Batch) -> list[str]:
     ]
 
 
-for measure in (test_scores, test_accuracy):
-    vars(measure)["__test__"] = False  # the names are no tests for pytest
+for _measure in (test_scores, test_accuracy):
+    vars(_measure)["__test__"] = False  # the names are no tests for pytest
 
 
 def not_finite(values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -54,6 +54,7 @@ def compare(
         methods: name -> a callable that makes a fresh balancer, such as {"joint": Joint}.
         data: one data set, or a callable seed -> data set (for instance one fold per seed).
         seeds: whole numbers, each once.
+        epochs: of each training.
         network: a subclass of MultimodalNet, for a forward pass of your own.
         build: further arguments for its `build`, beside what each balancer asks for. Give encoders
             as what makes them (`encoders={"audio": MyEncoder, ...}`): modules would start alike

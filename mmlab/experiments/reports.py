@@ -120,6 +120,8 @@ def report(
     the intervals are, and the smallest differences they could have shown (`detectable`).
 
     Args:
+        table: what `compare` returned.
+        baseline: the method that all others are compared with.
         column: of what; its unit is in `table.attrs["units"]`, where `compare(units=...)` puts it.
         folds: how many folds of people there are; then the difference is shown over the folds too.
         unit: the column's unit, where the table does not know it, or knows another: "%" for shares

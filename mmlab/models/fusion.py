@@ -181,6 +181,7 @@ class Concat(Fusion):
         return self.linear(torch.cat([features[m] for m in self.widths], dim=-1))
 
     def contributions(self, features: Features) -> dict[str, Tensor]:
+        """Exact: its block of the layer for each modality, with a part of the bias; (B, C) each."""
         self._check(features)
         blocks = self.linear.weight.split(list(self.widths.values()), dim=-1)
         bias = self.linear.bias
@@ -203,6 +204,7 @@ class Sum(Fusion):
         return total(self.contributions(features))
 
     def contributions(self, features: Features) -> dict[str, Tensor]:
+        """Exact: the layer of each modality; (B, C) each."""
         self._check(features)
         return {m: self.linears[m](features[m]) for m in self.widths}
 
@@ -232,6 +234,7 @@ class Late(Fusion):
         return total(self.contributions(features))
 
     def contributions(self, features: Features) -> dict[str, Tensor]:
+        """Exact: the logits of each modality over their number; (B, C) each."""
         self._check(features)
         heads = self.heads
         own = {m: heads[m] if isinstance(heads, nn.ModuleDict) else heads for m in self.widths}
@@ -276,6 +279,7 @@ class Cosine(Fusion):
         return total(self.contributions(features))
 
     def contributions(self, features: Features) -> dict[str, Tensor]:
+        """Exact: s times the cosines of each modality; (B, C) each."""
         self._check(features)
         layers: Any = self.linears
         scale = self.scale[..., None, None]

@@ -449,6 +449,15 @@ class MultimodalNet(nn.Module):
         return out
 
     def forward(self, inputs: Mapping[str, Nested]) -> Output:
+        """The features, joint and unimodal logits of a batch's inputs.
+
+        Args:
+            inputs: name of a modality -> its values, as `Batch.inputs`.
+
+        Raises:
+            TypeError: no dict.
+            ValueError: other modalities than those of the network.
+        """
         if not isinstance(inputs, Mapping):
             raise TypeError(
                 f"a network was called with {kind_of(inputs)}; give a dict with the values of each "

@@ -69,7 +69,10 @@ def fit(
     process would: a step has `batch_size` samples, which they share out.
 
     Args:
+        model: the network, of the modalities of `data`; it ends as the trained one.
+        data: `data.train` is trained on; the holdout is for methods and observers that ask for it.
         balancer: the method; Joint() by default.
+        epochs: how often the training sees all samples.
         optimizer: a callable parameters -> torch.optim.Optimizer; default SGD(lr, momentum=0.9).
             One whose first argument is called `named_parameters` gets pairs (name, parameter), with
             names as in `model.named_parameters()`, and "balancer.…" for the method's own modules.
@@ -82,6 +85,7 @@ def fit(
             history has each epoch's mean rate as "lr".
         clip: the largest norm of a gradient, over all parameters of the optimiser together. Before
             each update a longer one is shrunk to it (torch.nn.utils.clip_grad_norm_).
+        batch_size: samples that an encoder sees at once; with accumulate=1, those of a step.
         accumulate: a step sees accumulate · batch_size samples at once, and each encoder batch_size
             of them at a time: it needs the memory of batch_size samples, and more time. For every
             method this is a training with accumulate · batch_size, up to rounding; but BatchNorm in
