@@ -53,7 +53,8 @@ def bdo_update(
 
     Args:
         preliminary: λ as ACE left it, (…, M), ≥ 0, sum 1.
-        losses_before, losses_after: ℓ and ℓ⁺, (…, M).
+        losses_before: ℓ, the unimodal losses before the parameter update, (…, M), ≥ 0.
+        losses_after: ℓ⁺, the losses on the same batch after the update, (…, M), ≥ 0.
         rate: a ≥ 0, in 1/loss; a number, or a tensor that broadcasts against (…, M).
 
     Returns:

@@ -169,7 +169,7 @@ def alignment(gram: Tensor) -> Tensor:
     Let the rows of J be the gradients, with the singular values σ_1 ≥ σ_2. The aligned gradients
     are the rows of BJ: orthogonal, both of length σ_2, and the nearest to J of that kind. Their
     condition number is 1. With the Gramian M = JJᵀ it is B = σ_2 M^{−1/2}. For two gradients that
-    needs no eigenvectors: M^{1/2} = (M + σ_1 σ_2 I) / (σ_1 + σ_2), so
+    needs no eigenvectors: M^{1/2} = (M + σ_1 σ_2 I) / (σ_1 + σ_2), so::
 
         B = (adj M + σ_1 σ_2 I) / (σ_1 (σ_1 + σ_2)),
 

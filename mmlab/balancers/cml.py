@@ -26,7 +26,7 @@ def nested_subsets(order: Tensor, present: Tensor | None = None) -> Tensor:
         present: (…, M, B), booleans: which modalities a sample has; None: all.
 
     Returns:
-        Booleans (…, M, M, B): subsets, the largest first, × modalities × samples.
+        Booleans (…, M, M, B), by subset (the largest first), modality and sample.
 
     Raises:
         ValueError: the shapes do not fit.

@@ -32,11 +32,13 @@ def overfit_and_gain(
     ΔG = holdout_before − holdout_after. *A positive gain is good*: the held-out loss fell.
 
     Args:
-        train_before, holdout_before, train_after, holdout_after: mean losses (…, K), in the unit of
-            the loss.
+        train_before: mean training loss of each head at the first checkpoint, (…, K).
+        holdout_before: mean held-out loss at the first checkpoint, (…, K), in the same unit.
+        train_after: mean training loss at the second checkpoint, (…, K), in the same unit.
+        holdout_after: mean held-out loss at the second checkpoint, (…, K), in the same unit.
 
     Returns:
-        overfit, gain: (…, K) each, in the unit of the loss.
+        The overfits ΔO and the gains ΔG, (…, K) each, in the unit of the loss.
 
     Raises:
         ValueError: the shapes do not broadcast.
@@ -65,7 +67,8 @@ def blend_weights(
     stays a NaN.
 
     Args:
-        overfit, gain: ΔO and ΔG, (…, K), in the unit of the loss.
+        overfit: ΔO of each head, (…, K), in the unit of the loss.
+        gain: ΔG of each head, (…, K), in the unit of the loss.
         floor: the least overfit that is believed, as a share of the largest, in [0, 1]. With 0 the
             heads that did not overfit at all share the whole weight in proportion to their gains.
         previous: weights (…, K) to keep where nothing gains.

@@ -20,14 +20,17 @@ from mmlab.models.network import MultimodalNet, Output, joined_masks, masks_of
 from mmlab.training.balancer import Balancer, Training, warn_without_run
 from mmlab.training.step import Step
 
-LEAST, MOST = 0.05, 0.95
-"""Limits of k₁."""
+LEAST = 0.05
+"""The smallest weight k₁ of the alignment loss, no unit."""
+
+MOST = 0.95
+"""The largest weight k₁ of the alignment loss, no unit."""
 
 FIRST = 0.8
 """k₁ before anything is learnt: the released code's schedule begins with k₀ = 0.2."""
 
 SAMPLES = 256
-"""Of each split, for the gradient of k₁ [ours]."""
+"""How many samples of each split the gradient of k₁ is computed from [ours]."""
 
 
 def info_nce(

@@ -21,7 +21,8 @@ def min_norm_weights(g: Tensor, u: Tensor) -> Tensor:
     w = clip(⟨u, u − g⟩ / ‖g − u‖², 0, 1); ½ where g = u, and so every w is as good.
 
     Args:
-        g, u: gradients, (…, P), in one unit.
+        g: the first gradient, (…, P).
+        u: the second gradient, (…, P), in the unit of g.
 
     Returns:
         (…), in [0, 1], no unit. u gets 1 − w.
@@ -157,8 +158,10 @@ def pareto_gradient(
     them inside `Step` (`Step.blend`).
 
     Args:
-        g, u: gradients of all parameters of an encoder, flattened, (…, P), in one unit.
-        gamma, gamma_on_aligned: see `pareto_weights`.
+        g: gradient of the joint loss for all parameters of an encoder, flattened, (…, P).
+        u: gradient of the unimodal loss for the same parameters, (…, P), in the unit of g.
+        gamma: γ, the magnitude of the result relative to the uniform sum's, no unit.
+        gamma_on_aligned: whether γ also applies where g and u do not conflict.
 
     Returns:
         (…, P), in the unit of g and u.

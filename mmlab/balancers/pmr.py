@@ -25,11 +25,11 @@ def truths(target: Tensor, classes: int, *, who: str = "a prototype") -> Tensor:
 
     Args:
         target: whole numbers (…, N), one class per sample; or booleans (…, N, C), several labels.
-        classes: C, of classes; labels have theirs in their shape.
-        who: what needs them, for the message.
+        classes: the number of classes, C. The number of labels is in their shape.
+        who: the method that needs them, for the message.
 
     Returns:
-        Booleans (…, N, Q, A): (…, N, 1, C) of classes, (…, N, C, 2) of labels.
+        Booleans (…, N, Q, A), which are (…, N, 1, C) of classes and (…, N, C, 2) of labels.
 
     Raises:
         ValueError: real numbers, which are of no class.
@@ -136,7 +136,7 @@ def lag_and_lead(scores: Tensor) -> tuple[Tensor, Tensor]:
         scores: s, (…, M), the mean probability of the truth, ≥ 0, no unit.
 
     Returns:
-        lag, lead: (…, M) each, in [0, 1], no unit.
+        The lags and the leads, (…, M) each, in [0, 1], no unit.
 
     Raises:
         ValueError: there is no axis of at least two modalities.

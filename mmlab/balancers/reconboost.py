@@ -28,8 +28,10 @@ def boosting_weights(truth: Tensor, classes: int, own: float, others: float) -> 
 
     Args:
         truth: p, the probability that the others give to the truth, (…, B).
-        classes: C.
-        own, others: w₁ and w₂, no unit.
+        classes: the number of classes, C, at least 1.
+        own: w₁, the weight times C of a sample that the others do not know at all (p = 0), no unit.
+        others: w₂, how much of w₁ is taken away where the others are sure of the truth (p = 1), no
+            unit.
 
     Returns:
         (…, B), no unit.
@@ -51,7 +53,8 @@ def alignment_gaps(logits: Tensor, earlier: Tensor, task: str = "classification"
     probabilities is one of gradients: "gradient alignment".
 
     Args:
-        logits, earlier: (…, B, C) of the modality that learns and of the one before it.
+        logits: (…, B, C), of the modality that learns.
+        earlier: (…, B, C), logits of the modality of the stage before.
         task: for "multilabel" each label has a probability of its own.
 
     Returns:
@@ -98,9 +101,10 @@ class ReconBoost(Balancer):
     Args:
         alpha: α ≥ 0, weight of GA, no unit. *In the authors' code GA has no gradient*, so what it
             trains is alpha=0; here the gradient is live, but in the first stage, which has none.
-        own, others: w₁ and w₂, see `boosting_weights`; own ≥ others keeps every weight ≥ 0.
-        epochs_per_stage: of each phase, so a stage takes twice as many. None: the paper's 4; fewer,
-            down to 1, where the run is too short to give each modality a stage [ours].
+        own: w₁ of `boosting_weights`, no unit; own ≥ others keeps every weight ≥ 0.
+        others: w₂ of `boosting_weights`, no unit; 0 gives every sample the same weight.
+        epochs_per_stage: epochs of each phase, so a stage takes twice as many. None: the paper's 4;
+            fewer, down to 1, where the run is too short to give each modality a stage [ours].
         pretrain: epochs that each modality is trained alone first, in copies with heads of their
             own, as `Unimodal`; each epoch costs one of joint training. The authors start from such
             encoders; 0 does not, and what the method gains is then its own. Run both.

@@ -113,7 +113,8 @@ def relearning_strength(train: Tensor, holdout: Tensor, strength: float = 3.0) -
     """The share of its initial weights that an encoder gets back: tanh(λ |P_train − P_holdout|).
 
     Args:
-        train, holdout: purities P of a modality's features, (…, M), in [0, 1], no unit.
+        train: purity P_train of each modality's features, (…, M), in [0, 1], no unit.
+        holdout: purity P_holdout of the same, (…, M), in [0, 1], no unit.
         strength: λ ≥ 0, no unit.
 
     Returns:

@@ -36,7 +36,9 @@ def check_labels(
 ) -> None:
     """Raise ValueError for real-valued targets, which are of no class.
 
-    who, why: what needs a class, and what for.
+    target: the targets of a batch, any shape.
+    who: the method that needs a class, for the message.
+    why: what it needs the class for, for the message.
     """
     if target.is_floating_point():
         raise ValueError(

@@ -109,4 +109,4 @@ NETWORKS = {
 }
 
 GROUPED = replace(NETWORKS["ResNet-18"], encoder=partial(resnet18, norm=partial(nn.GroupNorm, 32)))
-"""That with GroupNorm: several processes refuse BatchNorm on a CPU."""
+"""The ResNet-18 with GroupNorm in place of BatchNorm, which several processes refuse on a CPU."""

@@ -2,9 +2,9 @@
 
 The target is a row of bits, and each bit is of one kind:
 
-    redundant    both modalities hold it;
-    unique       one of them holds it, and the other knows nothing of it;
-    synergistic  it is the XOR of a bit of a and a bit of b: either alone tells nothing of it.
+- redundant: both modalities hold it.
+- unique: one of them holds it, and the other knows nothing of it.
+- synergistic: it is the XOR of a bit of a and a bit of b, so either alone tells nothing of it.
 
 All bits that are drawn are fair and independent. So the target's information, in bits, splits into
 these three kinds by counting (Bertschinger et al., "Quantifying unique information", Entropy 2014,

@@ -15,11 +15,11 @@ from mmlab.nested import changed
 class Part(Batch):
     """What one of several processes has of a batch, whose samples they share out.
 
-    target, present, index: of all B samples, as in the batch.
-    own:     the inputs of the samples from `start` on that this process encodes. Where it has none,
-             as in a batch of 1 for 2 processes, one sample all the same, which does not count: its
-             encoders then run, and join in every sum with zeros.
-    sizes:   how many samples each process has; they differ by at most 1.
+    - target, present, index: those of all B samples, as in the batch.
+    - own: the inputs of the samples that this process encodes, from the sample `start` on. Where
+      the process has no sample, as in a batch of 1 for 2 processes, it takes one all the same,
+      which does not count. Its encoders then run, and join in every sum with zeros.
+    - sizes: how many samples each process has; they differ by at most 1.
 
     Raises ValueError for what a part does not have: the inputs of all, and parts that are a Batch.
     """

@@ -10,8 +10,11 @@ from mmlab.nested import tensors
 AT_ONCE = 2**23
 """Bytes of input that go through a network at once where nothing is trained."""
 
-FEWEST, MOST = 16, 4096
-"""Samples that do, however large or small they are."""
+FEWEST = 16
+"""The smallest number of samples of a piece, however many bytes they have."""
+
+MOST = 4096
+"""The largest number of samples of a piece, however few bytes they have."""
 
 LOOKED_UP = 1024
 """Bytes that a whole number counts as: a network looks up a row of numbers for it."""

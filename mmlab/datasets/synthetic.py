@@ -1,7 +1,7 @@
 """A generator whose best possible accuracy is known in closed form, for derivations and tests.
 
 Two equally likely classes. Modality m carries a hidden sign s_m = ±1 along a random unit direction
-u_m, in white noise of s.d. 1:
+u_m, in white noise of s.d. 1::
 
     x_m = s_m (signal_m / 2) u_m + noise,    so that d'_m = signal_m.
 

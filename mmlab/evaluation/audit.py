@@ -94,8 +94,10 @@ def audit(
             small synthetic data, where the modality that tells less has the larger inputs.
         without: makes the method without its special step, such as `partial(MLA, "none")`; by
             default it is the nearer one of joint training and the uniform sum.
-        epochs, seed: of the trainings. A method that first acts after these epochs seems to do
-            nothing. The other numbers are fixed: SGD, a rate of 0.05, batches of 32.
+        epochs: epochs of each training. A method that first acts after them seems to do nothing.
+            The other numbers are fixed: SGD, a rate of 0.05, batches of 32.
+        seed: sets the initial weights, the random draws and the default data. The lead is measured
+            with this seed and the next two.
 
     Returns:
         A table with the columns question, answer, figure and verdict.

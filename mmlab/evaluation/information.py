@@ -21,11 +21,12 @@ def information_parts(p: Tensor, steps: int = 300) -> dict[str, float]:
     """The information of two sources on a target, split into four parts; in bits.
 
     Among all distributions q with the same pairs (y, a) and (y, b) as p, the one in which a and b
-    tell least of y together has no synergy. So, with I_q least over q,
+    tell least of y together has no synergy. So, with I_q least over q::
 
-        synergistic = I_p(Y; A, B) − min I_q(Y; A, B),
-        unique a = min I_q(Y; A, B) − I(Y; B), unique b likewise,
-        redundant = I(Y; A) + I(Y; B) − min I_q(Y; A, B).
+        synergistic = I_p(Y; A, B) − min I_q(Y; A, B)
+        unique a    = min I_q(Y; A, B) − I(Y; B)
+        unique b    = min I_q(Y; A, B) − I(Y; A)
+        redundant   = I(Y; A) + I(Y; B) − min I_q(Y; A, B)
 
     Args:
         p: probabilities (Y, A, B) of all triples, which sum to 1.
@@ -36,8 +37,8 @@ def information_parts(p: Tensor, steps: int = 300) -> dict[str, float]:
             AND to 0.0001 bits.
 
     Returns:
-        "redundant", "unique a", "unique b", "synergistic": their sum is I_p(Y; A, B). Each is 0 or
-        more up to the precision of the search.
+        A dict of the four parts under "redundant", "unique a", "unique b" and "synergistic", in
+        bits. Their sum is I_p(Y; A, B). Each is 0 or more, up to the precision of the search.
 
     Raises ValueError for another shape, and for what is no distribution.
 

@@ -152,11 +152,13 @@ def diagnose(
 
     Args:
         data: one data set of classes, or a callable seed -> data set.
-        seeds: at least five.
+        seeds: whole numbers, each once; at least five.
         scales: factors above 0 that are tried on one input at a time; the holdout chooses.
             Token ids, or several tensors of a modality, have no factor.
         margin: the smallest difference that counts, a share: 0.01 is one point.
-        by, folds: the unit of repetition, as in `mmlab.experiments.per_unit`.
+        by: "seed" or "fold", the unit of repetition: what counts as one observation, as in
+            `mmlab.experiments.per_unit`.
+        folds: number of folds of the people, if `by` is "fold".
         training: arguments for `compare` (epochs, lr, build, network, device, parallel, cache ...).
 
     Raises:

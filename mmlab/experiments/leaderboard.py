@@ -21,8 +21,11 @@ from mmlab.experiments.statistics import fold_means
 if TYPE_CHECKING:
     import pandas as pd
 
-EPOCHS, MLP = 15, "mlp"
-"""Of each training, and the encoders, unless another is asked for."""
+EPOCHS = 15
+"""Epochs of each training, unless another number is asked for."""
+
+MLP = "mlp"
+"""The encoders of each file, unless others are asked for: a name for `MultimodalNet.build`."""
 
 
 class File(NamedTuple):

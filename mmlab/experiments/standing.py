@@ -114,12 +114,13 @@ def standing(
     DGL, uniform, and the methods. "Best" is by the holdout, never by the test.
 
     Args:
-        name, settings: of a data set, as `load` takes them; of those that were tuned.
+        name: the name of a data set that was tuned, as `load` takes it.
         methods: keys of METHODS.
         encoders: a name that `MultimodalNet.build` takes, or one per modality.
+        settings: options of the data set, as `load` takes them; they must have been tuned too.
 
     Returns:
-        methods, data, settings, epochs, lr, build and tuned: all but seeds.
+        A dict with methods, data, settings, epochs, lr, build and tuned. Give the seeds yourself.
 
     Raises:
         ValueError: an unknown method, or a setting or a method that was not tuned; `tune` does it.

@@ -20,8 +20,20 @@ SCORES = {
 }
 """The scores of `mmlab.evaluation.test_scores` and their units: "%" of a share, "" of a number."""
 
-ANSWERED, ERROR, HOLDOUT, SHARE = "answered", "error", "holdout ", "share "
-"""Columns of `compare` beside the scores; the last two are beginnings of names."""
+ANSWERED = "answered"
+"""Column of `compare`: the part of the test samples for which the method has an answer, 0 to 1."""
+
+ERROR = "error"
+"""Column of `compare`: what a run failed with, a text; None of a run that did not fail."""
+
+HOLDOUT = "holdout "
+"""How the names of columns begin that hold scores of the holdout split: "holdout accuracy"."""
+
+SHARE = "share "
+"""How the names of columns begin of which there is one per modality, such as "share audio".
+
+Each holds the test accuracy of the modality's part of the joint logits, 0 to 1.
+"""
 
 
 def known_unit(column: str) -> str | None:

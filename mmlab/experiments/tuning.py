@@ -94,14 +94,18 @@ def tune(
     """Try every method with every value of its grid, and choose by the mean over the seeds.
 
     Args:
-        methods, data, seeds, settings, options: as for `compare`, with cache and parallel too.
+        methods: name -> a callable that makes a fresh balancer, such as {"joint": Joint}.
+        data: one data set, or a callable seed -> data set.
         grid: name of a method -> {parameter: values}. A parameter is an argument of the method's
             maker, such as alpha of OGM, or of a training, such as lr. Of several parameters every
             combination is a trial. A method that is not named here is tried once, as it is.
+        seeds: whole numbers, each once: every trial is trained with all of them.
         column: what to choose by: a column of the holdout split, or one of `measure` (it sees the
             holdout split in place of the test). Default: "holdout accuracy", for several
             labels per sample "holdout mAP", for regression "holdout mae".
         lowest: whether the lowest mean is the best; by default for "holdout mae" alone.
+        settings: name of a method -> arguments for its training alone, as for `compare`.
+        options: further arguments for `compare`, such as epochs, cache and parallel.
 
     Returns:
         A `Tuned`. Of equal means the first in the grid is chosen. A trial with a run that failed is

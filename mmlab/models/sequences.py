@@ -71,7 +71,9 @@ class SequenceTransformer(nn.Module):
         embed: values (B, T, …) -> (B, T, width), such as nn.Embedding(30_000, 64) for token ids, or
             nn.Linear(40, 64) for frames of 40 numbers. Places are added to it, as sines.
         width: features, a multiple of `heads`.
-        layers, heads, dropout: of the Transformer; its hidden layers have 4 width units.
+        layers: number of layers of attention; the hidden layer of each has 4 width units.
+        heads: number of heads of attention in each layer.
+        dropout: part of the units that dropout sets to 0 in training, in [0, 1).
         each: give what stands at each step, (B, T, width): for a label per frame.
     """
 

@@ -32,7 +32,8 @@ def explore(
     draw:     draw(ax, **values) draws one picture into a matplotlib Axes, its title included.
     strip:    the settings of the small multiples, each with a value for every control; the sliders
               start at the first.
-    name, alt: file name and alt text of the strip, as for `plotting.show`.
+    name:     file name of the strip's picture, without folder or suffix, as for `plotting.show`.
+    alt:      alt text of the strip's picture, as for `plotting.show`.
     controls: one per keyword of `draw`: (low, high, step) or (low, high, step, unit) for a slider,
               a list for a choice, True or False for a box to tick. Three integers make a slider of
               integers; the unit is a text for its label.

@@ -35,7 +35,10 @@ def begin(
     Args:
         data: what the method may look at: its training and its holdout split.
         optimizer: the one that you step; a method may train copies of it.
-        epochs, batch_size, seed, loss: as in `fit`.
+        epochs: number of epochs of the loop.
+        batch_size: samples of a batch.
+        seed: sets data order, noise and dropout, each its own stream.
+        loss: loss(prediction, target) -> one number, as in `fit`.
 
     Raises:
         RuntimeError: it is one of several processes.

@@ -37,9 +37,10 @@ TURNED = ("TBackward0", "TransposeBackward0")
 class Layer:
     """One linear layer in a forward pass.
 
-    weight, bias: its parameters (…, out, in) and (…, out); the bias only where it is trained.
-    x:            what went in, (…, rows, in).
-    edge:         what came out, as a place in the graph.
+    weight: its weight, (…, out, in).
+    bias:   its bias, (…, out); None where the bias is not trained, or there is none.
+    x:      what went in, (…, rows, in).
+    edge:   what came out, as a place in the graph.
     """
 
     weight: nn.Parameter

@@ -42,7 +42,9 @@ class Losses(Mapping[str, Tensor]):
 
     A scalar each, the mean over the samples that have the modality; (R,) in a stack of R networks.
 
-    out, batch, loss: the forward pass, its samples, and loss(prediction, target).
+    out: what the network gave for the samples: joint logits, unimodal logits and features.
+    batch: the samples, of which targets and masks are read.
+    loss: loss(prediction, target) -> one number.
     lead: how many axes lead that of the samples: 1 in a stack, else 0.
     graph: whether they may be differentiated.
     """

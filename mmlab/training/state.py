@@ -37,7 +37,7 @@ CONSTANT = (
     *(type, FunctionType, BuiltinFunctionType, ModuleType, partial),
     *(Course, MultimodalData, Batch, Stream),  # of the call itself
 )
-"""Of these the same object is in the same state."""
+"""Types that are not looked into: where the object is the same, it counts as unchanged."""
 
 State = dict[str, Any]
 

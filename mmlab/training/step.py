@@ -84,8 +84,10 @@ class Step:
     their `Frames`.
 
     Args:
-        model, batch, optimizer: what is trained, on what, by what.
-        epoch: counts from 0.
+        model: the network that is trained.
+        batch: the samples of the step.
+        optimizer: the one that makes the update; None: a method cannot scale the update.
+        epoch: the number of the epoch, from 0.
         progress: part of the training that is over, 0 to 1.
         loss: loss(prediction, target) -> one number; by default cross-entropy for integer targets
             (a class), binary cross-entropy for booleans (several labels), and the mean absolute

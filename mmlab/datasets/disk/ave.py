@@ -19,7 +19,8 @@ first one counts, as in the papers. The whole video is read, not only the event.
 def find_ave(root: Path, *, sound: str = "pmr", frames: int = 3, size: int = 224) -> Found:
     """Audio (the recipe's shape), visual (frames, 3, size, size). Target: one of 28 events.
 
-    sound, frames: as of CREMA-D.
+    sound:  a key of `RECIPES`, as of CREMA-D.
+    frames: frames of each video, as of CREMA-D.
     """
     rows: dict[str, tuple[str, str]] = {}
     again = 0

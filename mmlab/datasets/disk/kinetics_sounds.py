@@ -31,7 +31,8 @@ def find_kinetics_sounds(
 ) -> Found:
     """Audio (the recipe's shape), visual (frames, 3, size, size). Target: the action.
 
-    sound, frames: as of CREMA-D.
+    sound:  a key of `RECIPES`, as of CREMA-D.
+    frames: frames of each video, as of CREMA-D.
     """
     rows = [row for path, part in lists_of(root, LISTS, IGM) for row in _rows(path, part)]
     classes = sorted({label for *_, label in rows}, key=lambda name: (len(name), name))

@@ -103,12 +103,13 @@ RECIPES: dict[str, tuple[int | None, Recipe]] = {
 }
 """Name -> the rate to which the wave is brought (None: its own), and wave, rate -> picture.
 
-"ogm-ge":   3 s, tiled; STFT 512, hop 353: (257, 188). OGM-GE's and ReconBoost's for CREMA-D.
-"pmr":      10 s, tiled; scipy's spectrogram 512, overlap 353, standardised: (257, 1004). PMR's.
-"vggsound": 5 s; STFT 256, hop 128: (129, 626). OGM-GE's for VGGSound, which takes them at random,
-            in the test too; here they are the middle ones.
-"mla":      filter bank (1024, 128), with the mean and the s.d. of MLA's loader.
-"mmpareto": the same with those of MMPareto and BalanceBenchmark, and half as large.
+- "ogm-ge": 3 s, tiled; STFT 512, hop 353: (257, 188). OGM-GE's and ReconBoost's for CREMA-D.
+- "pmr": 10 s, tiled; scipy's spectrogram 512, overlap 353, standardised: (257, 1004). PMR's.
+- "vggsound": 5 s; STFT 256, hop 128: (129, 626). OGM-GE's for VGGSound, which takes the 5 s at
+  random places, in the test too; here they are the middle ones.
+- "mla": filter bank (1024, 128), with the mean and the s.d. of MLA's loader.
+- "mmpareto": filter bank (1024, 128), with the mean and the s.d. of MMPareto and BalanceBenchmark,
+  which make the numbers half as large.
 """
 
 

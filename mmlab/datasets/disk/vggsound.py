@@ -24,7 +24,8 @@ def find_vggsound(
 ) -> Found:
     """Audio (the recipe's shape), visual (frames, 3, size, size). Target: one of 309 sounds.
 
-    sound, frames: as of CREMA-D.
+    sound:  a key of `RECIPES`, as of CREMA-D.
+    frames: frames of each video, as of CREMA-D.
     """
     rows = list(_rows(find(root, "vggsound.csv")))
     classes = sorted({label for *_, label in rows})
