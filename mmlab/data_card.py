@@ -52,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def card(data: MultimodalData, *, everything: bool = False) -> Iterator[str]:
-    """The lines of a card. everything: name all samples that are left out."""
+    """The lines of a card.
+
+    data: the data set.
+    everything: also name all samples that are left out, and why.
+    """
     yield data.describe()
     files = data.train.dataset if isinstance(data.train, Stream) else None
     if not isinstance(files, Samples):

@@ -125,7 +125,11 @@ def _mean_of_pairs(values: Tensor, both: Tensor | None) -> Tensor:
 
 
 def mean_logits(logits: Tensor, present: Tensor | None = None) -> Tensor:
-    """Mean over the modalities that a sample has, (…, M, B, C) to (…, B, C); present: (…, M, B)."""
+    """Mean over the modalities that a sample has, (…, M, B, C) to (…, B, C).
+
+    logits: (…, M, B, C).
+    present: which modalities a sample has, booleans (…, M, B); None: all.
+    """
     if present is None:
         return logits.mean(-3)
     masks = present.unsqueeze(-1)

@@ -91,7 +91,11 @@ class Block(nn.Module):
 
 
 def resnet18(channels: int, norm: Norm = nn.BatchNorm2d) -> nn.Module:
-    """ResNet-18 with a stem for small pictures. norm: channels -> what normalises them."""
+    """ResNet-18 with a stem for small pictures.
+
+    channels: channels of a picture, such as 3 for colours.
+    norm: makes the layer that normalises so many channels.
+    """
     widths = (64, 64, 128, 256, 512)
     stem = nn.Sequential(nn.Conv2d(channels, 64, 3, 1, 1, bias=False), norm(64))
     stages = [

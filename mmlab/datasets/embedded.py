@@ -108,7 +108,11 @@ def whole_groups(
 
 
 def shuffled(rows: Mapping[str, Tensor], seed: int, name: str) -> dict[str, Tensor]:
-    """The rows of each split in an order drawn by the seed; name: of the data set."""
+    """The rows of each split in an order drawn by the seed.
+
+    rows: split -> which recordings it has, whole numbers.
+    name: the name of the data set, on which the order depends too.
+    """
     draw = generator(seed, name, "order")
     return {part: row[torch.randperm(len(row), generator=draw)] for part, row in rows.items()}
 

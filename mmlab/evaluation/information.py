@@ -10,7 +10,10 @@ from mmlab.checks import check_shapes, check_whole
 
 
 def mutual_information(p: Tensor) -> float:
-    """I(Y; X) in bits; p: (Y, X), the probabilities of all pairs, which sum to 1."""
+    """I(Y; X) in bits.
+
+    p: the probabilities of all pairs, (Y, X), which sum to 1.
+    """
     check_shapes(p=(p, "YX"))
     p = p.double()
     product = p.sum(0, keepdim=True) * p.sum(1, keepdim=True)

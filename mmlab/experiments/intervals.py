@@ -139,7 +139,11 @@ def check_part(name: str, value: float) -> None:
 
 
 def standard_error(runs: np.ndarray, overlap: float = 0.0) -> np.ndarray:
-    """Of the mean over the last axis, (…, n) to (…); overlap: as in `interval`."""
+    """The standard error of the mean over the last axis, (…, n) to (…).
+
+    runs: one number per run, in the last axis, (…, n).
+    overlap: test samples over training samples, as in `interval`.
+    """
     return runs.std(-1, ddof=1) * np.sqrt(1 / runs.shape[-1] + overlap)
 
 

@@ -176,7 +176,10 @@ def keep(
     seeds: str,
     rows: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Enter what the holdout chose; rows: name -> {"score": its mean, "chosen": {name: number}}."""
+    """Enter what the holdout chose.
+
+    rows: name of a method -> {"score": its mean, "chosen": {name of a parameter: number}}.
+    """
     found = {
         "modalities": [*modalities],
         "epochs": epochs,

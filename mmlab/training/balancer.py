@@ -174,7 +174,11 @@ class Balancer:
         yield
 
     def fuse(self, out: Output, present: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The prediction at test time, (B, C); present: masks (B,) of the samples' modalities."""
+        """The prediction at test time, (B, C).
+
+        out: what the network gave for the samples.
+        present: modality -> booleans (B,), which samples have it; None: each sample has all.
+        """
         return out.joint
 
     def answers(self, batch: Batch) -> Tensor | None:

@@ -458,9 +458,13 @@ class Step:
         return entry_std(self.stored_grad(m), self._lead) if self._encoder(m) else []
 
     def add_noise(self, m: str, std: Sequence[Tensor | float], only: Only | None = None) -> None:
-        """Add normal noise to the gradient of encoder m; std: one per parameter, as from `spread`.
+        """Add normal noise to the gradient of encoder m.
 
-        A parameter without a gradient gets none; nor does one that `only(shape)` leaves out.
+        m: the modality.
+        std: the s.d. of the noise, one per parameter, as from `spread`.
+        only: only(shape) says whether a parameter of this shape gets noise; None: all do.
+
+        A parameter without a gradient gets none.
         """
         grads, stds = self._with_grad(m, std, only)
         if grads:
