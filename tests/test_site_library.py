@@ -158,7 +158,11 @@ def test_words_of_torch_are_not_ours(site):
         assert lines == words
     page = article(site / "reference/mmlab.models.html")
     net = page.find("dt", id="mmlab.models.network.MultimodalNet.forward")
-    assert "Output" in net.get_text() and net.find_next_sibling("dd").get_text(strip=True) == ""
+    said = net.find_next_sibling("dd").get_text()
+    assert "Output" in net.get_text() and "joint and unimodal logits" in said
+    fusion = page.find("dt", id="mmlab.models.fusion.Concat.forward")
+    assert "Tensor" in fusion.get_text()
+    assert fusion.find_next_sibling("dd").get_text(strip=True) == ""
     for file in (site / "reference").glob("*.html"):
         assert "Should be overridden by all subclasses" not in file.read_text("utf-8")
 
