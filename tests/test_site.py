@@ -133,7 +133,7 @@ def test_a_file_that_a_full_disk_cut_short_is_copied_anew(site):
 def test_links_lead_to_pages_where_there_are_pages_else_to_the_files(site):
     links = {a.get_text(): a["href"] for a in article(site / "00-a.html")("a")}
     assert links["on"] == "01-b.html#end"
-    assert links["paper"] == "https://example.org/paper.pdf"
+    assert links["paper\N{NO-BREAK SPACE}· one"] == "https://example.org/paper.pdf"
     for name, file in (
         ("data", "README.md"),
         ("not run", "02-c.ipynb#top"),

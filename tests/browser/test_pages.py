@@ -214,9 +214,9 @@ def test_paper_is_white_whatever_the_screen_is(browser: "Chrome", site: Path, na
 def test_formulas_are_set_and_nothing_comes_from_elsewhere(browser: "Chrome", site: Path) -> None:
     asked = show(browser, site / "00-a.html")
     count = "return document.querySelectorAll(arguments[0]).length"
-    assert browser.execute_script(count, "article .math") == 4
-    assert browser.execute_script(count, "article mjx-container") == 4
-    assert browser.execute_script(count, "article mjx-assistive-mml") == 4
+    assert browser.execute_script(count, "article .math") == 5
+    assert browser.execute_script(count, "article mjx-container") == 5
+    assert browser.execute_script(count, "article mjx-assistive-mml") == 5
     assert browser.execute_script(count, "article mjx-merror") == 0
     assert len(asked) > 10 and all(address.startswith(("file:", "data:")) for address in asked)
     assert browser.execute_script(count, "article button.copybtn") >= 2
