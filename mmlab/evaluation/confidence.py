@@ -12,6 +12,7 @@ from torch import Tensor
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
+from mmlab.evaluation.arguments import check_run
 from mmlab.evaluation.metrics import (
     check_finite,
     check_labels,
@@ -19,7 +20,6 @@ from mmlab.evaluation.metrics import (
     those_that_count,
 )
 from mmlab.evaluation.missing import having, without
-from mmlab.evaluation.passes import check_run
 from mmlab.training import Run
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from mmlab import gradients
 from mmlab.checks import check_whole
 from mmlab.datasets.base import Batch
-from mmlab.evaluation.passes import check_network
+from mmlab.evaluation.arguments import check_network
 from mmlab.models.modes import evaluating
 from mmlab.models.network import MultimodalNet
 from mmlab.training import Run, Step

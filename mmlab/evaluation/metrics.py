@@ -12,7 +12,8 @@ from torch import Tensor
 from mmlab.checks import check_choice, check_mask
 from mmlab.datasets.base import IGNORED, Batch, Split, task_of
 from mmlab.datasets.splits import pieces
-from mmlab.evaluation.passes import check_run, forward
+from mmlab.evaluation.arguments import check_run
+from mmlab.evaluation.passes import forward
 from mmlab.models.network import MultimodalNet
 from mmlab.training import Run
 from mmlab.training.passes import Reading

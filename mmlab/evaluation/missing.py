@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mmlab.checks import check_choice
 from mmlab.datasets.base import Batch, Split
+from mmlab.evaluation.arguments import check_run
 from mmlab.evaluation.metrics import accuracy, check_labels, predicted
-from mmlab.evaluation.passes import check_run, forward
+from mmlab.evaluation.passes import forward
 from mmlab.models.modes import evaluating
 from mmlab.nested import changed, is_real
 from mmlab.training import Run

@@ -6,26 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mmlab.checks import kind_of
 from mmlab.datasets.base import Split
 from mmlab.datasets.splits import pieces
+from mmlab.evaluation.arguments import check_network
 from mmlab.models.network import MultimodalNet, Output
-from mmlab.training import Run
 from mmlab.training.passes import Reading, read
-
-
-def check_run(run: object) -> None:
-    """Refuse what is no Run, where the prediction of a balancer is measured. Raises TypeError."""
-    if not isinstance(run, Run):
-        raise TypeError(f"got {kind_of(run)} in place of a run; give the Run that `fit` returns")
-
-
-def check_network(model: object) -> None:
-    """Refuse what is no network, where a network alone is measured. Raises TypeError."""
-    if not isinstance(model, MultimodalNet):
-        raise TypeError(
-            f"got {kind_of(model)} in place of a network; give a MultimodalNet, as `run.model`"
-        )
 
 
 def forward(model: MultimodalNet, batch: Split) -> Output:

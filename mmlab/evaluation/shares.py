@@ -10,8 +10,9 @@ from torch import Tensor
 from mmlab.balancers.smv import sample_values
 from mmlab.datasets.base import Batch, Split
 from mmlab.datasets.splits import pieces
+from mmlab.evaluation.arguments import check_network
 from mmlab.evaluation.metrics import check_finite, check_labels
-from mmlab.evaluation.passes import check_network, read_output
+from mmlab.evaluation.passes import read_output
 from mmlab.models.network import MultimodalNet, Output
 from mmlab.training.passes import read
 

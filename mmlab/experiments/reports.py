@@ -222,11 +222,12 @@ def claims(
 def _caption(given: list[Claim], values: list[ArrayLike], by: str, corrected: bool) -> str:
     judged = [(own, c.unit) for own, c in zip(values, given, strict=True) if _is_judged(own)]
     margins = {f"±{shown(c.margin, c.unit)} {c.unit}" for c in given if c.margin is not None}
+    equal = " or ".join(sorted(margins))
     how = "Holm's correction" if corrected else "no correction"
     return joined(
         repeated(filter(_is_complete, values), by),
         f"verdicts at {100 * LEVEL:.0f} %, with {how} for the number of claims",
-        f"not seen: below 0, or shown to lie within {' or '.join(sorted(margins))}" * bool(margins),
+        f"not seen: below 0, or shown to lie within {equal}" if equal else "",
         could_see(judged),
         tuned(claim.values for claim in given),
     )

@@ -20,7 +20,7 @@ from mmlab.datasets import MultimodalData, load
 from mmlab.datasets.base import in_memory
 from mmlab.evaluation import joint_accuracy, share_accuracy
 from mmlab.models import MultimodalNet
-from mmlab.plotting import LOOKS, SIZE, canvas, looks
+from mmlab.plotting import LOOKS, SIZE, Look, canvas, looks
 from mmlab.teaching.pictures.mmpareto import plane
 from mmlab.training import fit
 
@@ -102,7 +102,7 @@ def rules(
     angles: between g and u, degrees. ratio: ‖u‖ / ‖g‖.
     """
     figure, axes = canvas(len(angles))
-    colors = _colors(weightings)
+    marks = _distinct_looks(weightings)
     for ax, angle in zip(axes, angles, strict=True):
         pair = ratio * torch.stack(plane(angle, ratio))  # ‖g‖ = 1
         for name, tip in zip("gu", pair, strict=True):
@@ -111,11 +111,11 @@ def rules(
             ax.text(x, y, f"${name}$", fontsize=12)
         tips = {name: rule(pair @ pair.mT) @ pair for name, rule in weightings.items()}
         for name in sorted(tips, key=lambda name: -tips[name].norm()):  # a short one lies on top
-            _arrow(ax, tips[name], colors[name], 1.6)
-        for name, tip in tips.items():
-            mark = Line2D(*tip[:, None].tolist(), color=colors[name], label=name)
-            mark.set(marker=looks(tips)[name].marker, linestyle="none")
-            mark.set(markersize=9, markeredgewidth=2)
+            _arrow(ax, tips[name], marks[name].color, 1.6)
+        for name, look in marks.items():
+            tip = tips[name][:, None].tolist()
+            mark = Line2D(*tip, color=look.color, marker=look.marker, label=name)
+            mark.set(linestyle="none", markersize=9, markeredgewidth=2)
             ax.add_line(mark)
         half = math.radians(angle / 2)
         ax.plot([0, 2.2 * math.cos(half)], [0, 2.2 * math.sin(half)], "--", color=_GREY, lw=0.8)
@@ -126,12 +126,13 @@ def rules(
     return figure
 
 
-def _colors(names: Iterable[str]) -> dict[str, str]:
-    """The house's colour of each name; a free one where an earlier name has it, as arrows touch."""
+def _distinct_looks(names: Iterable[str]) -> dict[str, Look]:
+    """The house's looks; a free colour where an earlier name has the same one, as arrows touch."""
     free = ["#D55E00", "#0072B2"]
-    found: dict[str, str] = {}
+    found: dict[str, Look] = {}
     for name, look in looks(names).items():
-        found[name] = free.pop(0) if look.color in found.values() else look.color
+        taken = look.color in [other.color for other in found.values()]
+        found[name] = look._replace(color=free.pop(0)) if taken else look
     return found
 
 

@@ -181,9 +181,9 @@ def _arrow(ax: Axes, name: str, tip: Tensor, look: Look) -> None:
     style = {"color": look.color, "linestyle": look.linestyle, "linewidth": 2.4}
     style |= {"arrowstyle": "-|>", "mutation_scale": 16, "shrinkA": 0, "shrinkB": 0}
     ax.annotate("", (x, y), (0, 0), arrowprops=style)
-    steep = y > abs(x) / 2  # a flat arrow's name would lie on its line
-    places = {"sum": ((10, 3), "left") if steep else ((0, 10), "center")}
-    places["MMPareto"] = ((0, 10), "center")
+    above = ((0, 10), "center")
+    beside = ((10, 3), "left") if y > abs(x) / 2 else above  # a flat arrow has no room beside it
+    places = {"sum": beside, "MMPareto": above}
     length = math.hypot(x, y) or 1.0
     away, side = places.get(name, ((11 * x / length, 11 * y / length), "center"))
     text = ax.annotate(name, (x, y), away, textcoords="offset points", ha=side, va="center")
