@@ -40,6 +40,15 @@ def test_the_sum_is_the_diagonal():
     np.testing.assert_allclose(tips[1], [0, 3**0.5], atol=1e-12)
 
 
+def test_no_two_rules_of_a_figure_share_a_colour():
+    plotting.style()
+    names = ("PCGrad", "CAGrad", "IMTL-G", "Nash-MTL", "Aligned-MTL")
+    same = {name: lambda gram: torch.ones(2).double() for name in names}
+    (ax,) = pictures.rules(same, (60.0,), 2.0).axes
+    marks = [line for line in ax.get_lines() if line.get_label() in names]
+    assert len({line.get_color() for line in marks}) == len(marks) == len(names)
+
+
 def tiny():
     draw = torch.Generator().manual_seed(0)
     inputs = {m: torch.randn(12, 5, generator=draw) for m in ("audio", "image")}
